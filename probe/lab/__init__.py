@@ -1,0 +1,1 @@
+"""The namespace lab: the workshop's network, firewalls and cloud on one machine."""

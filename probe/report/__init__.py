@@ -1,0 +1,1 @@
+"""What a person reads: the result document, its text and HTML renderings, merging and comparing."""

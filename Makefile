@@ -1,0 +1,61 @@
+# haprobe: the commands of this checkout. `make` alone lists them.
+#
+# On a fresh Debian 12/13 or Ubuntu 24.04, as root or with sudo, `make drill` and `make test` install what is missing
+# and build .venv from a lock with hashes. A machine that has everything is left as it is.
+# PYTHON=/path/to/python picks another interpreter (3.11 or newer).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help drill test check format test-netns lab-down lock docs clean
+
+PYTHON ?=
+OUT ?= runs
+ARGS ?=
+# Packet sockets and namespaces need root; everything else runs as the user.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo env PATH="$$PATH" PYTHONDONTWRITEBYTECODE=1)
+BIN := .venv/bin
+
+help: ## list the commands
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+drill: ## rehearse a failover in a lab on this machine; runs are stored in OUT=runs, options in ARGS
+	@tools/packages python lab
+	@PYTHON="$(PYTHON)" tools/venv lab
+	@mkdir -p "$(OUT)"
+	@status=0; $(SUDO) $(BIN)/haprobe drill --lab --out "$(OUT)" $(ARGS) || status=$$?; \
+	 if [ -n '$(SUDO)' ]; then sudo chown -R "$$(id -u):$$(id -g)" "$(OUT)"; fi; exit $$status
+
+test: ## everything CI runs: lint, format, types, tests with the namespace tests in them
+	@tools/packages python lab test
+	@PYTHON="$(PYTHON)" tools/venv dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(SUDO) $(BIN)/python -m pytest $(if $(SUDO),-p no:cacheprovider) $(ARGS)
+
+check: ## format, lint, type-check and run the tests that need no privilege
+	@tools/packages python
+	@PYTHON="$(PYTHON)" tools/venv dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not netns and not lab and not slow" $(ARGS)
+
+test-netns: ## only the tests that make network namespaces
+	@tools/packages python lab
+	@PYTHON="$(PYTHON)" tools/venv dev
+	$(SUDO) $(BIN)/python -m pytest -m "netns or lab" $(if $(SUDO),-p no:cacheprovider) $(ARGS)
+
+lab-down: ## remove a lab that was left up
+	$(SUDO) $(BIN)/haprobe lab down
+
+docs: ## write the generated files in docs/ again
+	$(BIN)/python -m probe.config_docs docs
+
+lock: ## pin all dependencies again (needs uv); an existing pin stays while it fits, UPGRADE=--upgrade renews it
+	@tools/lock $(UPGRADE)
+
+clean: ## remove what was built; stored runs stay
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

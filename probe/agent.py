@@ -1,0 +1,471 @@
+"""The composition root of `haprobe run`: builds the parts, owns processes, signals and the order of shutdown.
+
+main thread     readings of the engine's counters, signals, liveness
+engine          (process) Session-Sender; started always, so that a reload can add the first flow
+reflector       (process) Session-Reflector, when configured
+watchers        a thread each
+path monitor    a thread
+web             a thread (export/http.py)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from probe import __version__
+from probe.border import SharedState
+from probe.clock import SystemClock, wall_offset_ns
+from probe.config import AgentConfig, load, resolve_hosts
+from probe.core.events import TimelineEvent, Verdict
+from probe.core.verdict import FlowRecord, judge_all
+from probe.errors import ConfigError, HaprobeError
+from probe.export.http import Server, serve
+from probe.export.listen import activated_sockets
+from probe.export.view import FlowSnapshot, Ownership, WatcherSnapshot
+from probe.past import Past
+from probe.privileges import drop_privileges
+from probe.prober import Prober
+from probe.recorder import FlowTrack
+from probe.reflect import reflector_engine
+from probe.report.assess import record_of
+from probe.report.document import new_document
+from probe.store.journal import Journal
+from probe.supervise import Engine
+from probe.timesync import kernel_clock
+from probe.watch.aws import AwsWatcher
+from probe.wire.stamp import error_estimate
+
+log = logging.getLogger(__name__)
+SAMPLE_S = 0.25
+FAST_WATCH_NS = 60_000_000_000  # watchers poll fast for this long after a flow went dark
+EVENTS_KEPT = 10_000
+TOLD = {"outage", "flow_state", "session_end", "ha_change", "watcher"}
+
+
+class Agent:
+    """One running agent; what `export.view.AgentView` asks for.
+
+    Args:
+        config_path: The config file.
+        journal_dir: Where outages and HA changes are written as they are found.
+    """
+
+    version = __version__
+
+    def __init__(self, config_path: Path, journal_dir: Path):
+        self._config_path = config_path
+        self.config: AgentConfig = load(config_path)
+        resolve_hosts(self.config)
+        for notice in self.config.notices:
+            log.warning("%s", notice)
+        self._clock = SystemClock()
+        self._anchor = wall_offset_ns(self._clock)
+        self._started_ns = time.time_ns()
+        self._host = socket.gethostname()
+        self.name = os.environ.get("HAPROBE_AGENT") or self._host
+        self._lock = threading.RLock()
+        self._listeners: list[Callable[[str, dict[str, Any]], None]] = []
+        self._events: list[TimelineEvent] = []
+        self._reload_ok = True
+        self._verdicts: tuple[float, dict[str, Verdict]] = (0.0, {})
+        self._past = Past.replay(journal_dir)
+        self._journal = Journal(journal_dir, self._clock)
+        self._journal.append("start", {"agent": self.name, "version": __version__, "config": self._config_dump()})
+        self._aws: AwsWatcher | None = None
+        self._reflector: Engine | None = None
+        self._tracks: dict[str, FlowTrack] = {}
+        reflector = self.config.reflector
+        if reflector is not None:
+            if reflector.key_file is not None:
+                raise ConfigError(
+                    f"{config_path}: reflector.key_file: authenticated STAMP is not available in this version"
+                )
+            allow = tuple(str(network) for network in reflector.allow)
+            self._reflector = reflector_engine(reflector.udp, reflector.tcp, allow=allow)
+        try:
+            estimate = error_estimate(kernel_clock().max_error_ns)
+            self._prober = Prober(self.config.flow_specs(), error_estimate=estimate, listener=self._heard)
+        except BaseException:
+            self._stop_reflector()
+            raise
+        drop_privileges()
+
+    def start(self) -> None:
+        """Begin probing and watching."""
+        for spec in self.config.flow_specs():
+            self._tracks[spec.name] = self._prober.add(spec, patient=True)
+        self._prober.follow_paths()
+        self._start_watchers()
+
+    def sample(self) -> None:
+        """Read the engine's counters; call a few times a second.
+
+        Raises:
+            HaprobeError: If an engine has ended: without it the agent is worth nothing, and a supervisor should know.
+        """
+        self._prober.recorder.sample()
+        for engine in (self._prober.engine, self._reflector):
+            if engine is not None and not engine.alive():
+                raise HaprobeError(f"the {engine.role} process has ended unexpectedly")
+
+    def close(self) -> None:
+        """End everything, in the order that loses nothing."""
+        if self._aws is not None:
+            self._aws.stop()
+        self._prober.close()
+        self._stop_reflector()
+        self._journal.append("stop", {}, sync=True)
+        self._journal.close()
+
+    def _stop_reflector(self) -> None:
+        if self._reflector is not None:
+            self._reflector.stop()
+
+    # --- events ------------------------------------------------------------------------------------------------
+
+    def _heard(self, kind: str, data: dict[str, Any]) -> None:
+        """From the recorder, on the engine's event thread."""
+        if kind in ("outage", "session_end", "unobserved"):
+            self._journal.append(kind, {**data, **self._flow_labels(data["flow"])}, sync=kind == "outage")
+        if kind == "flow_state" and data["state"] in ("suspect", "down") and self._aws is not None:
+            self._aws.arm(self._clock.mono_ns() + FAST_WATCH_NS)
+        if kind in TOLD:
+            self._tell(kind, data)
+
+    def _watched(self, event: TimelineEvent) -> None:
+        """From a watcher, on its thread."""
+        with self._lock:
+            self._events.append(event)
+            del self._events[:-EVENTS_KEPT]
+        document = event.to_document()
+        self._journal.append("ha_change", document, sync=True)
+        self._tell("watcher" if event.event.startswith("watcher_") else "ha_change", document)
+
+    def _tell(self, kind: str, data: dict[str, Any]) -> None:
+        with self._lock:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener(kind, data)
+
+    def _flow_labels(self, name: str) -> dict[str, str]:
+        track = self._tracks.get(name)
+        if track is None:
+            return {}
+        return {"protocol": track.spec.protocol, "session": track.spec.session, "path": track.spec.path}
+
+    def subscribe(self, callback: Callable[[str, dict[str, Any]], None]) -> Callable[[], None]:
+        with self._lock:
+            self._listeners.append(callback)
+
+        def end() -> None:
+            with self._lock:
+                if callback in self._listeners:
+                    self._listeners.remove(callback)
+
+        return end
+
+    # --- config ------------------------------------------------------------------------------------------------
+
+    def _config_dump(self) -> dict[str, Any]:
+        """The config as read. Secrets are in files and in none of it."""
+        dumped: dict[str, Any] = json.loads(self.config.model_dump_json())
+        return dumped
+
+    def reload(self) -> None:
+        """Read the config again. Flows that are the same keep their counters and sessions.
+
+        Raises:
+            ConfigError: If it is bad; everything stays as it is.
+        """
+        try:
+            config = load(self._config_path)
+            resolve_hosts(config)
+            if config.reflector != self.config.reflector:
+                raise ConfigError(f"{self._config_path}: reflector: cannot be changed by a reload; restart the agent")
+        except ConfigError:
+            self._reload_ok = False
+            raise
+        with self._lock:
+            wanted = {spec.name: spec for spec in config.flow_specs()}
+            for name, track in list(self._tracks.items()):
+                if wanted.get(name) != track.spec:
+                    self._prober.remove(track)
+                    del self._tracks[name]
+            for name, spec in wanted.items():
+                if name not in self._tracks:
+                    self._tracks[name] = self._prober.add(spec, patient=True)
+            changed = config.watchers != self.config.watchers
+            self.config = config
+        if changed:
+            if self._aws is not None:
+                self._aws.stop()
+                self._aws = None
+            self._start_watchers()
+        self._reload_ok = True
+        self._journal.append("reload", {"config": self._config_dump()})
+
+    def last_reload_successful(self) -> bool:
+        return self._reload_ok
+
+    def _start_watchers(self) -> None:
+        if self.config.watchers.aws is not None:
+            self._aws = AwsWatcher(self.config.watchers.aws, on_event=self._watched, offset_ns=self._anchor)
+            self._aws.start()
+        if self.config.watchers.fortigate is not None:
+            log.warning("watchers.fortigate: not available in this version; the FortiGates are not watched")
+
+    def renew(self) -> list[str]:
+        """Begin new sessions for kept TCP flows whose session has ended; which ones."""
+        ended = [t for t in self._tracks.values() if t.state == "ended"]
+        for track in ended:
+            self._prober.renew(track)
+        return [t.spec.name for t in ended]
+
+    # --- answers -----------------------------------------------------------------------------------------------
+
+    def ready(self) -> tuple[bool, str]:
+        waiting = [t.spec.name for t in self._tracks.values() if t.state == "connecting"]
+        if waiting:
+            detail = next((f" ({t.detail})" for t in self._tracks.values() if t.state == "connecting" and t.detail), "")
+            return False, f"flows that have not been answered yet: {', '.join(waiting)}{detail}"
+        if self._aws is not None and not self._aws.snapshot().up:
+            return False, f"the aws watcher has no answer: {self._aws.snapshot().reason}"
+        return True, ""
+
+    def clock_max_error_ns(self) -> int | None:
+        return kernel_clock().max_error_ns
+
+    def watchers(self) -> Sequence[WatcherSnapshot]:
+        return [self._aws.snapshot()] if self._aws is not None else []
+
+    def timeline(self, since_ns: int = 0) -> list[TimelineEvent]:
+        with self._lock:
+            return [e for e in (*self._past.events, *self._events) if e.at_ns >= since_ns]
+
+    def flows(self) -> Sequence[FlowSnapshot]:
+        verdicts = self._judged()
+        return [self._flow_snapshot(t, verdicts.get(t.spec.name, "unobserved")) for t in self._ordered()]
+
+    def _ordered(self) -> list[FlowTrack]:
+        with self._lock:
+            return list(self._tracks.values())
+
+    def _judged(self) -> dict[str, Verdict]:
+        """Verdicts over the whole life of each flow, judged at most once a second."""
+        now = time.monotonic()
+        at, verdicts = self._verdicts
+        if now - at > 1.0 or set(verdicts) != set(self._tracks):
+            records: list[FlowRecord] = [
+                record_of(self._prober.recorder.flow_document(t, None, None)) for t in self._ordered()
+            ]
+            verdicts = {r.name: r.verdict for r in judge_all(records)}
+            self._verdicts = (now, verdicts)
+        return verdicts
+
+    def _flow_snapshot(self, track: FlowTrack, verdict: Verdict) -> FlowSnapshot:
+        recorder, spec = self._prober.recorder, track.spec
+        outages = recorder.outages(track)
+        buckets, total = recorder.rtt_buckets(track)
+        counts = recorder.history.counts(track.index, None, None)
+        resets = dict(track.resets)
+        if spec.session == "fresh":
+            resets["rst"] = counts.reset
+        return FlowSnapshot(
+            name=spec.name,
+            protocol=spec.protocol,
+            session=spec.session,
+            path=spec.path,
+            target=spec.target,
+            address=track.address,
+            port=spec.port,
+            interface=track.interface,
+            source=track.source,
+            interval_ns=spec.interval_ns,
+            state=track.state,
+            counts=counts,
+            resets=resets,
+            rtt_buckets=buckets,
+            rtt_sum_s=total,
+            rtt_ns=recorder.flow_document(track, None, None)["rtt_ns"],
+            outages_total=len(outages),
+            outage_seconds_total=sum(o.estimate_ns for o in outages) / 1e9,
+            unobserved_seconds_total=sum(u.end_ns - u.start_ns for u in track.unobserved) / 1e9,
+            last_outage=outages[-1] if outages else None,
+            verdict=verdict,
+        )
+
+    def outages(self, since_ns: int = 0) -> list[dict[str, Any]]:
+        found = [dict(o, restored=True) for o in self._past.outages if o["end_ns"] > since_ns]
+        for track in self._ordered():
+            labels = self._flow_labels(track.spec.name)
+            for outage in self._prober.recorder.outages(track):
+                if outage.end_ns > since_ns:
+                    found.append({"flow": track.spec.name, **labels, "id": outage.id, **outage.to_document()})
+        return sorted(found, key=lambda o: (o["start_ns"], o["flow"]))
+
+    def status(self) -> dict[str, Any]:
+        is_ready, why = self.ready()
+        verdicts = self._judged()
+        recorder = self._prober.recorder
+        return {
+            "agent": self.name,
+            "host": self._host,
+            "version": __version__,
+            "started_ns": self._started_ns,
+            "now_ns": time.time_ns(),
+            "ready": is_ready,
+            "not_ready": why,
+            "flows": [
+                {
+                    "name": t.spec.name,
+                    "protocol": t.spec.protocol,
+                    "session": t.spec.session,
+                    "path": t.spec.path,
+                    "target": t.spec.target,
+                    "address": t.address,
+                    "port": t.spec.port,
+                    "state": t.state,
+                    "detail": t.detail,
+                    "interval_ns": t.spec.interval_ns,
+                    "last_rx_ns": recorder.last_answered_ns(t),
+                    "counts": asdict(recorder.history.counts(t.index, None, None)),
+                    "outages": len(t.outages),
+                    "seen_as": t.translation,
+                    "verdict": verdicts.get(t.spec.name, "unobserved"),
+                }
+                for t in self._ordered()
+            ],
+            "watchers": [_watcher_status(w) for w in self.watchers()],
+            "reflector": self._reflector_status(),
+            "engine": engine_status(self._prober.engine.shared),
+            "journal_failures": self._journal.failures,
+        }
+
+    def _reflector_status(self) -> dict[str, Any] | None:
+        if self._reflector is None or self.config.reflector is None:
+            return None
+        header = self._reflector.shared.read().header
+        return {
+            "udp": self.config.reflector.udp,
+            "tcp": self.config.reflector.tcp,
+            **{name: int(header[name]) for name in ("reflected", "sessions", "ring_drops")},
+        }
+
+    def report(self, start_ns: int | None = None, end_ns: int | None = None) -> dict[str, Any]:
+        self._prober.recorder.sample()
+        clock = kernel_clock()
+        now = time.time_ns()
+        first, last = start_ns or self._started_ns, end_ns or now
+        return new_document(
+            run={
+                "id": "",
+                "started_ns": first,
+                "ended_ns": min(last, now),
+                "host": self.name,
+                "version": __version__,
+                "labels": {},
+                "config": self._config_dump(),
+                "clock": {
+                    "synchronised": clock.synchronised,
+                    "max_error_ns": clock.max_error_ns or 0,
+                    "source": clock.source,
+                },
+                "trigger": {"kind": "none", "at_ns": 0},
+            },
+            flows=[self._prober.recorder.flow_document(t, start_ns, end_ns) for t in self._ordered()],
+            timeline=[e for e in self.timeline() if first <= e.at_ns + e.uncertainty_ns and e.at_ns <= last],
+        )
+
+
+def _watcher_status(watcher: WatcherSnapshot) -> dict[str, Any]:
+    def owned(entry: Ownership) -> dict[str, Any]:
+        return {"kind": entry.kind, **entry.labels, "owner": entry.owner, "unit": entry.unit, "state": entry.state}
+
+    return {
+        "name": watcher.name,
+        "up": watcher.up,
+        "reason": watcher.reason,
+        "last_success_ns": watcher.last_success_ns,
+        "active_unit": watcher.active_unit,
+        "ownership": [owned(o) for o in watcher.ownership],
+    }
+
+
+def engine_status(shared: SharedState) -> dict[str, int]:
+    """How well the engine itself is doing: whether it sends on time and keeps up with its ring."""
+    header = shared.header[0]
+    names = ("ring_drops", "unknown_frames", "lateness_max", "lateness_p99", "cpu_ns")
+    return {
+        name if name.endswith(("drops", "frames")) else f"{name.removesuffix('_ns')}_ns": int(header[name])
+        for name in names
+    }
+
+
+def notify(state: str) -> None:
+    """Tell systemd, if it asked to be told (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.sendto(state.encode(), address)
+        except OSError as error:
+            log.warning("cannot notify systemd: %s", error)
+
+
+def run(config_path: Path, listen: str, web_config: Path | None, journal_dir: Path) -> int:
+    """Run an agent until SIGTERM or Ctrl-C.
+
+    Raises:
+        ConfigError: If the config is bad.
+        PrivilegeError: Without the capabilities that raw sockets need.
+        UsageError: If the address cannot be bound or the journal not be written.
+        HaprobeError: If an engine ends by itself.
+    """
+    logging.basicConfig(level=logging.INFO, format="haprobe: %(message)s", stream=sys.stderr)
+    passed = activated_sockets()  # before any child can inherit them
+    agent = Agent(config_path, journal_dir)
+    stop, reload = threading.Event(), threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    signal.signal(signal.SIGHUP, lambda *_: reload.set())
+    server: Server | None = None
+    try:
+        server = serve(agent, passed[0] if passed else listen, web_config)
+        agent.start()
+        log.info("agent %s, %d flows, %s", agent.name, len(agent.config.flow_specs()), server.url)
+        notify("READY=1")
+        while not stop.wait(SAMPLE_S):
+            agent.sample()
+            notify("WATCHDOG=1")
+            if reload.is_set():
+                reload.clear()
+                _reload(agent, server)
+    finally:
+        notify("STOPPING=1")
+        if server is not None:
+            server.stop()
+        agent.close()
+    return 0
+
+
+def _reload(agent: Agent, server: Server) -> None:
+    try:
+        agent.reload()
+        server.reload_web_config()
+        log.info("config reloaded")
+    except ConfigError as error:
+        log.error("reload refused, running on as before:\n%s", error)

@@ -1,0 +1,400 @@
+"""The command line: arguments to one call each.
+
+Nothing heavy is imported until a command runs, so that `haprobe --help` answers at once. Exit statuses are those of
+`probe.errors`; an error meant for the user is printed without a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+from probe import __version__
+from probe.errors import HaprobeError
+
+DEFAULT_WEB_ADDRESS = ":10862"
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+_EPILOG = """\
+exit status:
+  0 done   1 a budget or comparison failed   2 bad usage or config   3 a privilege is missing
+  4 the drill saw no failover   5 a needed peer (agent, reflector, API) could not be reached
+
+`haprobe COMMAND --help` tells each command's options, with units and defaults.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        args = build_parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has printed help, version or usage
+        return int(stop.code or 0)
+    try:
+        return _call(args)
+    except HaprobeError as error:
+        print(f"haprobe: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("haprobe: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout went away (`| head`). Python would complain once more while it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def _call(args: argparse.Namespace) -> int:
+    from probe import commands  # brings in what `--help` does not need
+
+    status = commands.COMMANDS[args.command](args)
+    sys.stdout.flush()  # here, where a broken pipe is still ours to answer
+    return status
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line of the contract."""
+    parser = _Parser(
+        prog="haprobe",
+        description="Measure what a FortiGate HA failover in AWS does to traffic:\n"
+        "outage windows, surviving sessions, evidence.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"haprobe {__version__}")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+    for add in (_run, _measure, _reflect, _drill, _lab, _report, _compare, _preflight, _dashboards, _not_yet):
+        add(commands)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """No abbreviated options (a new option must not break a script), line breaks of texts kept."""
+
+    def __init__(self, **settings: object):
+        settings = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, **settings}
+        super().__init__(**settings)  # type: ignore[arg-type]
+
+
+_Commands = argparse._SubParsersAction
+
+
+def _command(commands: _Commands[_Parser], name: str, summary: str, details: str = "") -> _Parser:
+    parser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}. {details}".strip()
+    )
+    # SUPPRESS: without it the default here would undo a -q in front of the command.
+    parser.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help="no progress on stderr")
+    return parser
+
+
+def _run(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands, "run", "run an agent: sender, reflector, watchers, web endpoints", "SIGHUP reloads the config."
+    )
+    parser.add_argument("--config.file", dest="config_file", metavar="F", required=True, help="config file (YAML)")
+    parser.add_argument(
+        "--config.check", dest="config_check", action="store_true", help="check the config file, and stop"
+    )
+    parser.add_argument(
+        "--web.listen-address",
+        dest="web_listen_address",
+        metavar="A",
+        default=DEFAULT_WEB_ADDRESS,
+        help="[ADDRESS]:PORT of the web endpoints; a socket passed by systemd wins (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--web.config.file",
+        dest="web_config_file",
+        metavar="F",
+        help="TLS and users, in the exporters' web configuration format (default: plain HTTP, no users)",
+    )
+    parser.add_argument(
+        "--journal.dir",
+        dest="journal_dir",
+        metavar="D",
+        help="where outages and HA changes are kept across restarts"
+        " (default: $STATE_DIRECTORY, else ~/.local/state/haprobe/PORT)",
+    )
+
+
+def _measure(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "measure",
+        "measure targets once, without a config file or daemon",
+        "Ctrl-C ends it early and still prints the result.\n\n"
+        "TARGET is icmp://HOST, udp://HOST[:PORT] (STAMP, default port 862) or tcp://HOST:PORT, IPv6 in brackets.\n"
+        "tcp with a kept session needs a haprobe reflector there; with a fresh one any listener will do.",
+    )
+    parser.add_argument("targets", metavar="TARGET", nargs="+", type=_target, help="what to probe")
+    parser.add_argument(
+        "--rate",
+        metavar="PPS",
+        type=_rate,
+        default=1000.0,
+        help="probes per second and target, up to 2000000 (default: 1000)",
+    )
+    parser.add_argument(
+        "--duration",
+        metavar="S",
+        type=_duration_s,
+        default=10.0,
+        help="seconds, or with a unit such as 5m (default: 10)",
+    )
+    parser.add_argument(
+        "--session",
+        choices=("kept", "fresh", "both"),
+        default="kept",
+        help="kept: one session for the whole run; fresh: a new one per probe (default: kept)",
+    )
+    parser.add_argument(
+        "--path",
+        metavar="NAME",
+        type=_name,
+        default="default",
+        help="name of the path in the result (default: default)",
+    )
+    parser.add_argument("--interface", metavar="IF", help="interface to send by (default: as the kernel routes)")
+    parser.add_argument(
+        "--loss-threshold",
+        metavar="S",
+        type=_loss_threshold_ns,
+        default=2_000_000_000,
+        help="seconds after which an unanswered probe is lost, 0.01 to 60 (default: 2)",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the result document; - for stdout, without the text report"
+    )
+    parser.add_argument("--html", metavar="FILE", help="write the report as one HTML file")
+
+
+def _reflect(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "reflect",
+        "run a Session-Reflector alone",
+        "Without --udp and --tcp it answers STAMP on UDP port 862.",
+    )
+    parser.add_argument("--udp", metavar="PORT", type=_port, help="UDP port for STAMP (RFC 8762)")
+    parser.add_argument("--tcp", metavar="PORT", type=_port, help="TCP port for kept sessions")
+    parser.add_argument("--interface", metavar="IF", help="answer on this interface only (default: all)")
+    parser.add_argument(
+        "--key-file", metavar="F", help="file with the STAMP authentication key (not available in this version)"
+    )
+
+
+def _drill(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "drill",
+        "rehearse a failover: steady state, trigger, recovery, report",
+        "The run is stored as DIR/RUN-ID/report.json and report.html.",
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument(
+        "--lab", action="store_true", help="in a lab of network namespaces, raised for this drill (needs root)"
+    )
+    where.add_argument(
+        "--config.file", dest="config_file", metavar="F", help="with the agents and the trigger of a config file"
+    )
+    parser.add_argument("--scenario", metavar="NAME", help="what the lab rehearses; `haprobe lab scenarios` lists them")
+    parser.add_argument(
+        "--trigger", choices=("graceful", "crash"), help="how the lab's failover starts (default: the scenario's)"
+    )
+    parser.add_argument("--repeat", metavar="N", type=_count, default=1, help="drills in a row (default: 1)")
+    parser.add_argument(
+        "--label",
+        metavar="K=V",
+        action="append",
+        default=[],
+        type=_label,
+        help="label of the run, may be repeated: fortios=7.6.4",
+    )
+    parser.add_argument(
+        "--budget", metavar="F", help="limits to hold the run against (YAML); exit status 1 when one is broken"
+    )
+    parser.add_argument("--out", metavar="DIR", default="runs", help="where runs are stored (default: %(default)s)")
+    parser.add_argument("--keep-lab", action="store_true", help="leave the lab up afterwards")
+    _lab_options(parser)
+
+
+def _lab_options(parser: argparse.ArgumentParser) -> None:
+    lab = parser.add_argument_group("lab")
+    lab.add_argument(
+        "--session-pickup", choices=("on", "off"), help="synchronise TCP sessions between the units (default: on)"
+    )
+    lab.add_argument(
+        "--reset-sessionless-tcp",
+        choices=("on", "off"),
+        help="answer TCP without a session by RST instead of silence (default: off)",
+    )
+    lab.add_argument(
+        "--api-latency",
+        metavar="S",
+        type=_lab_delay_s,
+        help="seconds each cloud call of a unit takes, or with a unit (default: 150ms)",
+    )
+    lab.add_argument(
+        "--propagation",
+        metavar="S",
+        type=_lab_delay_s,
+        help="seconds until the data plane obeys the cloud, or with a unit (default: 80ms)",
+    )
+
+
+def _lab(commands: _Commands[_Parser]) -> None:
+    parser = _command(commands, "lab", "raise, inspect and fail over the lab of network namespaces", "Needs root.")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, title="actions")
+    _lab_options(_command(actions, "up", "raise the lab, removing the left-overs of an earlier one"))
+    _command(actions, "down", "remove the lab")
+    status = _command(actions, "status", "tell the roles, owners and processes")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    _command(actions, "scenarios", "list what can be rehearsed")
+    failover = _command(
+        actions, "failover", "fail over, gracefully unless told otherwise", "As `execute ha failover set`: sticky."
+    )
+    how = failover.add_mutually_exclusive_group()
+    how.add_argument(
+        "--crash", action="store_true", help="kill the active unit; its peer must miss the heartbeat first"
+    )
+    how.add_argument("--unset", action="store_true", help="as `execute ha failover unset`: may fail back")
+
+
+def _report(commands: _Commands[_Parser]) -> None:
+    parser = _command(commands, "report", "render a stored run again")
+    parser.add_argument("run", metavar="RUN", nargs="?", help="directory of a run, or its report.json")
+    parser.add_argument("--json", metavar="F", help="write the result document; - for stdout, without the text report")
+    parser.add_argument(
+        "--html", metavar="F", help="write the report as one HTML file; - for stdout, without the text report"
+    )
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of the result document, and stop")
+
+
+def _compare(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "compare",
+        "compare runs: verdicts, outages, budgets",
+        "Exit status 1 when it got worse or a budget is broken.",
+    )
+    parser.add_argument("baseline", metavar="BASELINE", help="run, or directory of runs")
+    parser.add_argument("candidate", metavar="CANDIDATE", help="run, or directory of runs")
+    parser.add_argument("--budget", metavar="F", help="limits to hold the candidate against (YAML)")
+    parser.add_argument("--junit", metavar="F", help="write the outcome as JUnit XML")
+    parser.add_argument(
+        "--html", metavar="F", help="write the outcome as one HTML file (not available in this version)"
+    )
+
+
+def _preflight(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands, "preflight", "tell what would spoil a drill: privileges, clock, offloads, limits, reachability"
+    )
+    parser.add_argument(
+        "--config.file", dest="config_file", metavar="F", help="also check this config, its hosts and its agents"
+    )
+
+
+def _dashboards(commands: _Commands[_Parser]) -> None:
+    parser = _command(commands, "dashboards", "write the Grafana dashboards, Prometheus rules and provisioning")
+    parser.add_argument("--out", metavar="DIR", default="dashboards-out", help="where to (default: %(default)s)")
+
+
+def _not_yet(commands: _Commands[_Parser]) -> None:
+    """Commands with a fixed name whose work comes in a later version."""
+    explain = _command(commands, "explain", "annotate a FortiGate's awsd debug output (not available in this version)")
+    explain.add_argument("what", choices=("awsd",))
+    explain.add_argument("file", metavar="FILE|-")
+    discover = _command(
+        commands, "discover", "write a config for the HA pair found in an account (not available in this version)"
+    )
+    discover.add_argument("what", choices=("aws",))
+    discover.add_argument("--out", metavar="F")
+    _command(commands, "bench", "tell what this host can send and receive (not available in this version)")
+
+
+# --- kinds of arguments ----------------------------------------------------------------------------------------------
+
+
+def _target(text: str) -> object:
+    from probe.targets import parse
+
+    try:
+        return parse(text)
+    except HaprobeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _between(text: str, low: float, high: float, allowed: str, *, above: bool = False) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high or (above and value == low):  # a NaN is in no range
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: {allowed}")
+    return value
+
+
+def _rate(text: str) -> float:
+    return _between(text, 0, 2_000_000, "more than 0 and up to 2000000 probes per second", above=True)
+
+
+def _port(text: str) -> int:
+    return int(_between(text if text.isdecimal() else "", 1, 65535, "a port, 1 to 65535"))
+
+
+def _count(text: str) -> int:
+    return int(_between(text if text.isdecimal() else "", 1, 1000, "1 to 1000"))
+
+
+def _nanoseconds(text: str, low_ns: int, high_ns: int, allowed: str) -> int:
+    from probe.units import parse_seconds_ns
+
+    try:
+        ns = parse_seconds_ns(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if not low_ns <= ns <= high_ns:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: {allowed}")
+    return ns
+
+
+def _duration_s(text: str) -> float:
+    return _nanoseconds(text, 1_000_000, 7 * 86_400 * 10**9, "more than 0 and up to 168h") / 1e9
+
+
+def _loss_threshold_ns(text: str) -> int:
+    return _nanoseconds(text, 10_000_000, 60 * 10**9, "0.01 to 60 seconds")
+
+
+def _lab_delay_s(text: str) -> float:
+    return _nanoseconds(text, 0, 60 * 10**9, "0 to 60 seconds") / 1e9
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: 1 to 64 of A-Z a-z 0-9 _ . -")
+    return text
+
+
+def _label(text: str) -> str:
+    key, sign, _ = text.partition("=")
+    if not key or not sign:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: KEY=VALUE, such as fortios=7.6.4")
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

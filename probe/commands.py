@@ -1,0 +1,187 @@
+"""What each command calls. Imports stand inside, so that a command loads only what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from probe.errors import UsageError
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.config_check:
+        return _check_config(args.config_file)
+    from probe import agent
+
+    journal = Path(args.journal_dir) if args.journal_dir else default_journal_dir(args.web_listen_address, os.environ)
+    web_config = Path(args.web_config_file) if args.web_config_file else None
+    return _status(agent.run(Path(args.config_file), args.web_listen_address, web_config, journal))
+
+
+def _check_config(file: str) -> int:
+    from probe import config
+
+    loaded = config.load(file)
+    config.resolve_hosts(loaded)
+    config.check_files(loaded)
+    for notice in loaded.notices:
+        print(f"haprobe: {notice}", file=sys.stderr)
+    print(f"{file}: ok, {len(loaded.flow_specs())} flows")
+    return 0
+
+
+def default_journal_dir(listen_address: str, environment: Mapping[str, str]) -> Path:
+    """Where an agent keeps its journal unless told: one directory per port, as several agents may share a host."""
+    if environment.get("STATE_DIRECTORY"):  # systemd's StateDirectory=
+        return Path(environment["STATE_DIRECTORY"].split(":")[0])
+    state = environment.get("XDG_STATE_HOME") or Path(environment.get("HOME") or "~").expanduser() / ".local/state"
+    return Path(state) / "haprobe" / (listen_address.rpartition(":")[2] or "default")
+
+
+def measure(args: argparse.Namespace) -> int:
+    from probe import measure as measuring
+
+    for file in (args.json, args.html):
+        check_writable(file)  # before ten seconds of measuring, not after
+    return measuring.measure(
+        args.targets,
+        rate_pps=args.rate,
+        duration_s=args.duration,
+        sessions=("kept", "fresh") if args.session == "both" else (args.session,),
+        path=args.path,
+        interface=args.interface,
+        loss_threshold_ns=args.loss_threshold,
+        json_path=args.json,
+        html_path=args.html,
+        quiet=args.quiet,
+    )
+
+
+def reflect(args: argparse.Namespace) -> int:
+    from probe import reflect as reflecting
+    from probe.targets import DEFAULT_STAMP_PORT
+
+    udp = DEFAULT_STAMP_PORT if args.udp is None and args.tcp is None else args.udp
+    return _status(
+        reflecting.reflect(udp_port=udp, tcp_port=args.tcp, interface=args.interface, key_file=args.key_file)
+    )
+
+
+def drill(args: argparse.Namespace) -> int:
+    from probe.drill.run import drill_command
+
+    return drill_command(args)
+
+
+def lab(args: argparse.Namespace) -> int:
+    from probe.lab import lab as labs
+
+    return labs.command(args)
+
+
+def report(args: argparse.Namespace) -> int:
+    import json
+
+    from probe.report import document as documents
+
+    if args.schema:
+        print(json.dumps(documents.json_schema(), indent=2))
+        return 0
+    if args.run is None:
+        raise UsageError("report needs a RUN: a directory of a stored run, or its report.json")
+    from probe.store import runs
+
+    document = runs.load(args.run)
+    if args.json:
+        write(args.json, runs.to_json(document))
+    if args.html:
+        from probe.report import html
+
+        write(args.html, html.render(document))
+    if "-" not in (args.json, args.html):
+        from rich.console import Console
+
+        from probe.report import text
+
+        text.render(document, Console())
+    return 0
+
+
+def compare(args: argparse.Namespace) -> int:
+    if args.html:
+        raise UsageError("compare --html is not available in this version; allowed: --junit FILE")
+    from probe.report import compare as comparing
+
+    return comparing.command(args)
+
+
+def preflight(args: argparse.Namespace) -> int:
+    from probe import preflight as checking
+
+    checks = checking.preflight(args.config_file)
+    print(checking.table(checks))
+    return checking.exit_status(checks)
+
+
+def dashboards(args: argparse.Namespace) -> int:
+    from probe.export import dashboards as drawn
+
+    for file in drawn.write(Path(args.out)) or ():
+        print(file)
+    return 0
+
+
+def not_yet(args: argparse.Namespace) -> int:
+    raise UsageError(f"{args.command} is not available in this version; `haprobe --help` lists what is")
+
+
+def check_writable(file: str | None) -> None:
+    """Find out early that a result could not be written.
+
+    Raises:
+        UsageError: If its directory is missing or closed to us, or it is a directory itself.
+    """
+    if file is None or file == "-":
+        return
+    path = Path(file)
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"{file} cannot be written; allowed: a file in an existing directory that you may write to")
+
+
+def write(file: str, text: str) -> None:
+    """Write a result to a file, or to stdout when it is `-`.
+
+    Raises:
+        UsageError: If the file cannot be written.
+    """
+    if file == "-":
+        print(text, end="" if text.endswith("\n") else "\n")
+        return
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def _status(result: int | None) -> int:
+    """A command that runs until it is stopped need not return a status."""
+    return result or 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": run,
+    "measure": measure,
+    "reflect": reflect,
+    "drill": drill,
+    "lab": lab,
+    "report": report,
+    "compare": compare,
+    "preflight": preflight,
+    "dashboards": dashboards,
+    "explain": not_yet,
+    "discover": not_yet,
+    "bench": not_yet,
+}

@@ -1,0 +1,264 @@
+"""Turning mistakes in a config file into messages: where, what is wrong, what is allowed.
+
+Pydantic finds what is wrong with one value. The rules here see several at once (two flows of one name, a port where
+the protocol has none), and work on the raw data, so that they still speak when another field is wrong as well.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from probe.config_types import Allowed
+from probe.wire.sizes import effective_size
+from probe.yamlfile import Location, field_name
+
+Need = Literal["agent", "drill", "any"]
+Problem = tuple[Location, str]
+
+MAX_RATE_PPS = 2_000_000
+FRESH_SUFFIX = "-fresh"
+
+
+# --- one value -----------------------------------------------------------------------------------------------------
+
+
+def model_problems(model: type[BaseModel], data: object) -> list[Problem]:
+    """Every complaint of a model about raw data."""
+    try:
+        model.model_validate(data)
+    except ValidationError as error:
+        return [_explain(model, entry["type"], entry["loc"], entry) for entry in error.errors(include_url=False)]
+    return []
+
+
+def _explain(model: type[BaseModel], kind: str, raw_location: tuple[str | int, ...], entry: Any) -> Problem:
+    location, at = _resolve(model, raw_location)
+    if kind == "extra_forbidden":
+        known = list(at.owner.model_fields) if at.owner else []
+        close = difflib.get_close_matches(str(location[-1]), known, 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        return location, f"unknown key{hint}; allowed: {', '.join(known)}"
+    if kind == "missing":
+        return location, f"is missing; allowed: {at.allowed or 'any value'}"
+    if kind == "value_error":
+        what = str(entry["ctx"]["error"])
+    elif kind == "literal_error":
+        what = f"{entry['input']!r} is not known"
+    elif kind in ("model_type", "model_attributes_type", "dict_type"):
+        what = f"{_shape(entry['input'])} where a mapping of keys is needed"
+    elif kind == "list_type":
+        what = f"{_shape(entry['input'])} where a list is needed"
+    else:
+        what = str(entry["msg"])
+    return location, f"{what}; allowed: {at.allowed or 'see docs/config.md'}"
+
+
+def _shape(value: object) -> str:
+    names = {dict: "a mapping", list: "a list", type(None): "nothing"}
+    return names.get(type(value), repr(value))
+
+
+@dataclass(slots=True)
+class _At:
+    """What the models know about a location."""
+
+    owner: type[BaseModel] | None = None  # the model whose key it is
+    allowed: str = ""
+
+
+def _resolve(model: type[BaseModel], raw: tuple[str | int, ...]) -> tuple[Location, _At]:
+    """A pydantic location without the names of union members, and what is allowed there."""
+    location: list[str | int] = []
+    at = _At()
+    kind: Any = model
+    for part in raw:
+        kind = _unwrap(kind, at)
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            at.owner, at.allowed = kind, ", ".join(kind.model_fields)
+            field = kind.model_fields.get(str(part))
+            if field is not None:
+                at.allowed = next((item.text for item in field.metadata if isinstance(item, Allowed)), "")
+                kind = field.annotation
+        elif typing.get_origin(kind) is list and isinstance(part, int):
+            kind = typing.get_args(kind)[0]
+        elif typing.get_origin(kind) is dict:
+            # Pydantic marks a complaint about the key itself by one more part.
+            kind = typing.get_args(kind)[0 if raw[-1] == "[key]" else 1]
+        else:
+            continue  # the name of a union's member: no part of the file
+        location.append(part)
+    kind = _unwrap(kind, at)
+    if not at.allowed:
+        at.allowed = _describe(kind)
+    return tuple(location), at
+
+
+def _unwrap(kind: Any, at: _At) -> Any:
+    """Strip Annotated and `| None`, picking up what is allowed on the way."""
+    while True:
+        if typing.get_origin(kind) is typing.Annotated:
+            kind, *metadata = typing.get_args(kind)
+            at.allowed = next((item.text for item in metadata if isinstance(item, Allowed)), at.allowed)
+        elif typing.get_origin(kind) in (typing.Union, types.UnionType):
+            members = [member for member in typing.get_args(kind) if member is not type(None)]
+            if len(members) != 1:
+                return kind
+            kind = members[0]
+        else:
+            return kind
+
+
+def _describe(kind: Any) -> str:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return f"keys {', '.join(kind.model_fields)}"
+    if typing.get_origin(kind) is list:
+        return f"a list of items, each {_described_item(typing.get_args(kind)[0])}"
+    if typing.get_origin(kind) is dict:
+        return f"names, each with {_described_item(typing.get_args(kind)[1])}"
+    return ""
+
+
+def _described_item(kind: Any) -> str:
+    at = _At()
+    kind = _unwrap(kind, at)
+    return at.allowed or _describe(kind) or "a value"
+
+
+# --- several values ------------------------------------------------------------------------------------------------
+
+
+def cross_problems(data: object, need: Need, bad: set[Location]) -> list[Problem]:
+    """Rules over several fields, each field taken only when it is not wrong already (`bad`)."""
+    if not isinstance(data, dict):
+        return []
+    problems: list[Problem] = []
+    names: dict[str, str] = {}
+    for index, flow in enumerate(_list(data.get("flows"))):
+        if isinstance(flow, dict):
+            here: Location = ("flows", index)
+            good = {key: value for key, value in flow.items() if (*here, key) not in bad}
+            problems += [((*here, key), text) for key, text in _flow_problems(good)]
+            problems += _name_problems(here, good, names)
+    problems += _reflector_problems(data)
+    problems += _aws_problems(data)
+    problems += _agents_problems(data)
+    problems += _drill_problems(data)
+    problems += _empty_problems(data, need)
+    return [(location, text) for location, text in problems if location not in bad]
+
+
+def _flow_problems(flow: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    protocol, port = flow.get("protocol"), flow.get("port")
+    if protocol == "icmp" and port is not None:
+        yield "port", "icmp has no ports; allowed: leave it out"
+    if protocol == "tcp" and port is None and "port" not in flow:
+        yield "port", "is missing: tcp has no default port; allowed: 1 to 65535"
+    if flow.get("stack") == "kernel":
+        if protocol in ("icmp", "udp"):
+            yield "stack", f"kernel is for tcp only, not for {protocol}; allowed: packet"
+        else:
+            yield "stack", "kernel is not available in this version; allowed: packet"
+    target, source = _ip(flow.get("target")), _ip(flow.get("source"))
+    if target and source and target.version != source.version:
+        yield (
+            "source",
+            f"is IPv{source.version} and target is IPv{target.version}; allowed: an IPv{target.version} address",
+        )
+
+
+def _name_problems(here: Location, flow: dict[str, Any], names: dict[str, str]) -> Iterator[Problem]:
+    """Two flows of one name, counting the NAME-fresh that `session: both` adds."""
+    name = flow.get("name")
+    if not isinstance(name, str):
+        return
+    taken = [name, name + FRESH_SUFFIX] if flow.get("session") == "both" else [name]
+    for one in taken:
+        if one in names:
+            derived = " (made by session: both)" if one != name else ""
+            yield (*here, "name"), f"{one}{derived} is also the name of {names[one]}; allowed: a name used once"
+        names.setdefault(one, f"{field_name(here)}" + (" (made by session: both)" if one != name else ""))
+
+
+def _reflector_problems(data: dict[str, Any]) -> Iterator[Problem]:
+    reflector = data.get("reflector")
+    if isinstance(reflector, dict) and reflector.get("udp") is None and reflector.get("tcp") is None:
+        yield ("reflector",), "has no port to answer on; allowed: udp, tcp or both, such as {udp: 862, tcp: 8620}"
+
+
+def _aws_problems(data: dict[str, Any]) -> Iterator[Problem]:
+    aws = _dict(_dict(data.get("watchers")).get("aws"))
+    here: Location = ("watchers", "aws")
+    kinds = ("addresses", "route_tables", "network_interfaces")
+    if aws and not any(aws.get(kind) for kind in kinds):
+        yield here, f"has nothing to watch; allowed: one or more of {', '.join(kinds)}"
+    owner: dict[str, str] = {}
+    for unit, interfaces in _dict(aws.get("units")).items():
+        for index, interface in enumerate(_list(interfaces)):
+            if isinstance(interface, str) and owner.setdefault(interface, unit) != unit:
+                text = f"{interface} belongs to {owner[interface]} already; allowed: an interface of one unit"
+                yield (*here, "units", unit, index), text
+
+
+def _agents_problems(data: dict[str, Any]) -> Iterator[Problem]:
+    for name, agent in _dict(data.get("agents")).items():
+        for one, other in (("cert_file", "key_file"), ("key_file", "cert_file"), ("username", "password_file")):
+            if _dict(agent).get(one) and not _dict(agent).get(other):
+                yield ("agents", name, one), f"needs {other} as well; allowed: both or neither"
+
+
+def _drill_problems(data: dict[str, Any]) -> Iterator[Problem]:
+    trigger = _dict(_dict(data.get("drill")).get("trigger"))
+    if trigger.get("kind") == "command" and not trigger.get("command"):
+        yield ("drill", "trigger", "command"), "is missing for kind command; allowed: a command line or a list of words"
+    if trigger.get("command") and trigger.get("kind", "manual") != "command":
+        yield ("drill", "trigger", "command"), "is only for kind command; allowed: leave it out"
+
+
+def _empty_problems(data: dict[str, Any], need: Need) -> Iterator[Problem]:
+    watchers = [value for value in _dict(data.get("watchers")).values() if value is not None]
+    something = data.get("flows") or data.get("reflector") is not None or watchers
+    if not something and (need == "agent" or (need == "any" and not data.get("agents"))):
+        yield (), "holds nothing to do; allowed: at least one of flows, reflector, watchers"
+    if need == "drill" and not data.get("agents"):
+        yield ("agents",), "a drill needs agents to ask; allowed: agents: {NAME: {url: http://HOST:10862}}"
+
+
+# --- notices -------------------------------------------------------------------------------------------------------
+
+
+def notices(data: dict[str, Any]) -> Iterable[Problem]:
+    """What a sound config says that is not carried out to the letter."""
+    for index, flow in enumerate(_list(data.get("flows"))):
+        size = flow.get("size")
+        sent = effective_size(flow["protocol"], size)
+        if size is not None and sent != size:
+            text = f"{size} raised to {sent}, the next IP packet that carries a whole {flow['protocol']} probe"
+            yield ("flows", index, "size"), text
+    if _dict(data.get("reflector")).get("key_file") is not None:
+        text = "authenticated STAMP is not available in this version; left unused, probes are answered unauthenticated"
+        yield ("reflector", "key_file"), text
+    if _dict(data.get("watchers")).get("fortigate") is not None:
+        yield ("watchers", "fortigate"), "is not available in this version; left unused"
+
+
+def _ip(value: object) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -1,0 +1,457 @@
+"""What a run means, in a person's words: rules as data, each with its evidence and what to check first.
+
+`RULES` is the whole knowledge: code, summary, a `find` that returns evidence lines (none: the rule does not
+apply) and the first things to check. `Facts` is gathered once from the judged flows and the merged timeline;
+rules only read it. Where HA state was not observed, rules about it stay silent instead of guessing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from probe.core.events import TimelineEvent
+from probe.core.timeline import became_primary, origin
+from probe.core.verdict import FlowRecord, Span, incident_of, overlap_ns
+
+# Paths on which a FortiGate pair translates addresses. Any other path word is taken as routed without NAT.
+NAT_PATHS = frozenset({"ingress", "egress"})
+# An outage of which our own stalls cover more than this share has edges that are ours, not the network's.
+UNRELIABLE_SHARE = 0.05
+FRESH_OK = frozenset({"unaffected", "survived"})
+KEPT_OK = frozenset({"unaffected", "survived", "rebound", "lost", "reset"})
+_MUTATIONS = ("AssociateAddress", "ReplaceRoute", "AssignPrivateIpAddresses", "UnassignPrivateIpAddresses")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules look at. Flows are judged; events ascend by time; times are Unix epoch ns."""
+
+    flows: Sequence[FlowRecord]
+    events: Sequence[TimelineEvent]
+    trigger_ns: int = 0  # 0: nobody pulled one
+    watched: frozenset[str] = frozenset()  # "aws", "fortigate": HA sources that were configured
+    end_ns: int = 0
+
+    @cached_property
+    def since_ns(self) -> int:
+        """Where the failover may begin. Polled changes reach back by their uncertainty."""
+        return self.trigger_ns or (self.events[0].at_ns if self.events else 0)
+
+    @cached_property
+    def incident(self) -> Span | None:
+        """From the trigger (or first loss) to the last recovery, or to the end where something stays dark."""
+        span = incident_of(self.flows)
+        if span is None:
+            return None
+        ends = span[1]
+        if any(f.verdict in ("dark", "half") for f in self.flows):
+            ends = max(ends, self.end_ns)
+        return min(span[0], origin(self.events, self.flows, self.trigger_ns)), ends
+
+    def named(self, *events: str) -> list[TimelineEvent]:
+        """Events of these names since the failover began."""
+        return [e for e in self.events if e.event in events and e.at_ns + e.uncertainty_ns >= self.since_ns]
+
+    @cached_property
+    def takeovers(self) -> list[TimelineEvent]:
+        """One event per change of the primary unit, told once however many sources tell it."""
+        found: list[TimelineEvent] = []
+        for event in self.named("role_change"):
+            if became_primary(event) and (not found or found[-1].detail.get("unit") != event.detail.get("unit")):
+                found.append(event)
+        return found
+
+    @cached_property
+    def eips(self) -> list[TimelineEvent]:
+        """Elastic IPs that moved, each move once: as polled, else as the unit's calls tell."""
+        return self.named("eip_moved", "private_ip_moved") or self._calls_ok("Address")
+
+    @cached_property
+    def routes(self) -> list[TimelineEvent]:
+        """Routes that moved, as for `eips`."""
+        return self.named("route_moved") or self._calls_ok("Route")
+
+    @cached_property
+    def refused(self) -> list[TimelineEvent]:
+        """Calls to the cloud that failed and were not made good later."""
+        good = {_aim(e) for e in self.named("api_call") if not _failed(e)}
+        return [e for e in self.named("api_call") if _failed(e) and _aim(e) not in good]
+
+    @property
+    def cloud_seen(self) -> bool:
+        """Whether anyone looked at the cloud, so that "did not move" can be said."""
+        return "aws" in self.watched or bool(self.named("api_call", "eip_moved", "route_moved", "private_ip_moved"))
+
+    @property
+    def failover_seen(self) -> bool:
+        """Whether HA itself was seen to act."""
+        return bool(self.takeovers or self.eips or self.routes)
+
+    def path_down(self, *paths: str) -> list[FlowRecord]:
+        """Flows that show a path (any, when none is named) to be down for new sessions at the end."""
+        fresh = [f for f in self.flows if f.session == "fresh" and (not paths or f.path in paths)]
+        down = [f for f in fresh if f.verdict in ("dark", "half")]
+        covered = {(f.agent, f.path, f.protocol) for f in fresh}
+        alone = [f for f in self.flows if f.session == "kept" and (f.agent, f.path, f.protocol) not in covered]
+        return down + [f for f in alone if (not paths or f.path in paths) and f.verdict in ("dark", "half")]
+
+    def with_verdict(self, *verdicts: str, nat: bool | None = None) -> list[FlowRecord]:
+        """Kept flows with one of these verdicts, on translated paths only (or on the others only) if asked."""
+        return [
+            f
+            for f in self.flows
+            if f.session == "kept" and f.verdict in verdicts and (nat is None or (f.path in NAT_PATHS) == nat)
+        ]
+
+    def _calls_ok(self, kind: str) -> list[TimelineEvent]:
+        return [
+            e
+            for e in self.named("api_call")
+            if not _failed(e) and str(e.detail.get("operation")) in _MUTATIONS and kind in str(e.detail["operation"])
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One finding about a run."""
+
+    code: str
+    summary: str
+    evidence: tuple[str, ...]
+    check_first: tuple[str, ...] = ()
+
+    def to_document(self) -> dict[str, Any]:
+        """The contract's form of a diagnosis."""
+        return {
+            "code": self.code,
+            "summary": self.summary,
+            "evidence": list(self.evidence),
+            "check_first": list(self.check_first),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row of knowledge. `find` returns evidence; an empty list means that the rule does not apply."""
+
+    code: str
+    summary: str
+    find: Callable[[Facts], list[str]]
+    check_first: tuple[str, ...] = ()
+    caveat: bool = False  # true of a clean failover as well
+
+
+def _call(e: TimelineEvent) -> str:
+    operation, target = e.detail.get("operation", "call"), e.detail.get("target", "")
+    return f"{e.detail.get('unit', 'a unit')}: {operation} {target}: {e.detail.get('error') or 'no answer'}"
+
+
+def _aim(e: TimelineEvent) -> tuple[str, str]:
+    return str(e.detail.get("operation")), str(e.detail.get("target"))
+
+
+def _failed(e: TimelineEvent) -> bool:
+    return bool(e.detail.get("result", "ok") != "ok")
+
+
+def _move(e: TimelineEvent) -> str:
+    d = e.detail
+    what = (
+        d.get("address") or " ".join(str(d[k]) for k in ("route_table", "destination") if d.get(k)) or d.get("target")
+    )
+    to = d.get("to_unit") or d.get("to") or d.get("unit")
+    return f"{e.event.replace('_', ' ')}: {what} to {to}"
+
+
+def flow_label(f: FlowRecord) -> str:
+    """How evidence names a flow."""
+    return f"{f.agent}/{f.name}" if f.agent else f.name
+
+
+def _verdicts(flows: Sequence[FlowRecord]) -> list[str]:
+    return [f"{flow_label(f)} ({f.path} {f.protocol}, {f.session}): {f.verdict}" for f in flows]
+
+
+def _no_failover(facts: Facts) -> list[str]:
+    if not facts.trigger_ns or facts.failover_seen or facts.incident is not None:
+        return []
+    return [f"no flow of {len(facts.flows)} had an outage", "no role change and no move in the cloud was seen"]
+
+
+def _nothing_moved(facts: Facts) -> list[str]:
+    """Nothing moved although it should have, or something that was asked for and refused."""
+    calls = [_call(e) for e in facts.refused if str(e.detail.get("operation")) in _MUTATIONS]
+    if calls:
+        return calls
+    expected = facts.takeovers or facts.path_down()
+    if not facts.cloud_seen or not expected or facts.eips or facts.routes:
+        return []
+    other = [_call(e) for e in facts.refused]
+    other += [f"{e.detail.get('unit')}: awsd failed: {e.detail.get('error')}" for e in facts.named("awsd_failed")]
+    roles = [f"{e.detail.get('unit')} became primary" for e in facts.takeovers]
+    return [*other, *roles, "no Elastic IP and no route moved", *_verdicts(facts.path_down())]
+
+
+def _eip_only(facts: Facts) -> list[str]:
+    down = facts.path_down()
+    if not facts.eips or facts.routes or not (down or _refused(facts, "Route")):
+        return []
+    return [*map(_move, facts.eips), *_refused(facts, "Route"), "no route moved", *_verdicts(down)]
+
+
+def _routes_only(facts: Facts) -> list[str]:
+    down = facts.path_down(*NAT_PATHS)
+    if not facts.routes or facts.eips or not (down or _refused(facts, "Address")):
+        return []
+    return [*map(_move, facts.routes), *_refused(facts, "Address"), "no Elastic IP moved", *_verdicts(down)]
+
+
+def _refused(facts: Facts, kind: str) -> list[str]:
+    return [_call(e) for e in facts.refused if kind in str(e.detail.get("operation"))]
+
+
+def _ingress_dark(facts: Facts) -> list[str]:
+    dark = [f for f in facts.path_down("ingress") if f.verdict == "dark"]
+    routes_missing = bool(facts.path_down("east-west")) and not facts.routes
+    if not facts.eips or not dark or routes_missing or _refused(facts, "Address"):
+        return []
+    return [*map(_move, [*facts.eips, *facts.routes]), *_verdicts(dark)]
+
+
+def _not_synchronised(facts: Facts) -> list[str]:
+    return _verdicts(facts.with_verdict("lost", nat=False))
+
+
+def _resets(facts: Facts) -> list[str]:
+    lines = []
+    for flow in facts.with_verdict("reset"):
+        end = flow.session_end
+        source = f" from {end.source}, TTL {end.ttl}" if end and end.source else ""
+        lines.append(f"{flow_label(flow)} ({flow.path}): {end.cause.upper() if end else 'RST'}{source}")
+    return lines
+
+
+def _nat_lost(facts: Facts) -> list[str]:
+    return _verdicts(facts.with_verdict("lost", "rebound", nat=True))
+
+
+def _one_direction(facts: Facts) -> list[str]:
+    lines = []
+    for flow in (f for f in facts.flows if f.verdict == "half"):
+        stuck = ", ".join(sorted({o.direction for o in flow.open_outages})) or "one direction"
+        lines.append(f"{flow_label(flow)} ({flow.path} {flow.protocol}): {stuck} still dark at the end")
+    return lines
+
+
+def _second(facts: Facts) -> list[str]:
+    # What happened before the trigger (an election, an earlier drill) is not this run's second failover.
+    if len(facts.takeovers) < 2:
+        moves = [str(e.detail.get("allocation_id") or e.detail.get("address")) for e in facts.named("eip_moved")]
+        again = sorted({m for m in moves if moves.count(m) > 1 and m != "None"})
+        return [f"{m} moved {moves.count(m)} times" for m in again]
+    first = facts.takeovers[0].at_ns
+    return [f"{e.detail.get('unit')} became primary {(e.at_ns - first) / 1e9:+.1f} s" for e in facts.takeovers]
+
+
+def _unreliable(facts: Facts) -> list[str]:
+    lines = [
+        f"{flow_label(f)}: not observed for most of the incident" for f in facts.flows if f.verdict == "unobserved"
+    ]
+    for flow in facts.flows:
+        for outage in flow.outages:
+            length = max(outage.end_ns - outage.start_ns, 1)
+            if outage.unobserved_ns > UNRELIABLE_SHARE * length:
+                lines.append(
+                    f"{flow_label(flow)}: {outage.unobserved_ns / 1e6:.0f} ms of an outage of {length / 1e6:.0f} ms"
+                    " are our own stalls or drops"
+                )
+    return lines
+
+
+def _blind(facts: Facts) -> list[str]:
+    if facts.incident is None:
+        return []
+    lines = []
+    for start, end, event in _down_spans(facts):
+        shared = overlap_ns((start, end), facts.incident)
+        if shared:
+            reason = event.detail.get("reason") or "no reason given"
+            lines.append(f"watcher {event.detail.get('watcher')}: blind for {shared / 1e9:.1f} s of it ({reason})")
+    return lines
+
+
+def _down_spans(facts: Facts) -> list[tuple[int, int, TimelineEvent]]:
+    """Spans in which a watcher knew nothing; one that never came back is blind to the end of the run."""
+    open_at: dict[tuple[str, str], TimelineEvent] = {}
+    spans = []
+    for event in facts.events:
+        key = (str(event.detail.get("agent", "")), str(event.detail.get("watcher")))
+        if event.event == "watcher_down":
+            open_at.setdefault(key, event)
+        elif event.event == "watcher_up" and key in open_at:
+            spans.append((open_at[key].at_ns, event.at_ns, open_at.pop(key)))
+    last = max(facts.end_ns, facts.events[-1].at_ns if facts.events else 0)
+    return spans + [(e.at_ns, last, e) for e in open_at.values()]
+
+
+def _clean(facts: Facts) -> list[str]:
+    """A failover after which every path carries new sessions; `diagnose` adds: and no other rule objects."""
+    if not facts.failover_seen and (not facts.trigger_ns or facts.incident is None):
+        return []
+    if facts.path_down() or any(f.verdict not in (FRESH_OK if f.session == "fresh" else KEPT_OK) for f in facts.flows):
+        return []
+    # With nothing fresh beside it, a session that did not come back leaves its path unproven.
+    proven = {(f.path, f.protocol) for f in facts.flows if f.session == "fresh"}
+    if any(f.verdict in ("lost", "reset") and (f.path, f.protocol) not in proven for f in facts.flows):
+        return []
+    roles = [f"{e.detail.get('unit')} became primary" for e in facts.takeovers]
+    moves = [_move(e) for e in [*facts.eips, *facts.routes]]
+    seen = roles + moves or ["HA state was not observed: outages began and ended after the trigger"]
+    kept = [f for f in facts.flows if f.session == "kept"]
+    alive = [f for f in kept if f.verdict in ("unaffected", "survived")]
+    return [*seen, f"{len(alive)} of {len(kept)} old sessions survived", f"new sessions work on {_paths(facts)}"]
+
+
+def _paths(facts: Facts) -> str:
+    return ", ".join(dict.fromkeys(f.path for f in facts.flows)) or "no path"
+
+
+# In the order a person should read them: the verdict on the failover first, then causes, then caveats.
+RULES: tuple[Rule, ...] = (
+    Rule("failover_clean", "The failover worked: every path carries new sessions again.", _clean),
+    Rule(
+        "no_failover_seen",
+        "The trigger was pulled, but no failover was seen.",
+        _no_failover,
+        (
+            "`get system ha status` on both units: is the pair formed, did the primary change?",
+            "Do the probed paths cross the pair at all? Compare the routes' targets with its interfaces.",
+        ),
+    ),
+    Rule(
+        "eip_routes_not_moved",
+        "Elastic IPs or routes did not move to the new primary.",
+        _nothing_moved,
+        (
+            "`diagnose debug application awsd -1` on the new primary: is the call made, and what is answered?",
+            "The instance role: ec2:AssociateAddress, ec2:ReplaceRoute and ec2:Describe*.",
+            "The HA management interface: DNS and a way to the EC2 API (endpoint or Internet).",
+            "Security groups between the heartbeat interfaces: did the cluster ever form?",
+        ),
+    ),
+    Rule(
+        "eip_moved_routes_not",
+        "The Elastic IPs moved, the routes did not: ingress may work, east-west and egress do not.",
+        _eip_only,
+        (
+            "The instance role: ec2:ReplaceRoute on these route tables.",
+            "Do the routes point at an interface of the pair? Only those are replaced; transit gateway tables never.",
+        ),
+    ),
+    Rule(
+        "routes_moved_eip_not",
+        "The routes moved, the Elastic IPs did not: east-west may work, ingress and egress do not.",
+        _routes_only,
+        (
+            "The instance role: ec2:AssociateAddress and ec2:DescribeAddresses.",
+            "Is the Elastic IP on port1's primary address, or on a secondary one that the peer lacks?",
+        ),
+    ),
+    Rule(
+        "moved_but_ingress_dark",
+        "The cloud moved, yet ingress stays dark: the VIP is likely bound to the old unit's address.",
+        _ingress_dark,
+        (
+            "The VIP's `extip` on the new primary: 0.0.0.0 on port1 matches either unit's address.",
+            "Or `config system vdom-exception` with firewall.vip, and same-named VIPs on each unit.",
+        ),
+    ),
+    Rule(
+        "sessions_not_synchronised",
+        "Old sessions without NAT were lost although new ones work: the new primary did not know them.",
+        _not_synchronised,
+        (
+            "`config system ha`: session-pickup enable (TCP); session-pickup-connectionless for UDP and ICMP.",
+            "`session-pickup-delay`: only sessions older than 30 s are synchronised when it is enabled.",
+            "Proxy-inspected sessions are never failed over.",
+        ),
+    ),
+    Rule(
+        "firewall_resets_sessions",
+        "Old sessions were ended by a RST or FIN instead of a silent drop.",
+        _resets,
+        (
+            "`reset-sessionless-tcp` on the new primary sends a RST for a TCP segment without a session.",
+            "The sender's address and TTL tell whether the firewall or the far end ended the session.",
+        ),
+    ),
+    Rule(
+        "second_failover",
+        "A second failover followed the first.",
+        _second,
+        (
+            "`execute ha failover set` is sticky: its `unset` may fail straight back.",
+            "`get system ha status`: the reason given for the selection (override, priority, uptime).",
+        ),
+    ),
+    Rule(
+        "one_direction_dark",
+        "One direction came back, the other did not.",
+        _one_direction,
+        (
+            "Do both directions' routes point at the same unit? A stateful firewall drops the other half.",
+            "Security groups and policies on the way of the dark direction.",
+        ),
+    ),
+    Rule(
+        "nat_sessions_lost",
+        "Old sessions through NAT were lost or translated anew. Across availability zones this is expected:"
+        " the units have different addresses, so clients must reconnect.",
+        _nat_lost,
+        (
+            "Nothing to repair across zones. Within one zone (secondary addresses move) they can survive: check"
+            " session-pickup.",
+        ),
+        caveat=True,
+    ),
+    Rule(
+        "probe_unreliable",
+        "Our own stalls or drops hide part of what happened: there, results are less certain than they look.",
+        _unreliable,
+        ("Load on the probing host, and `haprobe preflight` there. Lower the rates, or give it a core of its own.",),
+    ),
+    Rule(
+        "watcher_blind",
+        "HA state was unknown for part of the outage: changes in it are known only as an interval.",
+        _blind,
+        ("Give the watcher a way to the EC2 API that does not cross the pair, such as an interface endpoint.",),
+        caveat=True,
+    ),
+)
+
+
+def diagnose(facts: Facts) -> list[Diagnosis]:
+    """Every rule that applies, in the order of `RULES`.
+
+    `failover_clean` is given only when nothing but caveats stands beside it.
+    """
+    found = []
+    for rule in RULES:
+        evidence = rule.find(facts)
+        if evidence:
+            found.append((rule, Diagnosis(rule.code, rule.summary, tuple(evidence), rule.check_first)))
+    objections = [rule for rule, _ in found if rule.code != "failover_clean" and not rule.caveat]
+    ordered = [d for _, d in found if d.code != "failover_clean" or not objections]
+    # Right after a clean bill comes what a person would otherwise take for a fault.
+    ordered.sort(key=lambda d: (d.code != "failover_clean", bool(objections) or d.code != "nat_sessions_lost"))
+    return ordered
+
+
+def table_markdown() -> str:
+    """The rules as the documentation shows them."""
+    lines = ["| code | meaning | check first |", "|---|---|---|"]
+    lines += [f"| `{r.code}` | {r.summary} | {' '.join(r.check_first)} |" for r in RULES]
+    return "\n".join(lines) + "\n"

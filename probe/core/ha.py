@@ -1,0 +1,213 @@
+"""HA state as the cloud shows it, and the changes between two such pictures. Sans-IO.
+
+A poller never sees a change happen. It sees an old answer, then a new one, and all it can honestly say is that
+the change lies between the moment it *asked* for the last answer that still showed the old owner and the
+moment it *received* the first that showed the new one. Every change here carries that interval, and a spell
+in which nothing could be read simply makes it wider.
+
+This module says what changed in the cloud's own view. The cloud is eventually consistent, so packets may follow
+an earlier or a later clock: that comparison belongs to the timeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+from probe.core.events import TimelineEvent
+
+Kind = Literal["eip", "route", "private_ip"]
+KINDS: tuple[Kind, ...] = ("eip", "route", "private_ip")
+ChangeKind = Literal["eip", "route", "private_ip", "route_state", "eip_association"]
+Units = Mapping[str, Sequence[str]]  # unit name to the ids of its network interfaces
+
+EVENT_OF: dict[ChangeKind, str] = {
+    "eip": "eip_moved",
+    "route": "route_moved",
+    "private_ip": "private_ip_moved",
+    "route_state": "route_state_changed",
+    "eip_association": "eip_associated_again",
+}
+
+
+class EipOwner(NamedTuple):
+    """Where an Elastic IP points. Empty strings: it is not associated."""
+
+    address: str
+    eni: str
+    private_ip: str = ""
+    association_id: str = ""  # new at every association, so it betrays a move there and back between two polls
+
+
+class RouteTarget(NamedTuple):
+    """Where a route points: an interface id or any other target's id, and the cloud's state of the route."""
+
+    target: str
+    state: str = "active"  # active | blackhole | filtered
+
+
+class Span(NamedTuple):
+    """When an answer was asked for and received: Unix epoch nanoseconds."""
+
+    requested_ns: int
+    received_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class HaSnapshot:
+    """What one round of polling saw.
+
+    `spans` gives each kind its own request and response time, since the kinds are asked one after another; a kind
+    without an entry was not answered in this round and its mapping says nothing. Left at None, everything was
+    answered within the whole round.
+    """
+
+    requested_ns: int
+    received_ns: int
+    eips: Mapping[str, EipOwner] = field(default_factory=dict)  # by allocation id
+    routes: Mapping[tuple[str, str], RouteTarget] = field(default_factory=dict)  # by (route table id, destination)
+    private_ips: Mapping[str, str] = field(default_factory=dict)  # address to interface id
+    spans: Mapping[Kind, Span] | None = None
+
+    def span(self, kind: Kind) -> Span | None:
+        """When this kind was asked and answered; None when it was not."""
+        if self.spans is None:
+            return Span(self.requested_ns, self.received_ns)
+        return self.spans.get(kind)
+
+    def on_top_of(self, previous: HaSnapshot | None) -> HaSnapshot:
+        """This round, with the kinds it has no answer for taken from `previous`, under their old spans.
+
+        It is what the next round has to be compared with: a kind that goes blind keeps the last time it was seen.
+        """
+        if previous is None:
+            return self
+        parts: dict[Kind, HaSnapshot] = {k: self if self.span(k) else previous for k in KINDS}
+        spans = {k: span for k in KINDS if (span := parts[k].span(k)) is not None}
+        return replace(
+            self,
+            eips=parts["eip"].eips,
+            routes=parts["route"].routes,
+            private_ips=parts["private_ip"].private_ips,
+            spans=spans,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HaChange:
+    """One owner replaced by another, somewhere in `[last_seen_old_ns, first_seen_new_ns]`."""
+
+    kind: ChangeKind
+    key: Mapping[str, str]  # eip: address, allocation_id; route: route_table, destination; private_ip: address
+    old: str
+    new: str
+    old_unit: str  # "" when no configured unit owns it
+    new_unit: str
+    last_seen_old_ns: int
+    first_seen_new_ns: int
+
+    @property
+    def at_ns(self) -> int:
+        """Middle of the interval."""
+        return (self.last_seen_old_ns + self.first_seen_new_ns) // 2
+
+    @property
+    def uncertainty_ns(self) -> int:
+        """Half of the interval, rounded up so that `at_ns` plus and minus it covers both ends."""
+        return (self.first_seen_new_ns - self.last_seen_old_ns + 1) // 2
+
+    def to_timeline(self) -> TimelineEvent:
+        """The change as an entry of the timeline."""
+        detail = {
+            **self.key,
+            "from": self.old,
+            "to": self.new,
+            "from_unit": self.old_unit,
+            "to_unit": self.new_unit,
+            "last_seen_old_ns": self.last_seen_old_ns,
+            "first_seen_new_ns": self.first_seen_new_ns,
+        }
+        return TimelineEvent(self.at_ns, "aws", EVENT_OF[self.kind], self.uncertainty_ns, detail)
+
+
+def unit_of(units: Units, eni: str) -> str:
+    """Name of the unit an interface belongs to; "" when none claims it."""
+    return next((name for name, enis in units.items() if eni and eni in enis), "")
+
+
+def changes(previous: HaSnapshot, current: HaSnapshot, units: Units) -> list[HaChange]:
+    """What differs between two snapshots, oldest possible instant first.
+
+    Only kinds answered in both are compared. Something that appears or disappears changed from or to "".
+
+    Args:
+        previous: The last known state, usually a `HaSnapshot.on_top_of`, so that blind spells are spanned.
+        current: The newest round.
+        units: Interfaces of each HA unit.
+    """
+    found: list[HaChange] = []
+    for kind in KINDS:
+        before, after = previous.span(kind), current.span(kind)
+        if before is None or after is None:
+            continue
+        ends = (before.requested_ns, after.received_ns)
+        for change_kind, key, old, new in _differences(kind, previous, current):
+            found.append(HaChange(change_kind, key, old, new, unit_of(units, old), unit_of(units, new), *ends))
+    return sorted(found, key=lambda change: change.last_seen_old_ns)
+
+
+_Difference = tuple[ChangeKind, dict[str, str], str, str]
+
+
+def _differences(kind: Kind, previous: HaSnapshot, current: HaSnapshot) -> list[_Difference]:
+    if kind == "eip":
+        return _eip_differences(previous.eips, current.eips)
+    if kind == "route":
+        return _route_differences(previous.routes, current.routes)
+    both = sorted(previous.private_ips.keys() | current.private_ips.keys())
+    pairs = ((ip, previous.private_ips.get(ip, ""), current.private_ips.get(ip, "")) for ip in both)
+    return [("private_ip", {"address": ip}, old, new) for ip, old, new in pairs if old != new]
+
+
+def _eip_differences(before: Mapping[str, EipOwner], after: Mapping[str, EipOwner]) -> list[_Difference]:
+    nowhere = EipOwner("", "")
+    found: list[_Difference] = []
+    for allocation in sorted(before.keys() | after.keys()):
+        old, new = before.get(allocation, nowhere), after.get(allocation, nowhere)
+        key = {"address": new.address or old.address, "allocation_id": allocation}
+        if (old.eni, old.private_ip) != (new.eni, new.private_ip):
+            key |= {"from_private_ip": old.private_ip, "to_private_ip": new.private_ip}
+            found.append(("eip", key, old.eni, new.eni))
+        elif old.association_id != new.association_id:
+            found.append(("eip_association", key, old.eni, new.eni))
+    return found
+
+
+def _route_differences(
+    before: Mapping[tuple[str, str], RouteTarget], after: Mapping[tuple[str, str], RouteTarget]
+) -> list[_Difference]:
+    nowhere = RouteTarget("", "")
+    found: list[_Difference] = []
+    for table, destination in sorted(before.keys() | after.keys()):
+        old = before.get((table, destination), nowhere)
+        new = after.get((table, destination), nowhere)
+        key = {"route_table": table, "destination": destination}
+        if old.target != new.target:
+            found.append(("route", key, old.target, new.target))
+        elif old.state != new.state:
+            found.append(("route_state", key | {"target": new.target}, old.state, new.state))
+    return found
+
+
+def active_unit(snapshot: HaSnapshot, units: Units) -> str:
+    """The unit that everything points at; "" when signals disagree (mid-failover), are missing or unknown.
+
+    Routes to anything but an interface (internet, transit or NAT gateways) say nothing about the pair. An
+    unassociated EIP, a black hole, or an interface of no known unit is a disagreement.
+    """
+    owners = [owner.eni for owner in snapshot.eips.values()]
+    owners += [r.target if r.state == "active" else "" for r in snapshot.routes.values() if r.target.startswith("eni-")]
+    owners += snapshot.private_ips.values()
+    seen = {unit_of(units, owner) for owner in owners}
+    return seen.pop() if len(seen) == 1 else ""

@@ -1,0 +1,39 @@
+"""Log-linear histogram of delays: 16 bins an octave from 256 ns to 137 s, so any bin is within 6 % of its edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+STEPS = 16
+LOWEST_OCTAVE = 8
+OCTAVES = 29
+BINS = STEPS * OCTAVES
+
+
+def bins_of(delay_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Bin of each delay; what lies outside falls into the first or last bin."""
+    mantissa, exponent = np.frexp(np.maximum(delay_ns, 1).astype(np.float64))
+    place = (exponent - 1 - LOWEST_OCTAVE) * STEPS + ((mantissa - 0.5) * (2 * STEPS)).astype(np.int64)
+    return np.clip(place, 0, BINS - 1)
+
+
+def edges_ns() -> npt.NDArray[np.float64]:
+    """The BINS + 1 edges of the bins."""
+    place = np.arange(BINS + 1)
+    return 2.0 ** (LOWEST_OCTAVE + place // STEPS) * (1 + (place % STEPS) / STEPS)
+
+
+def quantile_ns(counts: npt.NDArray[np.int64], q: float) -> int:
+    """The `q` quantile of a histogram, interpolated within its bin; 0 when it is empty."""
+    total = int(counts.sum())
+    if total == 0:
+        return 0
+    cumulative = np.cumsum(counts)
+    rank = q * total
+    place = int(np.searchsorted(cumulative, rank))
+    place = min(place, BINS - 1)
+    edges = edges_ns()
+    before = int(cumulative[place - 1]) if place else 0
+    inside = (rank - before) / max(int(counts[place]), 1)
+    return int(edges[place] + (edges[place + 1] - edges[place]) * min(max(inside, 0.0), 1.0))

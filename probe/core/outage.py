@@ -1,0 +1,307 @@
+"""Outages of one flow: loss periods (RFC 3357) per direction, bounded from TX times (RFC 6414, section 3.6.3).
+
+A run of probes lost in one direction, `i` the last that passed before it and `j` the first after, sent at T:
+
+    lower    T[j-1] - T[i+1]        the outage lasted longer than this
+    upper    T[j]   - T[i]          and shorter than this
+    estimate (lower + upper) / 2
+
+Each direction is judged from the probes that say something about it (`fate.MEANING`): a probe lost on the way out is
+silent about the way back, so that overlapping outages of both ways keep their own edges.
+
+States of a direction, and what moves it::
+
+    CLEAR ──GONE──► RUN ──GONE × (K-1)──► OUTAGE ──OK──► CLEAR  (outage closed)
+                     └───────OK──────► CLEAR  (too short to be an outage: only counted as lost)
+
+    MUTE probes move nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from probe.core.events import Direction, Outage
+from probe.core.fate import GONE, MEANING, OK
+
+Ints = npt.NDArray[np.int64]
+Fates = npt.NDArray[np.uint8]
+DIRECTIONS: tuple[Direction, ...] = ("round_trip", "forward", "reverse")
+EPISODE_GAP_NS = 5_000_000_000  # RFC 6412, section 3.7.5: recovery counts once it has held for 5 s
+
+
+@dataclass(slots=True)
+class _Run:
+    """The open loss run of one direction; `count` is 0 when there is none."""
+
+    ok_at: int = 0
+    ok_seq: int = -1
+    has_ok: bool = False
+    first_at: int = 0
+    first_seq: int = 0
+    last_at: int = 0
+    last_seq: int = 0
+    count: int = 0
+
+
+@dataclass(slots=True)
+class Span:
+    """A finished or still open loss run, on the monotonic clock. `closed_at` is None while it is open."""
+
+    direction: Direction
+    ok_at: int | None
+    first_at: int
+    first_seq: int
+    last_at: int
+    last_seq: int
+    count: int
+    closed_at: int | None
+
+
+class RunFinder:
+    """Turns fates in sequence order into loss runs, for all directions; resumable at any probe."""
+
+    def __init__(self) -> None:
+        self._runs: dict[Direction, _Run] = {d: _Run() for d in DIRECTIONS}
+
+    def seed(
+        self,
+        direction: Direction,
+        ok_at: int | None,
+        first_at: int,
+        first_seq: int,
+        last_at: int,
+        last_seq: int,
+        count: int,
+    ) -> None:
+        """Resume inside a run whose beginning is known only in summary."""
+        self._runs[direction] = _Run(
+            ok_at or 0, first_seq - 1, ok_at is not None, first_at, first_seq, last_at, last_seq, count
+        )
+
+    def passed(self, at: int, sequence: int) -> None:
+        """A probe that passed both ways, before anything else is fed."""
+        for direction in DIRECTIONS:
+            self._runs[direction] = _Run(ok_at=at, ok_seq=sequence, has_ok=True)
+
+    def feed(self, sequences: Ints, at: Ints, fates: Fates) -> list[Span]:
+        """Take in probes, ascending by sequence, and return the runs that ended among them."""
+        closed: list[Span] = []
+        for direction in DIRECTIONS:
+            said = MEANING[direction][fates]
+            closed += self._feed(direction, sequences, at, said)
+        return closed
+
+    def _feed(self, direction: Direction, sequences: Ints, at: Ints, said: npt.NDArray[np.uint8]) -> list[Span]:
+        run = self._runs[direction]
+        gone = np.flatnonzero(said == GONE)
+        passed = np.flatnonzero(said == OK)
+        closed: list[Span] = []
+        g = p = 0
+        # Jump from edge to edge: the cost is that of the number of runs, not of the probes.
+        while True:
+            if run.count == 0:
+                if g == len(gone):
+                    break
+                start = gone[g]
+                p = int(np.searchsorted(passed, start))
+                if p:
+                    run.ok_at, run.ok_seq, run.has_ok = int(at[passed[p - 1]]), int(sequences[passed[p - 1]]), True
+                run.first_at, run.first_seq = int(at[start]), int(sequences[start])
+            else:  # only on entry: the run goes on from the last call
+                p = 0
+            end = int(np.searchsorted(gone, passed[p])) if p < len(passed) else len(gone)
+            if end > g:
+                run.count += end - g
+                run.last_at, run.last_seq = int(at[gone[end - 1]]), int(sequences[gone[end - 1]])
+            g = end
+            if p == len(passed):
+                break
+            closed.append(self._span(direction, run, int(at[passed[p]])))
+            run.count = 0
+        if len(passed) and run.count == 0:
+            run.ok_at, run.ok_seq, run.has_ok = int(at[passed[-1]]), int(sequences[passed[-1]]), True
+        return closed
+
+    def open_runs(self) -> list[Span]:
+        return [self._span(d, run, None) for d, run in self._runs.items() if run.count]
+
+    def quiet(self) -> bool:
+        """Whether no run is open in any direction."""
+        return not any(run.count for run in self._runs.values())
+
+    @staticmethod
+    def _span(direction: Direction, run: _Run, closed_at: int | None) -> Span:
+        return Span(
+            direction,
+            run.ok_at if run.has_ok else None,
+            run.first_at,
+            run.first_seq,
+            run.last_at,
+            run.last_seq,
+            run.count,
+            closed_at,
+        )
+
+
+class FlowOutages:
+    """The outages of one flow as they are found, with stable ids, and revised when later evidence corrects them.
+
+    Args:
+        flow: Name, for the records.
+        min_probes: K, the shortest loss run that is an outage.
+        first_id: Number of the first outage.
+    """
+
+    def __init__(self, flow: str, min_probes: int, first_id: int = 1):
+        self.flow = flow
+        self.min_probes = min_probes
+        self.finder = RunFinder()
+        self._next_id = first_id
+        self._closed: list[tuple[int, Span]] = []  # recent, ascending
+        self._open_ids: dict[Direction, int] = {}
+        self._published: dict[int, Outage] = {}
+        self._unobserved: list[tuple[int, int]] = []
+
+    def quiet(self) -> bool:
+        return self.finder.quiet()
+
+    def unobserved(self, start: int, end: int) -> None:
+        """Remember a span in which the flow did not probe on schedule."""
+        self._unobserved.append((start, end))
+        del self._unobserved[:-256]
+
+    def feed(self, sequences: Ints, at: Ints, fates: Fates) -> None:
+        """Take in settled probes, ascending by sequence."""
+        for span in self.finder.feed(sequences, at, fates):
+            self._close(span)
+        self._open()
+
+    def restart(self, after_seq: int) -> list[tuple[int, Span]]:
+        """Forget every run that begins after `after_seq`, for feeding them again; returns what was forgotten."""
+        forgotten = [(i, s) for i, s in self._closed if s.last_seq > after_seq]
+        self._closed = [(i, s) for i, s in self._closed if s.last_seq <= after_seq]
+        forgotten += [
+            (self._open_ids[s.direction], s) for s in self.finder.open_runs() if s.direction in self._open_ids
+        ]
+        self._open_ids = {}
+        self.finder = RunFinder()
+        return forgotten
+
+    def rematch(self, forgotten: list[tuple[int, Span]]) -> None:
+        """Give runs found anew the ids of the forgotten ones that they overlap; withdraw ids left over.
+
+        The longest overlap keeps the id, in the same direction first: a published outage is corrected, not replaced.
+        """
+        known = {i for i, _ in forgotten}
+        found = [(i, s) for i, s in self._closed if i not in self._published]
+        current = {s.direction: s for s in self.finder.open_runs()}
+        found += [(i, current[d]) for d, i in self._open_ids.items() if i not in self._published]
+        pairs = sorted(
+            (
+                (old.direction != new.direction, -_overlap(old, new), old_id, new_id)
+                for old_id, old in forgotten
+                for new_id, new in found
+                if _overlap(old, new) > 0
+            ),
+        )
+        taken: dict[int, int] = {}
+        for _, _, old_id, new_id in pairs:
+            if old_id not in taken.values() and new_id not in taken:
+                taken[new_id] = old_id
+        self._closed = [(taken.get(i, i), s) for i, s in self._closed]
+        self._open_ids = {d: taken.get(i, i) for d, i in self._open_ids.items()}
+        for old_id in known - set(taken.values()):
+            if old_id in self._published:
+                self._published[old_id] = replace(self._published[old_id], withdrawn=True)
+
+    def drain(self, *, open_too: bool) -> list[Outage]:
+        """Every outage that is new or has changed since the last call, on the monotonic clock.
+
+        Args:
+            open_too: Also those still open that have only grown.
+        """
+        changed: list[Outage] = []
+        for outage_id, published in list(self._published.items()):
+            if published.withdrawn:
+                changed.append(published)
+                del self._published[outage_id]
+        for outage_id, span in self._closed[-512:]:
+            self._emit(outage_id, span, changed)
+        current = {s.direction: s for s in self.finder.open_runs()}
+        for direction, outage_id in self._open_ids.items():
+            if open_too or outage_id not in self._published:
+                self._emit(outage_id, current[direction], changed)
+        del self._closed[:-512]
+        live = {i for i, _ in self._closed} | set(self._open_ids.values())
+        self._published = {i: o for i, o in self._published.items() if i in live}
+        return changed
+
+    def _emit(self, outage_id: int, span: Span, changed: list[Outage]) -> None:
+        outage = self._record(outage_id, span)
+        if self._published.get(outage_id) != outage:
+            self._published[outage_id] = outage
+            changed.append(outage)
+
+    def _close(self, span: Span) -> None:
+        outage_id = self._open_ids.pop(span.direction, None)
+        if span.count >= self.min_probes:
+            self._closed.append((outage_id if outage_id is not None else self._new_id(), span))
+
+    def _open(self) -> None:
+        for span in self.finder.open_runs():
+            if span.count >= self.min_probes and span.direction not in self._open_ids:
+                self._open_ids[span.direction] = self._new_id()
+
+    def _new_id(self) -> int:
+        self._next_id += 1
+        return self._next_id - 1
+
+    def _record(self, outage_id: int, span: Span) -> Outage:
+        inner = span.last_at - span.first_at
+        end = span.last_at if span.closed_at is None else span.closed_at
+        begin = span.first_at if span.ok_at is None else span.ok_at
+        upper = end - begin
+        lower = max(0, inner - self._unobserved_within(span.first_at, span.last_at))
+        return Outage(
+            flow=self.flow,
+            id=outage_id,
+            direction=span.direction,
+            start_ns=span.first_at,
+            end_ns=end,
+            last_ok_ns=span.ok_at or 0,
+            first_lost_ns=span.first_at,
+            last_lost_ns=span.last_at,
+            first_ok_ns=span.closed_at or 0,
+            lower_ns=lower,
+            estimate_ns=(lower + upper) // 2,
+            upper_ns=upper,
+            lost=span.count,
+            first_lost_seq=span.first_seq,
+            last_lost_seq=span.last_seq,
+            censored="end" if span.closed_at is None else "start" if span.ok_at is None else "no",
+            unobserved_ns=self._unobserved_within(begin, end),
+        )
+
+    def _unobserved_within(self, start: int, end: int) -> int:
+        return sum(max(0, min(b, end) - max(a, start)) for a, b in self._unobserved)
+
+
+def _overlap(a: Span, b: Span) -> int:
+    return min(a.last_seq, b.last_seq) - max(a.first_seq, b.first_seq) + 1
+
+
+def with_episodes(outages: Iterable[Outage], gap_ns: int = EPISODE_GAP_NS) -> list[Outage]:
+    """Number the episodes of one flow: outages at most `gap_ns` apart, in whatever direction, share one."""
+    numbered: list[Outage] = []
+    episode, reached = 0, None
+    for outage in sorted(outages, key=lambda o: (o.start_ns, o.id)):
+        if reached is None or outage.start_ns - reached > gap_ns:
+            episode += 1
+        reached = max(reached or 0, outage.end_ns)
+        numbered.append(replace(outage, episode=episode))
+    return numbered

@@ -1,0 +1,153 @@
+"""When each probe is due: an absolute schedule `t0 + k * P` per flow, merged into one sorted plan.
+
+The plan is laid out a little ahead for all flows at once, so the cost of a wake-up depends on the probes that are due
+and not on the number of flows. A slot that could not be used in time is *missed* and never made up for: the caller
+counts it as unsent. Nothing here reads a clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+ENDLESS = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Slots that have come: flow index and due time of each, ascending by time."""
+
+    flow: Ints
+    at_ns: Ints
+
+
+class Schedule:
+    """Send instants of all flows.
+
+    Args:
+        capacity: Highest number of flows; indices are 0..capacity-1.
+        horizon_ns: How far ahead slots are laid out at a time.
+        tolerance_ns: A slot may be used this late, or one interval late if that is longer. It absorbs what a shared
+            machine's scheduler does; whatever is older is missed.
+    """
+
+    def __init__(self, capacity: int, *, horizon_ns: int = 20_000_000, tolerance_ns: int = 5_000_000):
+        self._next = np.zeros(capacity, np.int64)
+        self._interval = np.zeros(capacity, np.int64)
+        self._active = np.zeros(capacity, bool)
+        self._left = np.zeros(capacity, np.int64)  # slots still to lay out
+        self._horizon_ns = horizon_ns
+        self._tolerance_ns = tolerance_ns
+        self._planned_to = 0
+        self._flow = np.zeros(0, np.int64)
+        self._at = np.zeros(0, np.int64)
+        self._cursor = 0
+
+    def start(self, flow: int, first_ns: int, interval_ns: int, limit: int | None = None) -> None:
+        """Schedule `flow` from `first_ns` on, every `interval_ns`, for `limit` slots (None: until stopped)."""
+        self._left[flow] = ENDLESS if limit is None else limit
+        self._next[flow] = first_ns
+        self._interval[flow] = interval_ns
+        self._active[flow] = True
+        self._replan(first_ns)
+
+    def stop(self, flow: int) -> None:
+        """Drop every slot of `flow` that has not been handed out."""
+        self._active[flow] = False
+        keep = self._flow[self._cursor :] != flow
+        self._at = self._at[self._cursor :][keep]
+        self._flow = self._flow[self._cursor :][keep]
+        self._cursor = 0
+
+    def active(self, flow: int) -> bool:
+        """Whether slots of `flow` are still to come."""
+        return bool(self._active[flow]) or bool((self._flow[self._cursor :] == flow).any())
+
+    def interval_ns(self, flow: int) -> int:
+        return int(self._interval[flow])
+
+    def total_rate(self) -> float:
+        """Probes per second of all active flows together."""
+        intervals = self._interval[self._active]
+        return float((1e9 / intervals).sum()) if len(intervals) else 0.0
+
+    def next_ns(self, now_ns: int) -> int | None:
+        """The earliest slot not handed out yet; None when no flow is active."""
+        if self._cursor == len(self._at):
+            if not self._active.any():
+                return None
+            self._plan(max(now_ns, int(self._next[self._active].min())) + self._horizon_ns)
+        return int(self._at[self._cursor])
+
+    def take(self, now_ns: int, limit: int) -> tuple[Due, Due]:
+        """Hand out what is due by `now_ns`.
+
+        Returns:
+            (due, missed): at most `limit` slots to send now, and every slot that is too old to be sent.
+        """
+        if self.next_ns(now_ns) is None:
+            nothing = Due(np.zeros(0, np.int64), np.zeros(0, np.int64))
+            return nothing, nothing
+        if self._planned_to < now_ns:
+            self._plan(now_ns + self._horizon_ns)
+        end = self._cursor + int(np.searchsorted(self._at[self._cursor :], now_ns, side="right"))
+        flow, at = self._flow[self._cursor : end], self._at[self._cursor : end]
+        missed = at < now_ns - self._tolerance_ns
+        if missed.any():
+            missed &= at < now_ns - self._interval[flow]
+        late = Due(flow[missed], at[missed])
+        good = ~missed
+        due = Due(flow[good][:limit], at[good][:limit])
+        if len(due.flow) < int(good.sum()):  # more than fits: leave the rest where it is
+            rest = np.flatnonzero(good)[limit:]
+            self._flow = np.concatenate([flow[rest], self._flow[end:]])
+            self._at = np.concatenate([at[rest], self._at[end:]])
+            self._cursor = 0
+        else:
+            self._cursor = end
+        return due, late
+
+    def _replan(self, now_ns: int) -> None:
+        """Merge a newly started flow's slots into the part of the plan that is laid out already."""
+        if self._cursor < len(self._at):
+            self._plan(self._planned_to)
+        else:
+            self._planned_to = max(self._planned_to, now_ns)
+
+    def _plan(self, until_ns: int) -> None:
+        """Lay out every slot up to `until_ns`, keeping what is laid out and not handed out."""
+        flows = np.flatnonzero(self._active & (self._next <= until_ns))
+        first, interval = self._next[flows], self._interval[flows]
+        counts = np.minimum((until_ns - first) // interval + 1, self._left[flows])
+        flow = np.repeat(flows, counts)
+        starts = np.repeat(np.cumsum(counts) - counts, counts)
+        at = np.repeat(first, counts) + (np.arange(len(flow)) - starts) * np.repeat(interval, counts)
+        self._next[flows] = first + counts * interval
+        self._left[flows] -= counts
+        self._active[flows] = self._left[flows] > 0
+        flow = np.concatenate([self._flow[self._cursor :], flow])
+        at = np.concatenate([self._at[self._cursor :], at])
+        if len(flows) > 1 or self._cursor < len(self._at):
+            order = np.argsort(at, kind="stable")
+            flow, at = flow[order], at[order]
+        self._flow, self._at, self._cursor = flow, at, 0
+        self._planned_to = until_ns
+
+
+def cumcount(groups: Ints) -> Ints:
+    """For each element, how many equal ones stand before it: [5, 7, 5, 5] gives [0, 0, 1, 2]."""
+    n = len(groups)
+    if n == 0:
+        return np.zeros(0, np.int64)
+    if groups[0] == groups[-1] and (groups == groups[0]).all():
+        return np.arange(n)
+    order = np.argsort(groups, kind="stable")
+    ranked = groups[order]
+    new = np.r_[True, ranked[1:] != ranked[:-1]]
+    starts = np.maximum.accumulate(np.where(new, np.arange(n), 0))
+    ranks = np.empty(n, np.int64)
+    ranks[order] = np.arange(n) - starts
+    return ranks

@@ -1,0 +1,244 @@
+"""Events of all sources on one clock, and the phases of a failover cut from them.
+
+Phases follow RFC 6412's instants as far as they were seen. They tile the time from the convergence event to the
+last recovery, plus one that spans it all:
+
+    trigger or        first sign of        first call to       last call to       last flow
+    first loss        a role change        the cloud           the cloud          back
+        |---- detect ------|--- role_change ---|---- cloud_api ----|--- data_plane --|
+        |------------------------------- full_recovery ------------------------------|
+
+`cloud_api` ends when the last call returns. `data_plane` starts when the last call that can have brought the last
+flow back is issued: it may take effect before it returns, and a route that nobody probes may move later still.
+Where only polled changes are known, they stand for the calls.
+
+A phase whose source is missing is left out rather than guessed. Times are Unix epoch ns; each phase carries the
+uncertainty of both its edges added up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from probe.core.events import Outage, TimelineEvent
+from probe.core.verdict import FlowRecord
+
+PROBE_EVENTS = frozenset({"outage_start", "outage_end", "session_end"})
+CLOUD_MOVES = frozenset({"eip_moved", "route_moved", "private_ip_moved"})
+# What a unit does on its own before the role is settled, as far as sources tell.
+ROLE_SIGNS = frozenset({"heartbeat_lost", "role_change"})
+
+# Cause before effect where two events carry the same instant.
+_RANK = (
+    "trigger",
+    "heartbeat_lost",
+    "role_change",
+    "api_call",
+    "eip_moved",
+    "route_moved",
+    "private_ip_moved",
+    "applied",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One stretch of a failover."""
+
+    name: str
+    start_ns: int
+    end_ns: int
+    uncertainty_ns: int
+
+    def to_document(self) -> dict[str, Any]:
+        """The contract's form of a phase."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Edge:
+    at_ns: int
+    uncertainty_ns: int
+
+
+def merge(*sources: Iterable[TimelineEvent]) -> list[TimelineEvent]:
+    """Join events of several sources into one list.
+
+    Returns:
+        Ascending by `at_ns`; at one instant causes before effects, then in the order given. An event told twice
+        (two agents' documents that carry the same watcher's change, say) appears once.
+    """
+    told = [e for source in sources for e in source]
+    # The drill and the lab both record the trigger, of one instant: the one that says more is enough.
+    pulled: dict[int, TimelineEvent] = {}
+    for event in told:
+        if event.event == "trigger" and len(event.detail) > len(pulled.setdefault(event.at_ns, event).detail):
+            pulled[event.at_ns] = event
+    seen: set[str] = set()
+    unique: list[TimelineEvent] = []
+    for event in told:
+        if event.event == "trigger" and event is not pulled[event.at_ns]:
+            continue
+        key = json.dumps(event.to_document(), sort_keys=True, default=str)
+        if key not in seen:
+            seen.add(key)
+            unique.append(event)
+    return sorted(unique, key=lambda e: (e.at_ns, _rank(e.event)))
+
+
+def _rank(event: str) -> int:
+    return _RANK.index(event) if event in _RANK else len(_RANK)
+
+
+def probe_events(flows: Iterable[FlowRecord]) -> list[TimelineEvent]:
+    """Start and end of every outage, and every session end, as timeline events of source `probe`.
+
+    Derived from the flows so that the timeline tells the newest revision of an outage, never an older one. The
+    instant is the outage's edge; the uncertainty is the gap to the probe on the other side of it.
+    """
+    events = []
+    for flow in flows:
+        who = {"flow": flow.name, "agent": flow.agent}
+        for outage in flow.outages:
+            where = {**who, "direction": outage.direction, "episode": outage.episode}
+            if outage.censored != "start":
+                gap = max(0, outage.first_lost_ns - outage.last_ok_ns) if outage.last_ok_ns else 0
+                events.append(TimelineEvent(outage.start_ns, "probe", "outage_start", gap, where))
+            if outage.censored != "end":
+                edge = _recovery(outage)
+                events.append(TimelineEvent(edge.at_ns, "probe", "outage_end", edge.uncertainty_ns, where))
+        end = flow.session_end
+        if end is not None and end.cause != "none" and end.at_ns:
+            events.append(TimelineEvent(end.at_ns, "probe", "session_end", 0, {**who, "cause": end.cause}))
+    return events
+
+
+def origin(events: Sequence[TimelineEvent], flows: Sequence[FlowRecord], trigger_ns: int = 0) -> int:
+    """The instant everything is told relative to: the trigger, else the first loss, else the first event; 0 if none."""
+    if trigger_ns:
+        return trigger_ns
+    for event in events:
+        if event.event == "trigger":
+            return event.at_ns
+    starts = [o.start_ns for f in flows for o in f.outages]
+    return min(starts) if starts else (events[0].at_ns if events else 0)
+
+
+def phases(events: Sequence[TimelineEvent], flows: Sequence[FlowRecord], *, trigger_ns: int = 0) -> list[Phase]:
+    """Cut the first failover of a run into phases.
+
+    Args:
+        events: The merged timeline, ascending.
+        flows: Judged flows: sessions that are lost for good do not hold back the recovery of their path.
+        trigger_ns: When the trigger was pulled; 0 when there was none (then the first loss starts the clock).
+
+    Returns:
+        In the order of the table above; without those whose edges were not seen.
+    """
+    start = _start(events, flows, trigger_ns)
+    if start is None:
+        return []
+    span = first_failover(events, start.at_ns)
+    # An outage alone is no failover: a plain measurement has no phases.
+    if not trigger_ns and not any(e.event in {"trigger", *ROLE_SIGNS, *CLOUD_MOVES} for e in span):
+        return []
+    noticed = _first(span, ROLE_SIGNS)
+    cloud = _cloud_edges(span)
+    back = last_recovery(flows, start.at_ns)
+    found: list[Phase] = []
+
+    def cut(name: str, begin: _Edge | None, end: _Edge | None) -> None:
+        if begin is not None and end is not None:
+            # Two edges told by different sources may cross within their uncertainty.
+            at = min(begin.at_ns, end.at_ns)
+            found.append(Phase(name, at, end.at_ns, begin.uncertainty_ns + end.uncertainty_ns))
+
+    cut("detect", start, noticed)
+    cut("role_change", noticed, cloud[0] if cloud else _last(span, ROLE_SIGNS))
+    if cloud:
+        cut("cloud_api", *cloud)
+    cut("data_plane", _before(span, back) or _last(span, ROLE_SIGNS), back)
+    cut("full_recovery", start, back)
+    return found
+
+
+def first_failover(events: Sequence[TimelineEvent], since_ns: int) -> list[TimelineEvent]:
+    """Events from `since_ns` up to, not including, a second takeover (another unit becoming primary again)."""
+    primary: Any = None
+    span = []
+    for event in events:
+        if event.at_ns + event.uncertainty_ns < since_ns:
+            continue
+        if became_primary(event):
+            if primary is not None and event.detail.get("unit") != primary:
+                break
+            primary = event.detail.get("unit")
+        span.append(event)
+    return span
+
+
+def became_primary(event: TimelineEvent) -> bool:
+    """Whether an event says that a unit took over."""
+    return event.event == "role_change" and event.detail.get("role") in ("primary", "master")
+
+
+def last_recovery(flows: Sequence[FlowRecord], since_ns: int = 0) -> _Edge | None:
+    """The instant the last flow came back for good; None while any path is not back, or nothing ever was away.
+
+    Old sessions that are lost, reset or rebound do not count: their path is back when their twins are.
+    """
+    gone = {"dark", "half", "unobserved"}
+    if any(f.verdict in gone for f in flows):
+        return None
+    ends = [_recovery(o) for f in flows for o in f.closed_outages if o.end_ns >= since_ns]
+    return max(ends, key=lambda e: e.at_ns, default=None)
+
+
+def _recovery(outage: Outage) -> _Edge:
+    return _Edge(outage.end_ns, max(0, outage.first_ok_ns - outage.last_lost_ns) if outage.first_ok_ns else 0)
+
+
+def _start(events: Sequence[TimelineEvent], flows: Sequence[FlowRecord], trigger_ns: int) -> _Edge | None:
+    if trigger_ns:
+        return _Edge(trigger_ns, 0)
+    trigger = _first(events, frozenset({"trigger"}))
+    if trigger is not None:
+        return trigger
+    starts = [o for f in flows for o in f.outages if o.censored != "start"]
+    if not starts:
+        return None
+    first = min(starts, key=lambda o: o.start_ns)
+    return _Edge(first.start_ns, max(0, first.first_lost_ns - first.last_ok_ns) if first.last_ok_ns else 0)
+
+
+def _cloud_edges(span: Sequence[TimelineEvent]) -> tuple[_Edge, _Edge] | None:
+    """First and last sign of work on the cloud: a unit's own calls where told (exact), else polled changes."""
+    for names in (frozenset({"api_call"}), CLOUD_MOVES):
+        first, last = _first(span, names), max((_done(e) for e in span if e.event in names), default=None)
+        if first is not None and last is not None:
+            return first, last
+    return None
+
+
+def _done(event: TimelineEvent) -> _Edge:
+    """When a cloud event was over: a call is told at its start, with its duration beside it."""
+    return _Edge(event.at_ns + round(float(event.detail.get("duration_ms") or 0) * 1e6), event.uncertainty_ns)
+
+
+def _before(span: Sequence[TimelineEvent], back: _Edge | None) -> _Edge | None:
+    """The last work on the cloud that can have caused the recovery: later changes concern what nobody probed."""
+    if back is None:
+        return None
+    earlier = [e for e in span if e.at_ns - e.uncertainty_ns <= back.at_ns]
+    return _last(earlier, frozenset({"api_call"})) or _last(earlier, CLOUD_MOVES)
+
+
+def _first(events: Sequence[TimelineEvent], names: frozenset[str]) -> _Edge | None:
+    return next((_Edge(e.at_ns, e.uncertainty_ns) for e in events if e.event in names), None)
+
+
+def _last(events: Sequence[TimelineEvent], names: frozenset[str]) -> _Edge | None:
+    return _first(list(reversed(events)), names)

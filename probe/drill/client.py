@@ -1,0 +1,292 @@
+"""The drill's client of the agents' HTTP API. Every failure becomes a PeerError that says who, where and what to do."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from probe.clock import Clock, SystemClock
+from probe.drill.status import AgentStatus, Poll, parse
+from probe.errors import ConfigError, PeerError
+
+STATUS_TIMEOUT_S = 2.0
+"""For what is asked several times a second: an agent behind the failing path must not hold up the others' polls."""
+REPORT_TIMEOUT_S = 30.0
+"""For a result document: the agent computes it from its whole history of the span."""
+LOG_TAIL_LINES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEndpoint:
+    """Where an agent answers, and how to be let in. Secrets are only ever named by file."""
+
+    name: str
+    url: str
+    username: str = ""
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None  # our certificate, for agents that ask for one
+    key_file: Path | None = None
+    log: Path | None = None  # of an agent we started ourselves
+    pid: int = 0  # likewise
+
+
+class AgentClient:
+    """One agent.
+
+    Args:
+        endpoint: Where it is.
+        status_timeout_s: For status and readiness, each of connect and read.
+
+    Raises:
+        ConfigError: If a file that the endpoint names cannot be used.
+    """
+
+    def __init__(self, endpoint: AgentEndpoint, status_timeout_s: float = STATUS_TIMEOUT_S):
+        self.endpoint = endpoint
+        self._status_timeout_s = status_timeout_s
+        self._http = httpx.Client(
+            base_url=endpoint.url,
+            auth=_auth(endpoint),
+            verify=_tls(endpoint),
+            # Agents are named by address; a proxy meant for the internet would only hide them.
+            trust_env=False,
+            timeout=status_timeout_s,
+        )
+
+    def ready(self) -> str:
+        """Why the agent is not ready, in its own words; "" when it is.
+
+        Raises:
+            PeerError: If it does not answer.
+        """
+        response = self._get("/-/ready", self._status_timeout_s, allowed=(200, 503))
+        return "" if response.status_code == 200 else response.text.strip() or "not ready"
+
+    def status(self) -> AgentStatus:
+        """What it measures right now.
+
+        Raises:
+            PeerError: If it does not answer, or not with a status.
+        """
+        path = "/api/v1/status"
+        try:
+            return parse(self.endpoint.name, self._get(path, self._status_timeout_s).json())
+        except ValueError as error:
+            raise self._unreadable(path, error) from error
+
+    def report(self, start_ns: int, end_ns: int) -> dict[str, Any]:
+        """Its result document for a span of Unix epoch nanoseconds.
+
+        Raises:
+            PeerError: If it does not answer, or not with a result document.
+        """
+        path = f"/api/v1/report?start_ns={start_ns}&end_ns={end_ns}"
+        try:
+            document = self._get(path, REPORT_TIMEOUT_S).json()
+        except json.JSONDecodeError as error:
+            raise self._unreadable(path, error) from error
+        if not isinstance(document, dict) or not isinstance(document.get("flows"), list):
+            raise self._unreadable(path, ValueError("no `flows` in it"))
+        return document
+
+    def close(self) -> None:
+        """Give its connections back."""
+        self._http.close()
+
+    def _get(self, path: str, timeout_s: float, allowed: tuple[int, ...] = (200,)) -> httpx.Response:
+        try:
+            response = self._http.get(path, timeout=timeout_s)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise PeerError(f"{self._who(path)}: {_reason(error)}; {_advice(error, self.endpoint)}") from error
+        if response.status_code in allowed:
+            return response
+        raise PeerError(
+            f"{self._who(path)}: HTTP {response.status_code}{_said(response)}; {_http_advice(response, self.endpoint)}"
+        )
+
+    def _who(self, path: str) -> str:
+        return f"agent {self.endpoint.name} ({self.endpoint.url.rstrip('/')}{path.partition('?')[0]})"
+
+    def _unreadable(self, path: str, error: Exception) -> PeerError:
+        return PeerError(
+            f"{self._who(path)}: not an answer of haprobe ({error}); does this URL name an agent's web port?"
+        )
+
+
+class AgentPool:
+    """All agents of a drill, asked at the same time. A context manager.
+
+    Args:
+        endpoints: Who to ask; names are unique.
+        clock: Stamps the polls.
+    """
+
+    def __init__(self, endpoints: Sequence[AgentEndpoint], clock: Clock | None = None):
+        self._clock = clock or SystemClock()
+        self.clients = tuple(AgentClient(endpoint) for endpoint in endpoints)
+        self._threads = ThreadPoolExecutor(max_workers=max(1, len(self.clients)), thread_name_prefix="agent")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for the calls under way (each is bounded) and close the connections."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for client in self.clients:
+            client.close()
+
+    def poll(self) -> Poll:
+        """One status of every agent. An agent that does not answer is in `failures`; nothing is raised for it."""
+        answers, failures = self._each(lambda client: client.status())
+        return Poll(
+            mono_ns=self._clock.mono_ns(),
+            wall_ns=self._clock.wall_ns(),
+            agents=tuple(answers.values()),
+            failures={name: str(error) for name, error in failures.items()},
+        )
+
+    def reports(self, start_ns: int, end_ns: int) -> tuple[dict[str, dict[str, Any]], dict[str, PeerError]]:
+        """Every agent's result document of a span, by agent; and why there is none of the others."""
+        return self._each(lambda client: client.report(start_ns, end_ns))
+
+    def wait_ready(self, timeout_s: float, tell: Callable[[str], None] = lambda text: None) -> None:
+        """Wait until every agent says that it is ready.
+
+        Raises:
+            PeerError: When the time is over, or at once when an agent we started has died; names each agent that
+                is not ready, why, and the end of its log where there is one.
+        """
+        deadline_ns = self._clock.mono_ns() + round(timeout_s * 1e9)
+        told = ""
+        while True:
+            answers, failures = self._each(lambda client: client.ready())
+            waiting = {name: why for name, why in answers.items() if why} | {n: str(e) for n, e in failures.items()}
+            if not waiting:
+                return
+            dead = {c.endpoint.name for c in self.clients if c.endpoint.pid and not _alive(c.endpoint.pid)} & set(
+                waiting
+            )
+            if dead or self._clock.mono_ns() >= deadline_ns:
+                raise PeerError(self._not_ready(waiting, dead, timeout_s))
+            text = "waiting for " + ", ".join(sorted(waiting))
+            if text != told:
+                tell(text)
+                told = text
+            time.sleep(0.1)
+
+    def _not_ready(self, waiting: dict[str, str], dead: set[str], timeout_s: float) -> str:
+        lines = []
+        for client in self.clients:
+            endpoint = client.endpoint
+            if endpoint.name not in waiting:
+                continue
+            if endpoint.name in dead:
+                lines.append(f"agent {endpoint.name} (process {endpoint.pid}) has ended before it was ready")
+            else:
+                lines.append(f"agent {endpoint.name} is not ready after {timeout_s:g} s: {waiting[endpoint.name]}")
+            lines += [f"    {line}" for line in log_tail(endpoint.log)]
+        return "\n".join(lines)
+
+    def _each(self, ask: Callable[[AgentClient], Any]) -> tuple[dict[str, Any], dict[str, PeerError]]:
+        calls = {client.endpoint.name: self._threads.submit(ask, client) for client in self.clients}
+        answers: dict[str, Any] = {}
+        failures: dict[str, PeerError] = {}
+        for name, call in calls.items():
+            try:
+                answers[name] = call.result()
+            except PeerError as error:
+                failures[name] = error
+        return answers, failures
+
+
+def log_tail(log: Path | None, lines: int = LOG_TAIL_LINES) -> list[str]:
+    """The last lines of an agent's log, for an error message; empty when there is no log to read."""
+    if log is None:
+        return []
+    try:
+        with log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 16_384))
+            text = file.read().decode(errors="replace")
+    except OSError as error:
+        return [f"(its log {log} cannot be read: {error.strerror})"]
+    return [f"last lines of {log}:", *text.splitlines()[-lines:]]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        # The state follows the name, which is in parentheses and may hold anything.
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in ("Z", "X")
+
+
+def _auth(endpoint: AgentEndpoint) -> httpx.BasicAuth | None:
+    if endpoint.password_file is None:
+        return None
+    try:
+        password = endpoint.password_file.read_text().rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{endpoint.password_file}:1: agents.{endpoint.name}.password_file: {error}; a readable text file"
+        ) from error
+    return httpx.BasicAuth(endpoint.username, password)
+
+
+def _tls(endpoint: AgentEndpoint) -> ssl.SSLContext | bool:
+    if not endpoint.url.startswith("https:"):
+        return True
+    try:
+        context = ssl.create_default_context(cafile=str(endpoint.ca_file) if endpoint.ca_file else None)
+        if endpoint.cert_file is not None:
+            context.load_cert_chain(endpoint.cert_file, endpoint.key_file)
+    except (OSError, ssl.SSLError) as error:
+        files = ", ".join(str(f) for f in (endpoint.ca_file, endpoint.cert_file, endpoint.key_file) if f)
+        raise ConfigError(f"{files}:1: agents.{endpoint.name}: {error}; readable PEM files") from error
+    return context
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    return str(error) or type(error).__name__
+
+
+def _advice(error: Exception, endpoint: AgentEndpoint) -> str:
+    text = str(error).lower()
+    if "certificate" in text:
+        return f"name the CA that signed its certificate in agents.{endpoint.name}.ca_file"
+    if "ssl" in text or "disconnected" in text:
+        return "is it served over TLS? try the other of http:// and https:// in its url"
+    if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
+        return "its url must look like http://HOST:10862 or https://HOST:10862"
+    return "is `haprobe run` up there, and is its --web.listen-address reachable from here?"
+
+
+def _http_advice(response: httpx.Response, endpoint: AgentEndpoint) -> str:
+    if response.status_code in (401, 403):
+        return f"name a user of its --web.config.file in agents.{endpoint.name}.username and .password_file"
+    if response.status_code == 404:
+        return "does this URL name an agent's web port, without a path?"
+    return "its log says why"
+
+
+def _said(response: httpx.Response) -> str:
+    text = " ".join(response.text.split())
+    return f" ({text[:200]})" if text and "<" not in text else ""

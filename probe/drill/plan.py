@@ -1,0 +1,228 @@
+"""What a drill is to do, from the command line and, outside the lab, the config file. Nothing is started here.
+
+Everything a user can get wrong is found before the lab is raised or an agent is asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from probe.drill.client import AgentEndpoint
+from probe.errors import UsageError
+from probe.lab.plan import LabOptions
+
+S = 1_000_000_000
+
+TriggerKind = Literal["graceful", "crash", "manual", "command", "lab"]
+"""`lab` is a graceful failover of a lab that somebody raised before, with agents of a config file."""
+
+LAB_STEADY_NS = 5 * S
+LAB_VALIDATION_NS = 5 * S  # RFC 6412, section 3.7.5: five probes of each flow, at least 5 s
+LAB_LIMIT_NS = 60 * S
+LAB_PATIENCE_NS = 20 * S  # for the flows to come up and get clean, on top of the steady time
+MAX_LAB_DELAY_S = 60
+LAB_ONLY = ("scenario", "trigger", "keep_lab", "session_pickup", "reset_sessionless_tcp", "api_latency", "propagation")
+DEFAULT_OUT = Path("runs")
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A lab and a trigger that belong together. Options on the command line win over it."""
+
+    name: str
+    summary: str
+    options: Mapping[str, Any] = field(default_factory=dict)  # fields of LabOptions that differ from the default
+    trigger: Literal["graceful", "crash"] = "graceful"
+
+
+SCENARIOS: Mapping[str, Scenario] = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("failover", "graceful failover with session-pickup: the exercise as taught"),
+        Scenario("crash", "the active unit dies: its heartbeat must be missed first", trigger="crash"),
+        Scenario("no-session-pickup", "TCP sessions are not synchronised", {"session_pickup": False}),
+        Scenario(
+            "reset-sessionless",
+            "as no-session-pickup, and the firewall answers unknown TCP with a reset",
+            {"session_pickup": False, "reset_sessionless_tcp": True},
+        ),
+        Scenario(
+            "vip-trap", "the VIP stays bound to the first unit's address: ingress stays dark", {"vip_extip": "fixed"}
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DrillPlan:
+    """One drill, or `repeat` of the same."""
+
+    trigger: TriggerKind
+    steady_ns: int
+    patience_ns: int  # added to steady_ns: how long the flows may take to become clean
+    validation_ns: int
+    limit_ns: int  # from the trigger to sustained recovery
+    command: tuple[str, ...] = ()  # of the trigger
+    lab: LabOptions | None = None  # None: agents of a config file
+    keep_lab: bool = False
+    agents: tuple[AgentEndpoint, ...] = ()  # of the config file
+    config_file: Path | None = None
+    scenario: str = ""
+    repeat: int = 1
+    labels: Mapping[str, str] = field(default_factory=dict)
+    budget: Path | None = None
+    out: Path = DEFAULT_OUT
+    quiet: bool = False
+
+    def config(self) -> dict[str, Any]:
+        """What a reader of the stored run needs to know about how it was made."""
+        seconds = {
+            "steady_s": self.steady_ns / S,
+            "validation_s": self.validation_ns / S,
+            "limit_s": self.limit_ns / S,
+        }
+        lab = {name: getattr(self.lab, name) for name in LabOptions.__dataclass_fields__} if self.lab else None
+        trigger = {"kind": self.trigger, "command": list(self.command)}
+        return {"scenario": self.scenario, "trigger": trigger, "lab": lab, **seconds}
+
+
+def from_args(args: argparse.Namespace) -> DrillPlan:
+    """The plan for `haprobe drill`.
+
+    Raises:
+        UsageError: If the options do not fit together; the message says what is allowed.
+        ConfigError: If the config file is bad.
+    """
+    lab, config_file = bool(getattr(args, "lab", False)), getattr(args, "config_file", None)
+    if lab == bool(config_file):
+        raise UsageError("drill needs either --lab or --config.file FILE")
+    plan = _lab_plan(args) if lab else _configured_plan(args, Path(config_file or ""))
+    repeat = int(getattr(args, "repeat", None) or 1)
+    if repeat < 1:
+        raise UsageError(f"--repeat {repeat}: at least 1")
+    budget = getattr(args, "budget", None)
+    return replace(
+        plan,
+        repeat=repeat,
+        labels=labels(getattr(args, "label", None) or ()),
+        budget=Path(budget) if budget else None,
+        out=Path(getattr(args, "out", None) or DEFAULT_OUT),
+        quiet=bool(getattr(args, "quiet", False)),
+    )
+
+
+def labels(texts: Sequence[str]) -> dict[str, str]:
+    """`K=V` arguments as a mapping.
+
+    Raises:
+        UsageError: If one has no `=`, no key, or comes twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise UsageError(f"--label {text}: KEY=VALUE is needed, such as --label fortios=7.6.4")
+        if key in found:
+            raise UsageError(f"--label {text}: {key} is already {found[key]}")
+        found[key] = value
+    return found
+
+
+def check_out(out: Path) -> None:
+    """Find out whether runs can be stored in a directory, before there is one to store.
+
+    Raises:
+        UsageError: If not.
+    """
+    place = out
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UsageError(f"--out {out}: {place} is not a directory that can be written")
+
+
+def _lab_plan(args: argparse.Namespace) -> DrillPlan:
+    name = getattr(args, "scenario", None) or "failover"
+    if name not in SCENARIOS:
+        known = ", ".join(SCENARIOS)
+        raise UsageError(f"--scenario {name}: there is no such scenario; one of {known}")
+    scenario = SCENARIOS[name]
+    return DrillPlan(
+        trigger=getattr(args, "trigger", None) or scenario.trigger,
+        steady_ns=LAB_STEADY_NS,
+        patience_ns=LAB_PATIENCE_NS,
+        validation_ns=LAB_VALIDATION_NS,
+        limit_ns=LAB_LIMIT_NS,
+        lab=replace(LabOptions(), **{**scenario.options, **_lab_options(args)}),
+        keep_lab=bool(getattr(args, "keep_lab", False)),
+        scenario=name,
+    )
+
+
+def _lab_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Fields of LabOptions that the command line names."""
+    found: dict[str, Any] = {}
+    for option, name in (("session_pickup", "session_pickup"), ("reset_sessionless_tcp", "reset_sessionless_tcp")):
+        value = getattr(args, option, None)
+        if value is not None:
+            found[name] = value if isinstance(value, bool) else _switch(option, value)
+    for option, name in (("api_latency", "api_latency_ms"), ("propagation", "propagation_ms")):
+        value = getattr(args, option, None)
+        if value is not None:
+            found[name] = _milliseconds(option, float(value))
+    return found
+
+
+def _switch(option: str, value: str) -> bool:
+    if value not in ("on", "off"):
+        raise UsageError(f"--{option.replace('_', '-')} {value}: on or off")
+    return value == "on"
+
+
+def _milliseconds(option: str, seconds: float) -> int:
+    if not 0 <= seconds <= MAX_LAB_DELAY_S:
+        raise UsageError(f"--{option.replace('_', '-')} {seconds}: 0 to {MAX_LAB_DELAY_S} seconds")
+    return round(seconds * 1000)
+
+
+def _configured_plan(args: argparse.Namespace, file: Path) -> DrillPlan:
+    given = [f"--{name.replace('_', '-')}" for name in LAB_ONLY if getattr(args, name, None)]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)}: only with --lab; with --config.file the trigger is in the file (drill.trigger)"
+        )
+    from probe.config import load  # noqa: PLC0415 -- not needed for the lab
+
+    config = load(file, need="drill")
+    drill = config.drill
+    return DrillPlan(
+        trigger=drill.trigger.kind,
+        command=tuple(drill.trigger.command or ()),
+        steady_ns=round(drill.steady * S),
+        patience_ns=max(round(drill.steady * S), 10 * S),
+        validation_ns=round(drill.validation * S),
+        limit_ns=round(drill.limit * S),
+        agents=tuple(_endpoint(name, agent) for name, agent in config.agents.items()),
+        config_file=file,
+    )
+
+
+def _endpoint(name: str, agent: Any) -> AgentEndpoint:
+    def file(field: str) -> Path | None:
+        value = getattr(agent, field)
+        return Path(value) if value else None
+
+    return AgentEndpoint(
+        name=name,
+        url=str(agent.url),
+        username=agent.username or "",
+        password_file=file("password_file"),
+        ca_file=file("ca_file"),
+        cert_file=file("cert_file"),
+        key_file=file("key_file"),
+    )

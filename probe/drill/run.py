@@ -1,0 +1,328 @@
+"""A drill from steady state to stored report (contract: `haprobe drill`).
+
+Whatever ends it (done, limit, Ctrl-C, an error), the stage is taken down, and what was measured since the
+trigger is stored first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from probe.clock import SystemClock
+from probe.core.events import TimelineEvent
+from probe.drill.client import AgentPool
+from probe.drill.collect import Span, assemble, fetch, settle_s, shows_failover
+from probe.drill.plan import DrillPlan, check_out, from_args
+from probe.drill.recovery import OUTAGE_PROBES, Recovery, RecoveryProgress
+from probe.drill.stage import Stage, stage_for, termination_as_interrupt
+from probe.drill.status import Poll
+from probe.drill.steady import SteadyState, clock_warnings, watcher_warnings
+from probe.drill.summary import summarise, table
+from probe.drill.triggers import Trigger
+from probe.drill.wall import Wall, WallState
+from probe.errors import HaprobeError, NoFailoverError, PeerError, SteadyStateError
+
+if TYPE_CHECKING:
+    from probe.report.budgets import Budget
+
+POLL_GAP_S = 0.25
+POLL_GAP_NS = 250_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class DrillResult:
+    """One drill that got past its trigger, and what there is to say about it."""
+
+    document: dict[str, Any]
+    path: Path  # the stored run
+    problem: HaprobeError | None  # the gravest; decides the exit status
+    within_budget: bool
+    interrupted: bool
+
+
+def drill_command(args: argparse.Namespace) -> int:
+    """`haprobe drill`.
+
+    Returns:
+        Exit status: 0 done, 1 a budget failed.
+
+    Raises:
+        HaprobeError: For everything else, with its own exit status; after the lab is down and the run stored.
+    """
+    plan = from_args(args)
+    wall = Wall(quiet=plan.quiet)
+    return run_drills(plan, stage_for(plan), wall, Console(highlight=False))
+
+
+def run_drills(plan: DrillPlan, stage: Stage, wall: Wall, out: Console) -> int:
+    """Play a plan on a stage; `out` gets the results. See `drill_command`."""
+    budgets = _load_budgets(plan)  # a mistake in the file shows before a firewall is failed over for it
+    check_out(plan.out)
+    results: list[DrillResult] = []
+    try:
+        with termination_as_interrupt():
+            try:
+                stage.prepare(wall.say)
+                for number in range(1, plan.repeat + 1):
+                    if number > 1:
+                        stage.renew(wall.say)
+                    if plan.repeat > 1:
+                        wall.say(f"drill {number} of {plan.repeat}")
+                    results.append(Drill(plan, stage, wall, out, budgets, first=number == 1).run())
+                    if results[-1].interrupted:
+                        break
+            finally:
+                stage.close(wall.say)
+    finally:
+        if len(results) > 1:
+            out.print(table(summarise(result.document for result in results), len(results)))
+    for result in results:
+        if result.problem is not None:
+            raise result.problem
+    return 0 if all(result.within_budget for result in results) else 1
+
+
+class Drill:
+    """One drill on a stage that is prepared.
+
+    Args:
+        plan: What to do.
+        stage: Where.
+        wall: Gets the progress.
+        out: Gets the report.
+        budgets: What the run is held to.
+        first: False after `stage.renew`: people may need longer to get back to a steady state.
+    """
+
+    _clock = SystemClock()
+
+    def __init__(
+        self,
+        plan: DrillPlan,
+        stage: Stage,
+        wall: Wall,
+        out: Console,
+        budgets: Sequence[Budget] = (),
+        *,
+        first: bool = True,
+    ):
+        self._plan = plan
+        self._stage = stage
+        self._wall = wall
+        self._out = out
+        self._budgets = budgets
+        self._patience_ns = plan.patience_ns if first or plan.lab else max(plan.patience_ns, plan.limit_ns)
+        self._last: Poll | None = None
+        self._clean: Poll | None = None  # the last one before anything was lost
+        self._progress: RecoveryProgress | None = None
+
+    def run(self) -> DrillResult:
+        """Steady state, trigger, recovery, report.
+
+        Raises:
+            PeerError: If an agent is not ready, or none could be asked for its report.
+            SteadyStateError: If the flows were not clean beforehand.
+        """
+        with AgentPool(self._stage.endpoints()) as pool, self._wall:
+            pool.wait_ready(self._stage.ready_timeout_s, self._wall.say)
+            start_ns = self._hold_steady(pool)
+            self._clean = steady = self._latest()
+            trigger = self._stage.trigger(lambda: self._first_loss(pool, steady))
+            try:
+                return self._from_trigger_on(pool, trigger, start_ns)
+            finally:
+                trigger.close()
+
+    def _from_trigger_on(self, pool: AgentPool, trigger: Trigger, start_ns: int) -> DrillResult:
+        interrupted, unfired = False, ""
+        self._wall.say(trigger.describe())
+        trigger_ns = 0
+        try:
+            trigger_ns = trigger.fire()
+            self._watch_recovery(pool, trigger)
+        except NoFailoverError as error:
+            unfired = str(error)
+        except KeyboardInterrupt:
+            if not trigger_ns:
+                raise
+            interrupted = True
+            self._wall.say("ending early; collecting what was measured (Ctrl-C again: do not wait for the last probes)")
+        span = Span(start_ns, self._clock.wall_ns(), trigger.kind, trigger_ns)
+        document, missing = self._collect(pool, trigger, span)
+        self._wall.rest()
+        if not interrupted and not unfired:
+            self._say_recovery()
+        if unfired or not shows_failover(document, trigger_ns):
+            unfired = unfired or trigger.failure() or _no_sign(span)
+        elif trigger.failure():
+            self._wall.warn(trigger.failure())
+        return self._finish(document, missing, unfired, interrupted)
+
+    # --- steady state ------------------------------------------------------------------------------------------
+
+    def _hold_steady(self, pool: AgentPool) -> int:
+        """Wait for the steady state; Unix epoch nanoseconds of its start."""
+        check = SteadyState(self._plan.steady_ns)
+        begun_ns = self._clock.mono_ns()
+        for poll in self._polls(pool):
+            progress = check.update(poll)
+            note = progress.blemishes[0] if progress.blemishes and not progress.since_wall_ns else ""
+            self._show(WallState("steady", progress.held_ns / 1e9, progress.needed_ns / 1e9, note=note), poll)
+            if progress.done:
+                for warning in (*clock_warnings(poll), *watcher_warnings(poll)):
+                    self._wall.warn(warning)
+                return progress.since_wall_ns
+            waited_ns = poll.mono_ns - begun_ns
+            if not progress.since_wall_ns and waited_ns > self._patience_ns:
+                raise SteadyStateError(
+                    f"no steady state after {waited_ns / 1e9:.0f} s, nothing was triggered:\n"
+                    + "\n".join(f"  {blemish}" for blemish in progress.blemishes)
+                    + "\nhaprobe preflight may tell why; "
+                    "a kept session that died earlier comes back when its agent is restarted"
+                )
+        raise AssertionError("polls do not end")
+
+    # --- trigger and recovery ----------------------------------------------------------------------------------
+
+    def _first_loss(self, pool: AgentPool, steady: Poll) -> int | None:
+        """For a trigger pulled by somebody else: when the first outage began, from one more poll."""
+        before = self._latest().by_key
+        poll = self._poll(pool)
+        self._show(WallState("trigger", (poll.mono_ns - steady.mono_ns) / 1e9), poll)
+        out = [
+            flow
+            for flow in poll.flows
+            if flow.state in ("down", "ended")
+            # Single losses are no failover, however long one waits for it.
+            or (flow.key in before and flow.counts.lost - before[flow.key].counts.lost >= OUTAGE_PROBES)
+        ]
+        if not out:
+            self._clean = poll
+        return min((flow.last_rx_ns or poll.wall_ns for flow in out), default=None)
+
+    def _watch_recovery(self, pool: AgentPool, trigger: Trigger) -> None:
+        """Poll until recovered, until the limit, or until the trigger is known to have failed."""
+        begun_ns = self._clock.mono_ns()
+        assert self._clean is not None, "triggered before the steady state"
+        recovery = Recovery(self._clean, begun_ns, self._plan.validation_ns)
+        for poll in self._polls(pool):
+            progress = recovery.update(poll)
+            state = WallState(
+                "recovery",
+                progress.since_trigger_ns / 1e9,
+                owner=progress.owner if poll.watched else None,
+                silent_agents=tuple(poll.failures),
+                held_s=progress.held_ns / 1e9 if progress.failover_seen else 0.0,
+                needed_s=progress.needed_ns / 1e9,
+            )
+            self._show(state, poll)
+            self._progress = progress
+            if progress.done or progress.since_trigger_ns >= self._plan.limit_ns:
+                return
+            if trigger.failure() and not progress.failover_seen:
+                return
+
+    def _say_recovery(self) -> None:
+        progress = self._progress
+        if progress is None or progress.done or not progress.failover_seen:
+            return
+        shown = list(progress.waiting_for[:6])
+        if len(progress.waiting_for) > len(shown):
+            shown.append(f"and {len(progress.waiting_for) - len(shown)} more")
+        what = ", ".join(shown) or "new loss again and again"
+        self._wall.warn(f"not recovered {progress.since_trigger_ns / 1e9:.0f} s after the trigger: {what}")
+
+    # --- report ------------------------------------------------------------------------------------------------
+
+    def _collect(self, pool: AgentPool, trigger: Trigger, span: Span) -> tuple[dict[str, Any], dict[str, PeerError]]:
+        with suppress(KeyboardInterrupt):  # then it is fetched with probes still pending
+            self._wait_settled()
+        documents, missing = fetch(pool, span.start_ns, span.end_ns)
+        if not documents:
+            raise PeerError("\n".join(str(error) for error in missing.values()))
+        events: list[TimelineEvent] = self._stage.events(span.start_ns)
+        if span.trigger_ns and not any(event.event == "trigger" for event in events):
+            events.append(trigger.event(span.trigger_ns))
+        return assemble(documents, self._plan, span, events), missing
+
+    def _wait_settled(self) -> None:
+        begun_ns, needed_s = self._clock.mono_ns(), settle_s(self._latest())
+        while (elapsed_s := (self._clock.mono_ns() - begun_ns) / 1e9) < needed_s:
+            self._wall.show(WallState("collect", elapsed_s, needed_s, self._latest().flows))
+            time.sleep(min(POLL_GAP_S, needed_s - elapsed_s))
+
+    def _finish(
+        self, document: dict[str, Any], missing: dict[str, PeerError], unfired: str, interrupted: bool
+    ) -> DrillResult:
+        """Judge, store and print."""
+        from probe.report import text  # noqa: PLC0415 -- not needed before there is something to report
+        from probe.report.budgets import check  # noqa: PLC0415
+        from probe.report.document import laws  # noqa: PLC0415
+        from probe.store.runs import store  # noqa: PLC0415
+
+        document["budgets"] = check([document], self._budgets)
+        broken = laws(document, settled=not interrupted)
+        try:
+            path = store(document, self._plan.out)
+        finally:  # a full disk must not cost the person in front of it the result
+            text.render(document, self._out)
+        self._out.print(f"run stored: {path}", soft_wrap=True)
+        within = all(budget["ok"] for budget in document["budgets"])
+        for law in broken:
+            self._wall.warn(f"the measurement contradicts itself: {law}")
+        for error in missing.values():
+            self._wall.warn(f"missing in this run: {error}")
+        problem: HaprobeError | None = None
+        if unfired:
+            problem = NoFailoverError(f"{unfired} (run stored: {path})")
+        elif missing:
+            problem = PeerError("\n".join(str(error) for error in missing.values()))
+        elif broken:
+            problem = HaprobeError(
+                f"{len(broken)} laws of the result document are broken, do not trust this run: {path}"
+            )
+        return DrillResult(document, path, problem, within, interrupted)
+
+    # --- polling -----------------------------------------------------------------------------------------------
+
+    def _polls(self, pool: AgentPool) -> Iterator[Poll]:
+        """A poll now and then every POLL_GAP_S, or as fast as the agents answer."""
+        next_ns = self._clock.mono_ns()
+        while True:
+            yield self._poll(pool)
+            next_ns = max(next_ns + POLL_GAP_NS, self._clock.mono_ns())
+            time.sleep(max(0, next_ns - self._clock.mono_ns()) / 1e9)
+
+    def _poll(self, pool: AgentPool) -> Poll:
+        self._last = pool.poll()
+        return self._last
+
+    def _latest(self) -> Poll:
+        assert self._last is not None, "asked for before the first poll"
+        return self._last
+
+    def _show(self, state: WallState, poll: Poll) -> None:
+        self._wall.show(replace(state, flows=poll.flows))
+
+
+def _no_sign(span: Span) -> str:
+    waited_s = (span.end_ns - span.trigger_ns) / 1e9
+    return (
+        f"no failover seen within {waited_s:.0f} s of the trigger ({span.trigger_kind}): no outage, and nothing moved"
+    )
+
+
+def _load_budgets(plan: DrillPlan) -> Sequence[Budget]:
+    if plan.budget is None:
+        return ()
+    from probe.report.budgets import load_budgets  # noqa: PLC0415 -- most drills have no budget
+
+    return load_budgets(plan.budget)

@@ -1,0 +1,164 @@
+"""What an agent's `/api/v1/status` says, as frozen records; which flow is whose twin.
+
+Reads the body and nothing else: no HTTP, no clock. `client` fetches it, `steady` and `recovery` judge it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from probe.core.events import COUNT_NAMES, Counts
+
+FlowKey = tuple[str, str]
+"""(agent, flow name): what is unique over several agents."""
+
+DEFAULT_LOSS_THRESHOLD_NS = 2_000_000_000
+"""A flow's waiting time where its status does not tell (config default; RFC 6412, section 3.7.6 asks to report it)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowStatus:
+    """One flow as its agent saw it when it answered."""
+
+    agent: str
+    name: str
+    protocol: str
+    session: str
+    path: str
+    target: str
+    state: str  # connecting | up | suspect | down | ended
+    detail: str
+    interval_ns: int
+    last_rx_ns: int  # Unix epoch; 0 when nothing was received yet
+    counts: Counts
+    loss_threshold_ns: int = DEFAULT_LOSS_THRESHOLD_NS
+
+    @property
+    def key(self) -> FlowKey:
+        """What names this flow among those of all agents."""
+        return (self.agent, self.name)
+
+    @property
+    def up(self) -> bool:
+        """Whether probes are answered now. A suspect flow is not up: its latest probes are overdue."""
+        return self.state == "up"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """One answer of one agent."""
+
+    agent: str  # the name the drill knows it by
+    now_ns: int  # the agent's wall clock, Unix epoch
+    ready: bool
+    not_ready: str
+    flows: tuple[FlowStatus, ...]
+    active_units: tuple[str, ...] = ()  # of its watchers that are up; "" while a watcher sees a failover under way
+    watchers_down: tuple[str, ...] = ()  # "aws: timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """One round over all agents."""
+
+    mono_ns: int
+    wall_ns: int
+    agents: tuple[AgentStatus, ...]
+    failures: Mapping[str, str] = field(default_factory=dict)  # agent to why it did not answer
+
+    @property
+    def flows(self) -> tuple[FlowStatus, ...]:
+        """Flows of every agent that answered."""
+        return tuple(flow for agent in self.agents for flow in agent.flows)
+
+    @property
+    def by_key(self) -> dict[FlowKey, FlowStatus]:
+        """The same, by key."""
+        return {flow.key: flow for flow in self.flows}
+
+    @property
+    def owner(self) -> str:
+        """The unit that AWS (or the firewalls) call active; "" when unknown or when watchers disagree."""
+        units = {unit for agent in self.agents for unit in agent.active_units}
+        return units.pop() if len(units) == 1 else ""
+
+    @property
+    def watched(self) -> bool:
+        """Whether any watcher answers at all, so that an empty `owner` means a failover under way."""
+        return any(agent.active_units for agent in self.agents)
+
+
+def parse(agent: str, body: Any) -> AgentStatus:
+    """Read the body of `/api/v1/status`.
+
+    Args:
+        agent: The name the drill gave this agent; it wins over the one in the body, so that a message names
+            what the user wrote.
+        body: The decoded JSON.
+
+    Raises:
+        ValueError: If this is not a status.
+    """
+    if not isinstance(body, dict) or not isinstance(body.get("flows"), list):
+        raise ValueError("no `flows` in it")
+    try:
+        flows = tuple(_flow(agent, flow) for flow in body["flows"])
+        watchers = body.get("watchers") or []
+        return AgentStatus(
+            agent=agent,
+            now_ns=int(body.get("now_ns", 0)),
+            ready=bool(body.get("ready", True)),
+            not_ready=str(body.get("not_ready") or ""),
+            flows=flows,
+            active_units=tuple(str(w.get("active_unit") or "") for w in watchers if w.get("up")),
+            watchers_down=tuple(
+                f"{w.get('name')}: {w.get('reason') or 'unknown'}" for w in watchers if not w.get("up")
+            ),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _flow(agent: str, body: Mapping[str, Any]) -> FlowStatus:
+    counts = body.get("counts") or {}
+    return FlowStatus(
+        agent=agent,
+        name=str(body["name"]),
+        protocol=str(body["protocol"]),
+        session=str(body["session"]),
+        path=str(body.get("path") or ""),
+        target=str(body.get("target") or ""),
+        state=str(body["state"]),
+        detail=str(body.get("detail") or ""),
+        interval_ns=int(body.get("interval_ns") or 0),
+        last_rx_ns=int(body.get("last_rx_ns") or 0),
+        counts=Counts(**{name: int(counts.get(name, 0)) for name in COUNT_NAMES}),
+        loss_threshold_ns=int(body.get("loss_threshold_ns") or DEFAULT_LOSS_THRESHOLD_NS),
+    )
+
+
+def twins(flows: Iterable[FlowStatus]) -> dict[FlowKey, FlowKey]:
+    """Which fresh flow tells whether the way of a kept flow is open, and the other way round.
+
+    A twin is found by name first (NAME and NAME-fresh, what `session: both` makes), else by the same agent,
+    path, protocol and target with the opposite session. A flow without a twin is not in the answer.
+    """
+    flows = list(flows)
+    by_key = {flow.key: flow for flow in flows}
+    by_traits: dict[tuple[str, ...], FlowKey] = {}
+    for flow in flows:
+        by_traits.setdefault((flow.agent, flow.path, flow.protocol, flow.target, flow.session), flow.key)
+    found: dict[FlowKey, FlowKey] = {}
+    for flow in flows:
+        opposite = "fresh" if flow.session == "kept" else "kept"
+        named = f"{flow.name}-fresh" if flow.session == "kept" else flow.name.removesuffix("-fresh")
+        by_name = by_key.get((flow.agent, named))
+        if by_name is not None and by_name.session == opposite:
+            found[flow.key] = by_name.key
+            continue
+        by_trait = by_traits.get((flow.agent, flow.path, flow.protocol, flow.target, opposite))
+        if by_trait is not None:
+            found[flow.key] = by_trait
+    return found

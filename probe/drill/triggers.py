@@ -1,0 +1,229 @@
+"""Ways to start a failover. Each knows how to say what it does, to do it, and when it did."""
+
+from __future__ import annotations
+
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import IO, Any, Literal, Protocol
+
+from probe.clock import Clock, SystemClock
+from probe.core.events import TimelineEvent
+from probe.errors import NoFailoverError, UsageError
+
+
+class Trigger(Protocol):
+    """One way to start a failover. Used once."""
+
+    @property
+    def kind(self) -> str:
+        """Short name for the result document."""
+
+    def describe(self) -> str:
+        """What will happen, or what the user is to do; for the terminal."""
+
+    def fire(self) -> int:
+        """Start it.
+
+        Returns:
+            When, in Unix epoch nanoseconds.
+
+        Raises:
+            UsageError: If it cannot be done at all.
+            NoFailoverError: If it was up to the user, and nothing happened in time.
+        """
+
+    def event(self, at_ns: int) -> TimelineEvent:
+        """The timeline's entry for a trigger fired at `at_ns`."""
+
+    def failure(self) -> str:
+        """Why the trigger did not do its work, as far as known by now; "" when nothing speaks against it."""
+
+    def close(self) -> None:
+        """End what may still be running."""
+
+
+class FailoverLab(Protocol):
+    """The part of a lab that a trigger needs."""
+
+    def failover(self, kind: Literal["graceful", "crash"]) -> int: ...
+
+
+class LabTrigger:
+    """The lab's own failover: graceful (`execute ha failover set 1`) or a crash of the active unit."""
+
+    def __init__(self, lab: FailoverLab, kind: Literal["graceful", "crash"]):
+        self.kind: str = kind
+        self._how = kind
+        self._lab = lab
+
+    def describe(self) -> str:
+        if self._how == "graceful":
+            return "graceful failover: execute ha failover set 1 on the active unit"
+        return "crash: every link of the active unit down, its processes killed"
+
+    def fire(self) -> int:
+        return self._lab.failover(self._how)
+
+    def event(self, at_ns: int) -> TimelineEvent:
+        return TimelineEvent(at_ns=at_ns, source="lab", event="trigger", detail={"kind": self.kind})
+
+    def failure(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        """Nothing is left running."""
+
+
+class CommandTrigger:
+    """A command of the user, without a shell. It runs on while recovery is watched.
+
+    Args:
+        argv: Program and arguments.
+        clock: Stamps the start.
+    """
+
+    kind = "command"
+
+    def __init__(self, argv: Sequence[str], clock: Clock | None = None):
+        if not argv:
+            raise UsageError("drill.trigger.command is empty; a list of program and arguments is needed")
+        self._argv = list(argv)
+        self._clock = clock or SystemClock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output: IO[bytes] | None = None
+        self._error = ""
+
+    def describe(self) -> str:
+        return f"running {' '.join(self._argv)}"
+
+    def fire(self) -> int:
+        # A file and not a pipe: a command that talks a lot would otherwise stop halfway, waiting for a reader.
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the process
+        at_ns = self._clock.wall_ns()
+        try:
+            # Its own session: Ctrl-C ends the drill in order, not the command in the middle of its work.
+            self._process = subprocess.Popen(
+                self._argv,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._output.close()
+            raise UsageError(f"drill.trigger.command: cannot run {self._argv[0]}: {error.strerror}") from error
+        return at_ns
+
+    def event(self, at_ns: int) -> TimelineEvent:
+        status = self._process.poll() if self._process else None
+        detail: dict[str, Any] = {"kind": self.kind, "command": self._argv, "exit_status": status}
+        return TimelineEvent(at_ns=at_ns, source="user", event="trigger", detail=detail)
+
+    def failure(self) -> str:
+        if self._process is None or not self._process.poll():
+            return ""
+        if not self._error:
+            self._error = f"the trigger command ended with exit status {self._process.returncode}{self._said()}"
+        return self._error
+
+    def close(self) -> None:
+        """End the command if it is still running."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=2)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._output is not None:
+            self._output.close()
+
+    def _said(self) -> str:
+        if self._output is None or self._output.closed:
+            return ""
+        self._output.seek(0)
+        text = " ".join(self._output.read()[-500:].decode(errors="replace").split())
+        return f": {text}" if text else ""
+
+
+class ManualTrigger:
+    """The user starts the failover; Enter, or the first loss, tells when.
+
+    Args:
+        first_loss: Asks the agents; Unix epoch nanoseconds of the first loss, None while all is well.
+        limit_s: How long to wait for the user.
+        terminal: Where Enter comes from; None: nowhere, only loss counts.
+        clock: Stamps Enter.
+    """
+
+    kind = "manual"
+
+    def __init__(
+        self,
+        first_loss: Callable[[], int | None],
+        limit_s: float,
+        terminal: IO[str] | None = None,
+        clock: Clock | None = None,
+    ):
+        self._first_loss = first_loss
+        self._limit_s = limit_s
+        self._terminal = terminal
+        self._clock = clock or SystemClock()
+        self._seen_by = ""
+
+    def describe(self) -> str:
+        now = "press Enter here at the same moment" if self._terminal else "the first loss counts as its moment"
+        return (
+            "start the failover now, on the active unit: execute ha failover set 1   "
+            "(undo later: execute ha failover unset 1); "
+            f"{now}; waiting {self._limit_s:g} s"
+        )
+
+    def fire(self) -> int:
+        deadline = time.monotonic() + self._limit_s
+        while time.monotonic() < deadline:
+            if self._enter(0.25):
+                self._seen_by = "enter"
+                return self._clock.wall_ns()
+            lost_ns = self._first_loss()
+            if lost_ns is not None:
+                self._seen_by = "first_loss"
+                return lost_ns
+        raise NoFailoverError(
+            f"no failover was started within {self._limit_s:g} s (no loss was seen and Enter was not pressed)"
+        )
+
+    def event(self, at_ns: int) -> TimelineEvent:
+        return TimelineEvent(
+            at_ns=at_ns, source="user", event="trigger", detail={"kind": self.kind, "seen_by": self._seen_by}
+        )
+
+    def failure(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        """Nothing is left running."""
+
+    def _enter(self, timeout_s: float) -> bool:
+        if self._terminal is None:
+            time.sleep(timeout_s)
+            return False
+        ready, _, _ = select.select([self._terminal], [], [], timeout_s)
+        if not ready:
+            return False
+        if self._terminal.readline():
+            return True
+        self._terminal = None  # end of input: from now on only loss counts
+        return False
+
+
+def terminal_input() -> IO[str] | None:
+    """Standard input when a person can press Enter on it."""
+    try:
+        return sys.stdin if sys.stdin is not None and sys.stdin.isatty() else None
+    except ValueError:  # closed
+        return None

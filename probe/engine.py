@@ -1,0 +1,188 @@
+"""The probing process: `python -m probe.engine ROLE ...`, started by the control process and by nobody else.
+
+It is the only holder of raw sockets. It opens rings, runs one loop (session/), and talks to the control process through
+shared counters and messages (border.py); when that process goes, it ends. Nothing slow is imported here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+from probe.border import Channel, SharedState
+from probe.clock import SystemClock
+from probe.errors import HaprobeError
+from probe.link import bpf
+from probe.link.base import FrameReceiver, FrameSender
+from probe.link.quiet import QuietPorts
+from probe.link.raw_ip import RawIpSender
+from probe.link.rx_ring import RxRing
+from probe.link.tx_ring import TxRing
+from probe.session import reflector as reflecting
+from probe.session import sender as sending
+
+PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
+SMALL, LARGE = 224, 1600  # longest frame of a ring's slots
+HIGH_RATE_PPS = 50_000  # from here on frames skip the queueing discipline: cheaper, but hidden from tcpdump on this host
+MOST_RANGES = 60
+
+
+class SenderLinks:
+    """Rings for a Session-Sender, opened as flows need them.
+
+    Args:
+        rate_pps: Total rate to expect; sets the depth of the rings, which is what absorbs a busy scheduler.
+    """
+
+    def __init__(self, rate_pps: float):
+        self._rate = rate_pps
+        self._transmitters: dict[tuple[str, int], FrameSender] = {}
+        self._receivers: dict[int, RxRing] = {}
+
+    def transmitter(self, key: tuple[str, int]) -> FrameSender:
+        """The link of `key`: (`ethernet` or `local`, with `-large` for frames that need large slots; ifindex)."""
+        if key not in self._transmitters:
+            kind, ifindex = key
+            octets = LARGE if kind.endswith("-large") else SMALL
+            if kind.startswith("local"):
+                self._transmitters[key] = RawIpSender(slots=4096, slot_octets=octets)
+            else:
+                slots = 32768 if self._rate > HIGH_RATE_PPS else 4096
+                bypass = self._rate > HIGH_RATE_PPS
+                ring = TxRing(ifindex, slots=slots, slot_octets=octets, qdisc_bypass=bypass)
+                self._transmitters[key] = ring
+        return self._transmitters[key]
+
+    def receivers(self) -> list[FrameReceiver]:
+        return list(self._receivers.values())
+
+    def listen(self, key: tuple[str, int], owned: dict[str, list[int]]) -> None:
+        """Receive on the interface of `key`, and let the replies to all `owned` ids through, on every ring."""
+        program = bpf.probe_filter(
+            udp_ports=ranges(owned["udp"]), tcp_ports=ranges(owned["tcp"]), icmp_ids=ranges(owned["icmp"]), snaplen=190
+        )
+        for ring in self._receivers.values():
+            ring.set_filter(program)
+        if key[1] not in self._receivers:
+            slots = 262144 if self._rate > HIGH_RATE_PPS else 32768
+            self._receivers[key[1]] = RxRing(key[1], program, slots=slots)
+
+    def close(self) -> None:
+        for sender in self._transmitters.values():
+            sender.close()
+        for ring in self._receivers.values():
+            ring.close()
+
+
+class ReflectorLinks:
+    """Rings for a Session-Reflector: one receive ring on one or all interfaces, and a way back out of each."""
+
+    def __init__(self, ifindex: int, udp: int, tcp: int):
+        program = bpf.probe_filter(udp_reflect=udp or None, tcp_reflect=tcp or None, snaplen=LARGE)
+        self._receiver = RxRing(ifindex, program, slots=16384, slot_octets=LARGE)
+        self._transmitters: dict[int, FrameSender] = {}
+
+    def receivers(self) -> list[FrameReceiver]:
+        return [self._receiver]
+
+    def transmitter_on(self, ifindex: int) -> FrameSender:
+        """The way back out of an interface. Loopback has no next hop to name: its replies are routed."""
+        if ifindex not in self._transmitters:
+            if socket.if_indextoname(ifindex) == "lo":
+                self._transmitters[ifindex] = RawIpSender(slots=4096, slot_octets=LARGE)
+            else:
+                self._transmitters[ifindex] = TxRing(ifindex, slots=4096, slot_octets=LARGE, qdisc_bypass=False)
+        return self._transmitters[ifindex]
+
+    def close(self) -> None:
+        self._receiver.close()
+        for sender in self._transmitters.values():
+            sender.close()
+
+
+def ranges(ids: list[int]) -> list[tuple[int, int]]:
+    """Ascending numbers as inclusive runs; one run around all when there are too many for a filter."""
+    runs: list[tuple[int, int]] = []
+    for number in ids:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return runs if len(runs) <= MOST_RANGES else [(runs[0][0], runs[-1][1])]
+
+
+def run_sender(channel: Channel, shared: SharedState, options: argparse.Namespace, stop: Any) -> None:
+    """Be a Session-Sender until stopped."""
+    links, ports = SenderLinks(options.rate), QuietPorts()
+    with contextlib.closing(links), contextlib.closing(ports):
+        sender = sending.Sender(links, ports, SystemClock(), shared, channel.send)
+        channel.send({"event": "ready"})
+        sending.run(sender, channel, stop)
+
+
+def run_reflector(channel: Channel, shared: SharedState, options: argparse.Namespace, stop: Any) -> None:
+    """Be a Session-Reflector until stopped."""
+    ports = QuietPorts()
+    with contextlib.closing(ports):
+        if options.udp:
+            ports.reserve_one("udp", options.udp)
+        if options.tcp:
+            ports.reserve_one("tcp", options.tcp)
+        links = ReflectorLinks(options.ifindex, options.udp, options.tcp)
+        with contextlib.closing(links):
+            reflector = reflecting.Reflector(
+                links,
+                SystemClock(),
+                shared,
+                udp=options.udp,
+                tcp=options.tcp,
+                allow=options.allow,
+                error_estimate=options.error_estimate,
+            )
+            channel.send({"event": "ready"})
+            reflecting.run(reflector, channel, links.receivers(), stop)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the process."""
+    parser = argparse.ArgumentParser(prog="haprobe-engine")
+    parser.add_argument("role", choices=["sender", "reflector"])
+    parser.add_argument("--channel", type=int, required=True)
+    parser.add_argument("--memory", type=int, required=True)
+    parser.add_argument("--capacity", type=int, required=True)
+    parser.add_argument("--rate", type=float, default=0.0)
+    parser.add_argument("--udp", type=int, default=0)
+    parser.add_argument("--tcp", type=int, default=0)
+    parser.add_argument("--ifindex", type=int, default=0)
+    parser.add_argument("--allow", action="append", default=[])
+    parser.add_argument("--error-estimate", type=int, default=1)
+    options = parser.parse_args(argv)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+    with contextlib.suppress(PermissionError):  # needs CAP_SYS_NICE; without it a busy host shows as unsent slots
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
+    stopping: list[int] = []
+    # Ctrl-C on a terminal reaches the whole process group; only the control process decides when we end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
+    channel = Channel(socket.socket(fileno=options.channel))
+    shared = SharedState(options.memory, options.capacity)
+    role = run_sender if options.role == "sender" else run_reflector
+    try:
+        role(channel, shared, options, lambda: bool(stopping))
+    except HaprobeError as error:
+        channel.send({"event": "error", "kind": type(error).__name__, "message": str(error)})
+        return error.exit_status
+    channel.send({"event": "bye"})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

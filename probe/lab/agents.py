@@ -1,0 +1,142 @@
+"""The lab's agents: their config files, and how they are started in their namespaces.
+
+    agent        host   probes
+    workload-a   wl-a   east-west to workload B; egress to the internet host; reflector for ingress
+    workload-b   wl-b   reflector for east-west
+    jumphost     jump   ingress to the cluster's Elastic IP; watches the cloud
+    internet     inet   reflector for egress
+
+An agent probes in its namespace, but is asked from the root namespace, where nothing of the lab is reachable.
+Its listening web socket is therefore made in the root namespace and handed to it the way systemd does
+(LISTEN_FDS, LISTEN_PID, descriptor 3): a socket belongs to the namespace it was made in, for good.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from probe.lab import processes
+from probe.lab.ids import CloudIds
+from probe.lab.plan import CLOUD_URL, CLUSTER_EIP, INTERNET, REGION, TRANSIT_TABLE, WORKLOAD_B, LabOptions, Plan
+
+UDP_PORT = 862
+TCP_PORT = 8620
+HOST_OF = {"workload-a": "wl-a", "workload-b": "wl-b", "jumphost": "jump", "internet": "inet"}
+# Moves the inherited socket from stdin to descriptor 3 and tells the agent that it is meant for it. The shell
+# replaces itself twice, so its pid is the agent's in the end.
+_ACTIVATE = 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@" 3<&0 0</dev/null'
+
+
+@dataclass(frozen=True, slots=True)
+class AgentHandle:
+    """A running agent. `url` is reachable from the root namespace."""
+
+    name: str
+    url: str
+    pid: int
+    log: Path
+
+
+def configs(options: LabOptions, ids: CloudIds | None) -> dict[str, dict[str, Any]]:
+    """The agents' config documents by name.
+
+    Args:
+        options: Of the lab.
+        ids: Of its cloud; without them the jumphost watches nothing.
+    """
+    reflector = {"udp": UDP_PORT, "tcp": TCP_PORT}
+    rate = options.agent_rate_pps
+    documents: dict[str, dict[str, Any]] = {
+        "workload-a": {
+            "flows": [*_flows("east-west", WORKLOAD_B, rate), *_flows("egress", INTERNET, rate)],
+            "reflector": reflector,
+        },
+        "workload-b": {"reflector": reflector},
+        "jumphost": {"flows": _flows("ingress", CLUSTER_EIP, rate)},
+        "internet": {"reflector": reflector},
+    }
+    if ids is not None:
+        documents["jumphost"]["watchers"] = {"aws": _aws_watcher(ids)}
+    return documents
+
+
+def write_configs(directory: Path, options: LabOptions, ids: CloudIds | None) -> dict[str, Path]:
+    """Write DIRECTORY/NAME.yml for each agent; returns the paths by name."""
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for name, document in configs(options, ids).items():
+        paths[name] = directory / f"{name}.yml"
+        paths[name].write_text(yaml.safe_dump(document, sort_keys=False))
+    return paths
+
+
+def agent_command(config: Path, address: str, journal: Path) -> list[str]:
+    """The command line of an agent."""
+    return [
+        *(sys.executable, "-m", "probe.cli", "run"),
+        *("--config.file", str(config), "--web.listen-address", address, "--journal.dir", str(journal)),
+    ]
+
+
+def start(
+    plan: Plan,
+    name: str,
+    config: Path,
+    directory: Path,
+    command: Callable[[Path, str, Path], Sequence[str]] = agent_command,
+) -> tuple[AgentHandle, subprocess.Popen[bytes]]:
+    """Start one agent in its namespace.
+
+    Args:
+        plan: The lab.
+        name: "workload-a" and so on.
+        config: Its config file.
+        directory: For its log and journal.
+        command: (config, listen address, journal directory) to command line.
+
+    Returns:
+        The handle, and the process, which the caller has to wait for some day.
+    """
+    log, journal = directory / f"{name}.log", directory / f"{name}.journal"
+    journal.mkdir(parents=True, exist_ok=True)
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        process = processes.spawn(
+            f"agent {name}",
+            plan.namespace_path(HOST_OF[name]),
+            ["sh", "-c", _ACTIVATE, "sh", *command(config, address, journal)],
+            log,
+            stdin=listener,
+            env=processes.environment(),
+        )
+    return AgentHandle(name, f"http://{address}", process.pid, log), process
+
+
+def _flows(path: str, target: str, rate_pps: int) -> list[dict[str, Any]]:
+    ports = {"icmp": None, "udp": UDP_PORT, "tcp": TCP_PORT}
+    flows = []
+    for protocol, port in ports.items():
+        flow: dict[str, Any] = {"name": f"{path}-{protocol}", "protocol": protocol, "session": "both", "path": path}
+        flow |= {"target": target, "rate": rate_pps}
+        flows.append(flow if port is None else {**flow, "port": port})
+    return flows
+
+
+def _aws_watcher(ids: CloudIds) -> dict[str, Any]:
+    return {
+        "region": REGION,
+        "addresses": [ids.allocations["cluster"]],
+        "route_tables": [ids.route_tables[TRANSIT_TABLE]],
+        "units": ids.units(),
+        "endpoint_url": CLOUD_URL,
+        "interval": "1s",
+        "fast_interval": "250ms",
+    }

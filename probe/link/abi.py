@@ -1,0 +1,189 @@
+"""Constants, layouts and the few calls of the Linux packet interface that Python's `socket` does not name.
+
+Every value is part of the kernel's user interface and the same on x86-64 and aarch64; the header is named at
+each group. Nothing here keeps state, except the lock behind `fence`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import platform
+import socket
+import struct
+import threading
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+# linux/if_ether.h, linux/if_arp.h, linux/if_packet.h
+ETH_P_ALL = 0x0003
+ETH_P_IP = 0x0800
+ETH_P_IPV6 = 0x86DD
+ETHERNET_OCTETS = 14
+ARPHRD_ETHER = 1
+ARPHRD_LOOPBACK = 772
+PACKET_HOST = 0
+PACKET_OUTGOING = 4
+
+SOL_PACKET = 263
+PACKET_RX_RING = 5
+PACKET_STATISTICS = 6
+PACKET_VERSION = 10
+PACKET_TX_RING = 13
+PACKET_LOSS = 14
+PACKET_QDISC_BYPASS = 20
+PACKET_IGNORE_OUTGOING = 23
+TPACKET_V2 = 1
+
+TP_STATUS_KERNEL = 0
+TP_STATUS_USER = 1
+TP_STATUS_AVAILABLE = 0
+TP_STATUS_SEND_REQUEST = 1
+TP_STATUS_SENDING = 2
+TP_STATUS_WRONG_FORMAT = 4
+TP_STATUS_TS_SOFTWARE = 1 << 29
+
+# struct tpacket2_hdr: offsets in a frame, octets. sockaddr_ll follows at 32 in a received frame.
+TP_STATUS_AT = 0
+TP_LEN_AT = 4
+TP_MAC_AT = 12
+TP_NET_AT = 14
+TP_SEC_AT = 16
+TP_NSEC_AT = 20
+SLL_IFINDEX_AT = 32 + 4
+SLL_PKTTYPE_AT = 32 + 10
+# L2 data of a frame to send: right behind the header, as long as PACKET_TX_HAS_OFF is unset (af_packet.c).
+TX_DATA_AT = 32
+# Network header of a received frame: align16(TPACKET2_HDRLEN 52 + at least 16 for the L2 header). An Ethernet header
+# ends there, so it starts 14 octets earlier; on interfaces without L2 header the network header has the same place.
+RX_NET_AT = 80
+RX_DATA_AT = RX_NET_AT - ETHERNET_OCTETS
+
+# asm-generic/socket.h, linux/net_tstamp.h, linux/sockios.h, linux/if.h
+SO_ATTACH_FILTER = 26
+SO_SNDBUFFORCE = 32
+SO_TIMESTAMPING = 37
+SOF_TIMESTAMPING_RX_SOFTWARE = 1 << 3
+SOF_TIMESTAMPING_SOFTWARE = 1 << 4
+SIOCGIFFLAGS = 0x8913
+SIOCETHTOOL = 0x8946
+ETHTOOL_GLINK = 0x0A  # linux/ethtool.h
+IFF_UP = 0x1
+IFF_NOARP = 0x80
+
+TPACKET_REQ = struct.Struct("=IIII")  # block_size, block_nr, frame_size, frame_nr
+TPACKET_STATS = struct.Struct("=II")  # packets (drops included), drops; cleared by reading
+SOCK_FILTER = struct.Struct("=HBBI")  # code, jt, jf, k
+SOCK_FPROG = struct.Struct("@HP")  # len, pointer to the filter; linux/filter.h
+SOCKADDR_LL = struct.Struct("=H2siHBB8s")  # family, protocol (network order), ifindex, hatype, pkttype, halen, addr
+IFREQ_FLAGS = struct.Struct("=16sH22x")
+IFREQ_POINTER = struct.Struct("@16sP16x")
+
+# struct mmsghdr and friends (bits/socket.h, 64 bit), as numpy layouts so that a batch is prepared in arrays.
+MMSGHDR = np.dtype(
+    {
+        "names": ["name", "namelen", "iov", "iovlen", "msg_len"],
+        "formats": ["u8", "u4", "u8", "u8", "u4"],
+        "offsets": [0, 8, 16, 24, 56],
+        "itemsize": 64,
+    }
+)
+IOVEC = np.dtype([("base", "u8"), ("len", "u8")])
+SOCKADDR_IN = np.dtype([("family", "u2"), ("port", ">u2"), ("addr", "u1", 4), ("zero", "u1", 8)])
+SOCKADDR_IN6 = np.dtype(
+    [("family", "u2"), ("port", ">u2"), ("flowinfo", ">u4"), ("addr", "u1", 16), ("scope_id", "u4")]
+)
+UIO_MAXIOV = 1024  # linux/uio.h: most messages one sendmmsg takes
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.bind.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_libc.sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
+
+
+class Instruction(NamedTuple):
+    """One classic BPF instruction (struct sock_filter)."""
+
+    code: int
+    jt: int
+    jf: int
+    k: int
+
+
+Program = tuple[Instruction, ...]
+DROP_ALL: Program = (Instruction(0x06, 0, 0, 0),)
+
+
+class _HasSetsockopt(Protocol):
+    def setsockopt(self, level: int, optname: int, value: bytes, /) -> None: ...
+
+
+def attach_filter(sock: _HasSetsockopt, program: Program) -> None:
+    """Attach a classic BPF filter; the kernel copies it.
+
+    Raises:
+        OSError: EPERM without CAP_NET_ADMIN on a TCP socket of a current kernel, EINVAL for an unsound program.
+    """
+    code = ctypes.create_string_buffer(b"".join(SOCK_FILTER.pack(*ins) for ins in program))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, SOCK_FPROG.pack(len(program), ctypes.addressof(code)))
+
+
+def bind_packet(sock: socket.socket, protocol: int, ifindex: int) -> None:
+    """Bind a packet socket by interface index; 0 means every interface.
+
+    `socket.bind` takes a name only, which cannot say "every" and may be another interface's by now.
+    """
+    address = SOCKADDR_LL.pack(socket.AF_PACKET, protocol.to_bytes(2, "big"), ifindex, 0, 0, 0, bytes(8))
+    if _libc.bind(sock.fileno(), address, len(address)) != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno))
+
+
+def sendmmsg(fd: int, address: int, count: int) -> int:
+    """Send `count` messages (struct mmsghdr at `address`) without waiting; how many left, never 0.
+
+    Raises:
+        OSError: If not even the first could be sent.
+    """
+    sent = int(_libc.sendmmsg(fd, address, count, socket.MSG_DONTWAIT))
+    if sent < 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno))
+    return sent
+
+
+def link_is_up(sock: socket.socket, name: str) -> bool:
+    """Whether an interface of the namespace of `sock` is up and has a carrier.
+
+    The carrier is asked of the driver: IFF_RUNNING and the operational state lag behind it by up to a second.
+    """
+    try:
+        answer = fcntl.ioctl(sock.fileno(), SIOCGIFFLAGS, IFREQ_FLAGS.pack(name.encode(), 0))
+    except OSError:  # renamed or gone
+        return False
+    if not IFREQ_FLAGS.unpack(answer)[1] & IFF_UP:
+        return False
+    link = (ctypes.c_uint32 * 2)(ETHTOOL_GLINK, 0)
+    try:
+        fcntl.ioctl(sock.fileno(), SIOCETHTOOL, IFREQ_POINTER.pack(name.encode(), ctypes.addressof(link)))
+    except OSError:  # a driver that does not know
+        return True
+    return bool(link[1])
+
+
+_fence_lock = threading.Lock()
+_fence_lock.acquire()
+_STRONGLY_ORDERED = platform.machine() in {"x86_64", "AMD64"}
+
+
+def fence() -> None:
+    """Order the memory accesses before this call against those after it.
+
+    Needed between reading a slot's status and its data, and between reading the data and giving the slot back. x86-64
+    keeps that order by itself. Elsewhere a lock's release followed by an acquire is a full barrier: nothing moves
+    down past the release or up past the acquire, and those two keep their order. Only one thread may use a ring.
+    """
+    if not _STRONGLY_ORDERED:
+        _fence_lock.release()
+        _fence_lock.acquire()

@@ -1,0 +1,162 @@
+"""Sending through a PACKET_MMAP ring (TPACKET_V2), with an exact account of what left.
+
+The kernel's rules this rests on (af_packet.c, tpacket_snd): one `send` takes frames marked SEND_REQUEST in ring
+order from its own head and stops at the first it cannot hand to the driver. That frame and those behind it keep
+their mark, and would leave with the next `send`, minutes later and with stale content, if nobody took the mark
+away. So after an error the marks come off, and the kernel's head is by construction the first frame that kept
+its mark. A slot is writable again once the driver has freed the frame, which is later than `send` returns.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import mmap
+import os
+import socket
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from probe.errors import PeerError
+from probe.link import abi, require_raw
+from probe.link.base import Int32Array, SendError, SendResult
+from probe.link.geometry import ring_geometry
+
+log = logging.getLogger(__name__)
+
+_LINK_ERRORS = {errno.ENETDOWN, errno.ENXIO, errno.ENODEV}
+
+
+class TxRing:
+    """A `FrameSender` onto one Ethernet interface.
+
+    Args:
+        ifindex: Of the interface, in the calling thread's network namespace.
+        slots: Frames in the ring, at least; rounded up to fill pages.
+        slot_octets: Longest frame to be sent, Ethernet header included.
+        qdisc_bypass: Hand frames straight to the driver: no queue of the kernel's delays or reorders them, and a
+            refusal is seen at once. Frames are then invisible to tcpdump on this host.
+
+    Raises:
+        PrivilegeError: Without CAP_NET_RAW.
+        PeerError: If there is no such interface.
+        ValueError: If no ring can be that size.
+    """
+
+    def __init__(self, ifindex: int, *, slots: int = 4096, slot_octets: int = 224, qdisc_bypass: bool = True):
+        self._geometry = ring_geometry(slots, slot_octets, header_octets=abi.TX_DATA_AT)
+        self.ifindex = ifindex
+        self.slots = self._geometry.frame_nr
+        self.slot_octets = self._geometry.frame_size - abi.TX_DATA_AT
+        require_raw()
+        try:
+            self.interface = socket.if_indextoname(ifindex)
+        except OSError as error:
+            raise PeerError(f"no interface with index {ifindex}") from error
+        # Protocol 0: this socket never receives anything, nor is it left with an error when the link goes down.
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        try:
+            self.qdisc_bypass = self._configure(qdisc_bypass)
+            self._memory = mmap.mmap(self._socket.fileno(), self._geometry.octets)
+            abi.bind_packet(self._socket, 0, ifindex)
+        except BaseException:
+            self._socket.close()
+            raise
+        self._status = self._header(np.uint32, abi.TP_STATUS_AT)
+        self._length = self._header(np.int32, abi.TP_LEN_AT)
+        self._head = 0
+
+    def _configure(self, qdisc_bypass: bool) -> bool:
+        """Set the socket up; whether queueing disciplines are bypassed."""
+        sock, ring = self._socket, self._geometry
+        sock.setsockopt(abi.SOL_PACKET, abi.PACKET_VERSION, abi.TPACKET_V2)
+        # A frame the device cannot take must stop the batch: with PACKET_LOSS it would be skipped and look as if sent.
+        sock.setsockopt(abi.SOL_PACKET, abi.PACKET_LOSS, 0)
+        # Frames wait for the driver to free them, charged to this buffer at about 1 KiB each; the default holds 200.
+        wanted = ring.frame_nr * 1280
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, abi.SO_SNDBUFFORCE, wanted)
+        except PermissionError:  # needs CAP_NET_ADMIN; up to net.core.wmem_max without
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wanted)
+        if qdisc_bypass:
+            try:
+                sock.setsockopt(abi.SOL_PACKET, abi.PACKET_QDISC_BYPASS, 1)
+            except OSError as error:
+                log.warning("%s: sending through the queueing discipline: bypass refused: %s", self.interface, error)
+                qdisc_bypass = False
+        request = abi.TPACKET_REQ.pack(ring.block_size, ring.block_nr, ring.frame_size, ring.frame_nr)
+        sock.setsockopt(abi.SOL_PACKET, abi.PACKET_TX_RING, request)
+        return qdisc_bypass
+
+    def _header(self, dtype: npt.DTypeLike, offset: int) -> npt.NDArray[Any]:
+        return np.ndarray((self.slots,), dtype, self._memory, offset, (self._geometry.frame_size,))
+
+    def view(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Every slot's frame as `dtype`, shape (slots,), sharing memory with the ring."""
+        if np.dtype(dtype).itemsize > self.slot_octets:
+            raise ValueError(f"a layout of {np.dtype(dtype).itemsize} octets in slots of {self.slot_octets}")
+        return self._header(dtype, abi.TX_DATA_AT)
+
+    def free(self, n: int) -> tuple[int, int]:
+        """(first slot, count <= n) of the writable run at the head; count 0 while the ring is full."""
+        first = self._head
+        taken = self._status[first : first + n] != abi.TP_STATUS_AVAILABLE
+        if not taken.any():
+            return first, len(taken)
+        return first, int(taken.argmax())
+
+    def send(self, count: int, lengths: Int32Array) -> SendResult:
+        """Send the `count` slots from the head; see `FrameSender.send`."""
+        first, end = self._head, self._head + count
+        if not 0 < count <= self.slots - first:
+            raise ValueError(f"{count} frames from slot {first} of {self.slots}")
+        self._length[first:end] = lengths
+        status = self._status[first:end]
+        status[:] = abi.TP_STATUS_SEND_REQUEST
+        before_ns = time.monotonic_ns()
+        failure = self._kick()
+        after_ns = time.monotonic_ns()
+        # Frames are taken in order: if the last one was, all were.
+        if not self._refused(status[-1]):
+            self._head = end % self.slots
+            return SendResult(count, before_ns, after_ns, "")
+        return self._failed(first, status, before_ns, after_ns, failure)
+
+    def _kick(self) -> int:
+        """Let the kernel take what is marked; 0 or the errno."""
+        try:
+            self._socket.send(b"", socket.MSG_DONTWAIT)
+        except OSError as error:
+            return error.errno or errno.EIO
+        return 0
+
+    @staticmethod
+    def _refused(status: Any) -> Any:
+        return (status == abi.TP_STATUS_SEND_REQUEST) | (status == abi.TP_STATUS_WRONG_FORMAT)
+
+    def _failed(
+        self, first: int, status: npt.NDArray[np.uint32], before_ns: int, after_ns: int, failure: int
+    ) -> SendResult:
+        """Settle a batch that was not taken whole."""
+        sent = int(self._refused(status).argmax())
+        status[sent:] = abi.TP_STATUS_AVAILABLE
+        self._head = first + sent
+        # With the carrier gone the driver refuses frames with ENOBUFS, the same as when it is merely full. Errno 0:
+        # some were taken and the socket's buffer was full then.
+        down = failure in _LINK_ERRORS or not self._running()
+        error: SendError = "link_down" if down else "send_error"
+        log.debug("%s: %d of %d frames sent: %s", self.interface, sent, len(status), os.strerror(failure))
+        return SendResult(sent, before_ns, after_ns, error)
+
+    def _running(self) -> bool:
+        return abi.link_is_up(self._socket, self.interface)
+
+    def close(self) -> None:
+        """Close the socket; frames already taken by the kernel still leave. Views held elsewhere stay readable."""
+        # The mapping keeps a duplicate of the descriptor and goes away with the last array over it.
+        self._socket.close()
+        if hasattr(self, "_status"):
+            del self._status, self._length, self._memory

@@ -1,0 +1,225 @@
+"""`haprobe measure`: the agent's own engine as a one-off tool, no daemon and no config."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from probe import __version__
+from probe.core.events import FlowSpec, Session
+from probe.errors import PeerError
+from probe.prober import Prober
+from probe.progress import Progress
+from probe.recorder import FlowTrack
+from probe.report.document import new_document
+from probe.targets import Target
+from probe.timesync import kernel_clock
+from probe.wire.stamp import error_estimate
+
+CONNECT_S = 5.0
+SETTLE_MARGIN_S = 0.5
+PORTLESS = {"icmp": 0}
+
+
+def measure(
+    targets: Sequence[Target],
+    *,
+    rate_pps: float,
+    duration_s: float,
+    sessions: Sequence[Session],
+    path: str,
+    interface: str | None,
+    loss_threshold_ns: int,
+    json_path: str | None,
+    html_path: str | None,
+    quiet: bool,
+) -> int:
+    """Probe the targets for a while and print the result.
+
+    Returns:
+        0, or 5 when a target never answered.
+
+    Raises:
+        PeerError: If there is no way to a target, or a TCP reflector does not accept the session.
+        PrivilegeError: Without the capabilities that raw sockets need.
+        ConfigError: If a target's name does not resolve.
+    """
+    specs = flow_specs(targets, rate_pps, sessions, path, interface, loss_threshold_ns)
+    clock = kernel_clock()
+    started_ns = time.time_ns()
+    with Progress(quiet=quiet) as progress:
+        prober = Prober(specs, error_estimate=error_estimate(clock.max_error_ns))
+        try:
+            limit = max(1, round(rate_pps * duration_s))
+            with interruptible(prober.halt) as interrupted:
+                tracks = [prober.add(spec, limit=limit) for spec in specs]
+                prober.follow_paths()
+                _connect(tracks, interrupted)
+                _wait(prober, tracks, duration_s, loss_threshold_ns / 1e9, progress, interrupted)
+        finally:
+            prober.close()
+    document = new_document(
+        run={
+            "id": "",
+            "started_ns": started_ns,
+            "ended_ns": time.time_ns(),
+            "host": socket.gethostname(),
+            "version": __version__,
+            "labels": {},
+            "config": {"targets": [str(t) for t in targets], "rate": rate_pps, "duration_s": duration_s},
+            "clock": {
+                "synchronised": clock.synchronised,
+                "max_error_ns": clock.max_error_ns or 0,
+                "source": clock.source,
+            },
+            "trigger": {"kind": "none", "at_ns": 0},
+        },
+        flows=[prober.recorder.flow_document(t, None, None) for t in tracks],
+    )
+    _write(document, json_path, html_path)
+    silent = [f for f in document["flows"] if f["counts"]["received"] + f["counts"]["late"] == 0]
+    for flow, spec in ((f, s) for f, s in zip(document["flows"], specs, strict=True) if f in silent):
+        print(f"haprobe: {_silence(flow, spec)}", file=sys.stderr)
+    return PeerError.exit_status if silent else 0
+
+
+def flow_specs(
+    targets: Sequence[Target],
+    rate_pps: float,
+    sessions: Sequence[Session],
+    path: str,
+    interface: str | None,
+    loss_threshold_ns: int,
+) -> list[FlowSpec]:
+    """One flow per target and session kind, named after them; the same target twice gets a number."""
+    specs: list[FlowSpec] = []
+    for target in targets:
+        for session in sessions:
+            port = f"-{target.port}" if target.port else ""
+            name = f"{target.protocol}-{target.host.replace(':', '.')}{port}{'-fresh' if session == 'fresh' else ''}"
+            taken = sum(s.name == name or s.name.startswith(f"{name}.") for s in specs)
+            specs.append(
+                FlowSpec(
+                    name=f"{name}.{taken + 1}" if taken else name,
+                    protocol=target.protocol,
+                    session=session,
+                    path=path,
+                    target=target.host,
+                    port=target.port or 0,
+                    rate_pps=rate_pps,
+                    interface=interface,
+                    loss_threshold_ns=loss_threshold_ns,
+                )
+            )
+    return specs
+
+
+@contextmanager
+def interruptible(halt: Callable[[], None]) -> Any:
+    """Let Ctrl-C (or SIGTERM) end the measurement early: `halt` is called, and the event yielded is set.
+
+    A second Ctrl-C interrupts for good.
+    """
+    interrupted = threading.Event()
+
+    def stop(_number: int, _frame: object) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+        halt()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _connect(tracks: list[FlowTrack], interrupted: threading.Event) -> None:
+    """Wait until every kept TCP session is established."""
+    waiting = [t for t in tracks if t.spec.protocol == "tcp" and t.spec.session == "kept"]
+    deadline = time.monotonic() + CONNECT_S
+    while waiting and not interrupted.is_set():
+        waiting = [t for t in waiting if not t.established_ns]
+        if waiting and time.monotonic() > deadline:
+            spec = waiting[0].spec
+            raise PeerError(
+                f"no reflector accepts a TCP session at {spec.target} port {spec.port} within {CONNECT_S:g} s: "
+                f"start `haprobe reflect --tcp {spec.port}` there, or probe any listener with --session fresh"
+            )
+        time.sleep(0.02)
+
+
+def _wait(
+    prober: Prober,
+    tracks: list[FlowTrack],
+    duration_s: float,
+    threshold_s: float,
+    progress: Progress,
+    interrupted: threading.Event,
+) -> None:
+    """Show progress until every probe is sent and its fate is decided."""
+    started = time.monotonic()
+    deadline = started + duration_s + threshold_s + CONNECT_S
+    ended: float | None = None
+    while time.monotonic() < deadline:
+        time.sleep(0.1)
+        prober.recorder.sample()
+        if not prober.engine.alive():
+            return
+        counts = [prober.recorder.history.counts(t.index, None, None) for t in tracks]
+        sent, received = sum(c.sent for c in counts), sum(c.received for c in counts)
+        lost, pending = sum(c.lost for c in counts), sum(c.pending for c in counts)
+        dark = [t.spec.name for t in tracks if t.state in ("down", "suspect")]
+        elapsed = min(time.monotonic() - started, duration_s)
+        state = f"dark: {', '.join(dark)}" if dark else "all answering"
+        progress.update(f"{elapsed:.1f}/{duration_s:g} s  sent {sent}  answered {received}  lost {lost}  {state}")
+        over = interrupted.is_set() or all(t.done or t.session_end is not None for t in tracks)
+        if over and ended is None:
+            ended = time.monotonic()
+        if ended is not None and (not pending or time.monotonic() > ended + threshold_s + SETTLE_MARGIN_S):
+            return
+
+
+def _silence(flow: dict[str, Any], spec: FlowSpec) -> str:
+    if flow["counts"]["sent"] == 0:
+        return f"{flow['name']}: nothing could be sent to {spec.target}; is the interface up?"
+    needs = {
+        "udp": f"; is a STAMP reflector running there (`haprobe reflect --udp {spec.port}`)?",
+        "tcp": f"; does anything listen on port {spec.port}?",
+        "icmp": "",
+    }[spec.protocol]
+    return f"{flow['name']}: no reply from {spec.target} to any of {flow['counts']['sent']} probes{needs}"
+
+
+def _write(document: dict[str, Any], json_path: str | None, html_path: str | None) -> None:
+    from rich.console import Console
+
+    from probe.report import html, text
+    from probe.store.runs import to_json
+
+    if html_path:
+        _put(html_path, html.render(document))
+    if json_path:
+        _put(json_path, to_json(document))
+    if "-" not in (json_path, html_path):
+        text.render_measure(document, Console())
+
+
+def _put(target: str, content: str) -> None:
+    if target == "-":
+        sys.stdout.write(content)
+        sys.stdout.flush()
+    else:
+        Path(target).write_text(content, encoding="utf-8")

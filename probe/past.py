@@ -1,0 +1,51 @@
+"""What earlier processes of this agent found, from their journal: a killed agent still reports its outages."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from probe.core.events import TimelineEvent
+from probe.store.journal import Record, replay
+
+log = logging.getLogger(__name__)
+MOST_OUTAGES = 10_000
+
+
+@dataclass(slots=True)
+class Past:
+    """Outages (contract form, with the flow's labels) and HA events, oldest first."""
+
+    outages: list[dict[str, Any]] = field(default_factory=list)
+    events: list[TimelineEvent] = field(default_factory=list)
+
+    @classmethod
+    def replay(cls, directory: Path) -> Past:
+        """Read every journal file of a directory; none there is no past."""
+        past = cls()
+        if not directory.is_dir():
+            return past
+        newest: dict[tuple[int, str, int], dict[str, Any]] = {}
+        process = 0
+        records = replay(directory)
+        for record in records:
+            process += record.kind == "start"
+            past._take(record, process, newest)
+        past.outages = sorted(newest.values(), key=lambda o: int(o["start_ns"]))[-MOST_OUTAGES:]
+        past.events = past.events[-MOST_OUTAGES:]
+        if records.damage:
+            log.warning("journal %s: %d damaged lines skipped", directory, len(records.damage))
+        return past
+
+    def _take(self, record: Record, process: int, newest: dict[tuple[int, str, int], dict[str, Any]]) -> None:
+        if record.kind == "outage":
+            # An outage is written anew whenever it is corrected or has grown: the newest record counts.
+            key = (process, str(record.data["flow"]), int(record.data["id"]))
+            if record.data.get("withdrawn"):
+                newest.pop(key, None)
+            else:
+                newest[key] = {k: v for k, v in record.data.items() if k != "withdrawn"}
+        elif record.kind == "ha_change":
+            self.events.append(TimelineEvent(**record.data))

@@ -1,0 +1,105 @@
+"""From a configured flow to the command that starts it: name to address, route, next hop, template frame."""
+
+from __future__ import annotations
+
+import random
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from probe.core.events import FlowSpec
+from probe.engine import LARGE, SMALL
+from probe.errors import ConfigError, PeerError
+from probe.link.path import Path, resolve
+from probe.wire.craft import Template, flow_template
+
+_rng = random.SystemRandom()
+
+
+@dataclass(slots=True)
+class PreparedFlow:
+    """A flow that is ready to be handed to an engine.
+
+    Attributes:
+        spec: As configured.
+        index: Row in the engine's tables.
+        address: The target's address.
+        path: How to get there.
+        session: Random number of this flow of this run.
+    """
+
+    spec: FlowSpec
+    index: int
+    address: str
+    path: Path
+    session: int
+    error_estimate: int
+
+    def template(self) -> Template:
+        """The flow's frame, by its present path."""
+        return flow_template(
+            self.spec,
+            source=self.path.source_ip,
+            target=self.address,
+            source_mac=self.path.source_mac,
+            target_mac=self.path.destination_mac,
+            session=self.session,
+            error_estimate=self.error_estimate,
+        )
+
+    def frame_fields(self) -> dict[str, Any]:
+        """What changes with the path."""
+        template = self.template()
+        large = "-large" if len(template.frame) > SMALL else ""
+        return {
+            "frame": template.frame.hex(),
+            "rest": template.rest,
+            "transmitter": [self.path.kind + large, self.path.ifindex],
+        }
+
+    def add_command(self, *, limit: int | None = None, lead_ns: int = 0) -> dict[str, Any]:
+        """The command that starts the flow in an engine."""
+        template = self.template()
+        spec = self.spec
+        return {
+            "command": "add",
+            "index": self.index,
+            "name": spec.name,
+            "kind": template.kind,
+            "family": template.family,
+            "session_kind": spec.session,
+            "target": self.address,
+            "interval_ns": spec.interval_ns,
+            "session": self.session,
+            "min_probes": spec.outage_min_probes,
+            "threshold_ns": spec.loss_threshold_ns,
+            "limit": limit,
+            "lead_ns": lead_ns,
+            **self.frame_fields(),
+        }
+
+
+def host_address(host: str) -> str:
+    """The first address of a host name or address literal.
+
+    Raises:
+        ConfigError: If the name does not resolve.
+    """
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)[0][4][0])
+    except socket.gaierror as error:
+        raise ConfigError(f"unknown host {host!r}: {error.strerror}") from error
+
+
+def prepare(spec: FlowSpec, index: int, *, error_estimate: int, timeout_s: float = 2.0) -> PreparedFlow:
+    """Resolve a flow's target and path.
+
+    Raises:
+        ConfigError: If the target's name does not resolve.
+        PeerError: If there is no way to it.
+    """
+    address = host_address(spec.target)
+    path = resolve(address, source=spec.source, interface=spec.interface, timeout_s=timeout_s)
+    if LARGE < (spec.size or 0) + 14:
+        raise PeerError(f"flow {spec.name}: packets of {spec.size} octets do not fit an Ethernet frame")
+    return PreparedFlow(spec, index, address, path, _rng.getrandbits(63) | 1, error_estimate)

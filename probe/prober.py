@@ -1,0 +1,147 @@
+"""Flows, their engine, their paths and their record: what `run` and `measure` have in common."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Hashable, Iterable
+
+from probe.core.events import FlowSpec
+from probe.errors import HaprobeError, PeerError
+from probe.link.path import Path, PathMonitor
+from probe.prepare import PreparedFlow, host_address, prepare
+from probe.recorder import FlowTrack, Listener, Recorder
+from probe.supervise import Engine
+
+log = logging.getLogger(__name__)
+SPARE_FLOWS = 256
+
+
+class Prober:
+    """One Session-Sender engine and its flows.
+
+    Args:
+        expected: Flows to expect, for sizing rings and tables. They are started by `add`.
+        error_estimate: STAMP Error Estimate of this host's clock.
+        listener: See `Recorder`.
+
+    Raises:
+        HaprobeError: If the engine cannot start, for example without privileges.
+    """
+
+    def __init__(self, expected: Iterable[FlowSpec], *, error_estimate: int, listener: Listener | None = None):
+        specs = list(expected)
+        self.recorder = Recorder(listener)
+        self._error_estimate = error_estimate
+        self._flows: dict[int, PreparedFlow | None] = {}
+        self._limits: dict[int, int | None] = {}
+        self._lock = threading.RLock()
+        rate = sum(spec.rate_pps for spec in specs)
+        capacity = len(specs) + SPARE_FLOWS
+        self.engine = Engine("sender", ["--rate", str(rate)], self.recorder.take, capacity)
+        self._capacity = capacity
+        self.recorder.attach(self.engine.shared)
+        self._monitor: PathMonitor | None = None
+
+    def follow_paths(self) -> None:
+        """From now on, follow changes of routes, neighbours, links and addresses."""
+        monitor = PathMonitor(self._path_changed)
+        monitor.start()
+        with self._lock:
+            self._monitor = monitor
+            for track in self.recorder.tracks():
+                self._watch(track)
+
+    def add(self, spec: FlowSpec, *, limit: int | None = None, patient: bool = False) -> FlowTrack:
+        """Start a flow.
+
+        Args:
+            spec: The flow.
+            limit: Probes to send in all; None: until removed.
+            patient: When there is no way to the target yet, wait for one instead of failing.
+
+        Raises:
+            ConfigError: If the target's name does not resolve.
+            PeerError: If there is no way to the target, unless `patient`.
+            HaprobeError: If the engine is full.
+        """
+        with self._lock:
+            index = next((i for i in range(self._capacity) if i not in self._flows), None)
+            if index is None:
+                raise HaprobeError(f"no room for flow {spec.name}: restart the agent to make room for more flows")
+            track = FlowTrack(spec, index, host_address(spec.target))
+            try:
+                prepared = prepare(spec, index, error_estimate=self._error_estimate)
+            except PeerError as error:
+                if not patient:
+                    raise
+                track.detail = str(error)
+                log.warning("flow %s: %s; waiting for a way", spec.name, error)
+                prepared = None
+            self._flows[index] = prepared
+            self._limits[index] = limit
+            self.recorder.add(track)
+            if prepared is not None:
+                self._note_path(track, prepared.path)
+                self.engine.send(prepared.add_command(limit=limit))
+            self._watch(track)
+            return track
+
+    def remove(self, track: FlowTrack) -> None:
+        """End a flow and forget it."""
+        with self._lock:
+            if self._monitor is not None:
+                self._monitor.unwatch(track.index)
+            self.engine.send({"command": "remove", "index": track.index})
+            self._flows.pop(track.index, None)
+            self.recorder.remove(track.index)
+
+    def halt(self) -> None:
+        """Send no further probe."""
+        self.engine.send({"command": "halt"})
+
+    def renew(self, track: FlowTrack) -> None:
+        """Begin a new session for a kept TCP flow whose session has ended."""
+        self.engine.send({"command": "renew", "index": track.index})
+
+    def close(self) -> None:
+        """End every session and the engine; the record stays readable."""
+        with self._lock:
+            monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            monitor.close()
+        self.recorder.sample()
+        self.engine.stop()
+        self.recorder.sample()
+
+    def _watch(self, track: FlowTrack) -> None:
+        prepared = self._flows.get(track.index)
+        if self._monitor is not None:
+            path = prepared.path if prepared is not None else None
+            spec = track.spec
+            self._monitor.watch(track.index, track.address, source=spec.source, interface=spec.interface, path=path)
+
+    def _path_changed(self, key: Hashable, path: Path | None) -> None:
+        with self._lock:
+            index = key if isinstance(key, int) else -1
+            track = next((t for t in self.recorder.tracks() if t.index == index), None)
+            if track is None:
+                return
+            if path is None:
+                track.detail = "this host has no way to the target"
+                log.warning("flow %s: no way to %s any more", track.spec.name, track.address)
+                return
+            prepared = self._flows.get(index)
+            self._note_path(track, path)
+            if prepared is None:
+                prepared = prepare(track.spec, index, error_estimate=self._error_estimate)
+                self._flows[index] = prepared
+                self.engine.send(prepared.add_command(limit=self._limits.get(index)))
+            else:
+                prepared.path = path
+                self.engine.send({"command": "retarget", "index": index, **prepared.frame_fields()})
+
+    @staticmethod
+    def _note_path(track: FlowTrack, path: Path) -> None:
+        track.detail = ""
+        track.interface, track.source = path.interface, path.source_ip

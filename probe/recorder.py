@@ -1,0 +1,243 @@
+"""All that an engine has told, in the control process: states, outages, unobserved spans, session ends, counts.
+
+Fed by the engine's events and by readings of its counters; asked by the web endpoints, the journal and the reports. Safe to
+use from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from probe.border import SharedState
+from probe.core.events import (
+    Cause,
+    FlowSpec,
+    FlowState,
+    Outage,
+    SessionEnd,
+    Unobserved,
+)
+from probe.core.histogram import BINS, edges_ns, quantile_ns
+from probe.core.outage import with_episodes
+from probe.history import History
+
+MOST_SPANS = 10_000  # outages and unobserved spans kept per flow; older ones are in the journal
+RTT_EDGES_S = (
+    *(m * 10.0**e for e in range(-5, 1) for m in (1, 2.5, 5)),
+    10.0,
+)
+Listener = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass(slots=True)
+class FlowTrack:
+    """What is known of one flow."""
+
+    spec: FlowSpec
+    index: int
+    address: str
+    interface: str = ""
+    source: str = ""
+    state: FlowState = "connecting"
+    detail: str = ""
+    outages: dict[int, Outage] = field(default_factory=dict)
+    unobserved: list[Unobserved] = field(default_factory=list)
+    session_end: SessionEnd | None = None
+    session_ends: int = 0
+    resets: dict[str, int] = field(default_factory=lambda: {"rst": 0, "fin": 0, "icmp": 0})
+    established_ns: int = 0
+    translation: str = ""
+    translations_ns: list[int] = field(default_factory=list)  # when it changed
+    done: bool = False
+    answered: bool = False
+
+
+class Recorder:
+    """The record of one engine's flows.
+
+    Args:
+        listener: Called with (kind, data) for each event worth telling: `outage`, `flow_state`, `session_end`,
+            `unobserved`, `established`, `translation`.
+    """
+
+    def __init__(self, listener: Listener | None = None):
+        self._lock = threading.RLock()
+        self._listener = listener or (lambda kind, data: None)
+        self._tracks: dict[int, FlowTrack] = {}
+        self._shared: SharedState | None = None
+        self.history = History()
+
+    def attach(self, shared: SharedState) -> None:
+        """Read the counters of this engine from now on."""
+        self._shared = shared
+
+    def add(self, track: FlowTrack) -> None:
+        with self._lock:
+            self._tracks[track.index] = track
+
+    def remove(self, index: int) -> None:
+        with self._lock:
+            self._tracks.pop(index, None)
+
+    def tracks(self) -> list[FlowTrack]:
+        """Every flow, in the order of its index."""
+        with self._lock:
+            return [self._tracks[i] for i in sorted(self._tracks)]
+
+    def sample(self) -> None:
+        """Read the engine's counters into the history."""
+        if self._shared is None:
+            return
+        snapshot = self._shared.read()
+        with self._lock:
+            self.history.add(snapshot, max(self._tracks, default=-1) + 1)
+
+    # --- events ------------------------------------------------------------------------------------------------
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Take in one event of the engine."""
+        handler = getattr(self, f"_take_{message['event']}", None)
+        if handler is None:
+            return
+        with self._lock:
+            track = self._tracks.get(message["flow"]) if "flow" in message else None
+            if track is not None:
+                handler(track, message)
+
+    def _take_state(self, track: FlowTrack, message: dict[str, Any]) -> None:
+        track.state = message["state"]
+        track.answered |= track.state == "up"
+        self._listener("flow_state", {"flow": track.spec.name, "state": track.state, "at_ns": message["at_ns"]})
+
+    def _take_outage(self, track: FlowTrack, message: dict[str, Any]) -> None:
+        fields = {k: v for k, v in message.items() if k not in ("event", "flow")}
+        outage = Outage(flow=track.spec.name, **fields)
+        if outage.withdrawn:
+            track.outages.pop(outage.id, None)
+        else:
+            track.outages[outage.id] = outage
+            while len(track.outages) > MOST_SPANS:
+                del track.outages[min(track.outages)]
+        numbered = next((o for o in self._numbered(track) if o.id == outage.id), outage)
+        data = {"flow": track.spec.name, "id": outage.id, "withdrawn": outage.withdrawn, **numbered.to_document()}
+        self._listener("outage", data)
+
+    def _take_unobserved(self, track: FlowTrack, message: dict[str, Any]) -> None:
+        cause: Cause = message["cause"]
+        track.unobserved.append(Unobserved(track.spec.name, message["start_ns"], message["end_ns"], cause))
+        del track.unobserved[:-MOST_SPANS]
+        data = {"flow": track.spec.name, "start_ns": message["start_ns"], "end_ns": message["end_ns"], "cause": cause}
+        self._listener("unobserved", data)
+
+    def _take_session_end(self, track: FlowTrack, message: dict[str, Any]) -> None:
+        cause = message["cause"]
+        track.session_end = SessionEnd(track.spec.name, cause, message["at_ns"], message["from"], message["ttl"])
+        track.session_ends += 1
+        track.resets[cause] = track.resets.get(cause, 0) + 1
+        self._listener("session_end", {"flow": track.spec.name, **track.session_end.to_document()})
+
+    def _take_established(self, track: FlowTrack, message: dict[str, Any]) -> None:
+        track.established_ns = message["at_ns"]
+        self._listener("established", {"flow": track.spec.name, "at_ns": message["at_ns"]})
+
+    def _take_translation(self, track: FlowTrack, message: dict[str, Any]) -> None:
+        track.translation = f"{message['address']}:{message['port']}"
+        if message["changed"]:
+            track.translations_ns.append(time.time_ns())
+        self._listener("translation", {"flow": track.spec.name, "seen_as": track.translation})
+
+    def _take_done(self, track: FlowTrack, message: dict[str, Any]) -> None:
+        track.done = True
+
+    def _take_correction(self, track: FlowTrack, message: dict[str, Any]) -> None:
+        self.history.correct(
+            track.index,
+            message["at_ns"],
+            message["from"],
+            message["to"],
+            message["count"],
+            message["generation"],
+        )
+
+    # --- answers -----------------------------------------------------------------------------------------------
+
+    def outages(self, track: FlowTrack) -> list[Outage]:
+        """A flow's outages with their episodes, oldest first."""
+        with self._lock:
+            return self._numbered(track)
+
+    def _numbered(self, track: FlowTrack) -> list[Outage]:
+        return with_episodes(track.outages.values())
+
+    def flow_document(self, track: FlowTrack, start_ns: int | None, end_ns: int | None) -> dict[str, Any]:
+        """A flow of the result document, for a span of Unix nanoseconds."""
+        first, last = start_ns or 0, end_ns if end_ns is not None else time.time_ns()
+        with self._lock:
+            outages = [o for o in self._numbered(track) if o.start_ns < last and o.end_ns > first]
+            unobserved = [u for u in track.unobserved if u.start_ns < last and u.end_ns > first]
+            counts = self.history.counts(track.index, start_ns, end_ns)
+            rtt = self._rtt(track, start_ns, end_ns)
+            rebound = any(first <= at <= last for at in track.translations_ns)
+            end = self._session_end(track, outages, first, last)
+        return {
+            "name": track.spec.name,
+            "agent": "",
+            "target": track.address,
+            "protocol": track.spec.protocol,
+            "session": track.spec.session,
+            "path": track.spec.path,
+            "interval_ns": track.spec.interval_ns,
+            "counts": {name: getattr(counts, name) for name in counts.__slots__},
+            "rtt_ns": rtt,
+            "outages": [o.to_document() for o in outages],
+            "unobserved": [{"start_ns": u.start_ns, "end_ns": u.end_ns, "cause": u.cause} for u in unobserved],
+            "session_end": end.to_document(),
+            "verdict": "unobserved",
+            "rebound": rebound,
+        }
+
+    @staticmethod
+    def _session_end(track: FlowTrack, outages: list[Outage], first: int, last: int) -> SessionEnd:
+        end = track.session_end
+        if end is not None and first <= end.at_ns <= last:
+            return end
+        open_outage = next((o for o in outages if o.censored == "end"), None)
+        if track.spec.session == "kept" and open_outage is not None:
+            return SessionEnd(track.spec.name, "silent", open_outage.start_ns)
+        return SessionEnd(track.spec.name)
+
+    def _rtt(self, track: FlowTrack, start_ns: int | None, end_ns: int | None) -> dict[str, int]:
+        counts = self.history.delays(track.index, start_ns, end_ns)
+        latest = self.history.latest
+        filled = np.flatnonzero(counts)
+        if latest is None or not len(filled):
+            return {"min": 0, "p50": 0, "p99": 0, "max": 0}
+        # The extremes of the whole life are exact; those of a span are known to within their bin.
+        edges, row = edges_ns(), latest.flows[track.index]
+        low = max(int(row["rtt_min"]), int(edges[filled[0]]) if filled[0] else 0)
+        high = min(int(row["rtt_max"]), int(edges[filled[-1] + 1]) if filled[-1] < BINS - 1 else int(row["rtt_max"]))
+        p50, p99 = (min(max(quantile_ns(counts, q), low), high) for q in (0.5, 0.99))
+        return {"min": low, "p50": p50, "p99": p99, "max": high}
+
+    def rtt_buckets(self, track: FlowTrack) -> tuple[list[tuple[float, int]], float]:
+        """Cumulative counts by upper edge in seconds, and the sum of all delays in seconds, over the whole life."""
+        latest = self.history.latest
+        if latest is None:
+            return [(edge, 0) for edge in (*RTT_EDGES_S, float("inf"))], 0.0
+        cumulative = np.cumsum(latest.histogram[track.index].astype(np.int64))
+        edges = edges_ns()[1:] / 1e9
+        place = np.searchsorted(edges, np.array(RTT_EDGES_S), side="right") - 1
+        below = [int(cumulative[p]) if p >= 0 else 0 for p in place.tolist()]
+        buckets = list(zip(RTT_EDGES_S, below, strict=True))
+        return [*buckets, (float("inf"), int(cumulative[-1]))], float(latest.flows[track.index]["rtt_sum"]) / 1e9
+
+    def last_answered_ns(self, track: FlowTrack) -> int:
+        """TX time of the newest probe that was answered, Unix ns; 0: none."""
+        latest = self.history.latest
+        return int(latest.flows[track.index]["last_answered"]) if latest is not None else 0

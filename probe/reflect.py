@@ -1,0 +1,62 @@
+"""`haprobe reflect`: a Session-Reflector alone."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from typing import Any
+
+from probe.errors import HaprobeError, UsageError
+from probe.measure import interruptible
+from probe.supervise import Engine
+from probe.timesync import kernel_clock
+from probe.wire.stamp import error_estimate
+
+
+def reflector_engine(
+    udp: int | None, tcp: int | None, *, interface: str | None = None, allow: tuple[str, ...] = ()
+) -> Engine:
+    """Start a reflector process.
+
+    Raises:
+        UsageError: If a port is taken, or the interface does not exist.
+        PrivilegeError: Without the capabilities that raw sockets need.
+    """
+    estimate = error_estimate(kernel_clock().max_error_ns)
+    options = ["--udp", str(udp or 0), "--tcp", str(tcp or 0), "--error-estimate", str(estimate)]
+    if interface is not None:
+        try:
+            options += ["--ifindex", str(socket.if_nametoindex(interface))]
+        except OSError as error:
+            raise UsageError(f"no interface named {interface}") from error
+    for network in allow:
+        options += ["--allow", network]
+    return Engine("reflector", options, _ignore)
+
+
+def _ignore(message: dict[str, Any]) -> None:
+    """A reflector has nothing to tell beyond its counters."""
+
+
+def reflect(*, udp_port: int | None, tcp_port: int | None, interface: str | None, key_file: str | None) -> int:
+    """Reflect until interrupted.
+
+    Raises:
+        UsageError: If asked for authenticated STAMP, or a port is taken.
+        HaprobeError: If the reflector process ends by itself.
+    """
+    if key_file:
+        raise UsageError("--key-file: authenticated STAMP is not available in this version")
+    stop = threading.Event()
+    with interruptible(stop.set):
+        engine = reflector_engine(udp_port, tcp_port, interface=interface)
+        try:
+            ports = [f"{name} {port}" for name, port in (("udp", udp_port), ("tcp", tcp_port)) if port]
+            print(f"haprobe: reflecting on {', '.join(ports)}", file=sys.stderr, flush=True)
+            while not stop.wait(0.2):
+                if not engine.alive():
+                    raise HaprobeError("the reflector process has ended unexpectedly")
+        finally:
+            engine.stop()
+    return 0

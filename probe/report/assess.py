@@ -1,0 +1,127 @@
+"""From a document's flows and events to its verdicts, matrix, timeline, phases and diagnosis, by way of `core`.
+
+The only place that turns contract dicts into core records and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from probe.core import diagnosis, timeline, verdict
+from probe.core.events import COUNT_NAMES, Counts, Outage, SessionEnd, TimelineEvent, Unobserved
+from probe.core.verdict import FlowRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """All that is concluded rather than measured, in the contract's form."""
+
+    verdicts: list[str]
+    matrix: dict[str, dict[str, str]]
+    timeline: list[dict[str, Any]]
+    phases: list[dict[str, Any]]
+    diagnosis: list[dict[str, Any]]
+
+
+def assess(
+    run: Mapping[str, Any], flows: Sequence[Mapping[str, Any]], events: Iterable[TimelineEvent | Mapping[str, Any]]
+) -> Assessment:
+    """Judge flows, join the timeline, cut phases and diagnose; arguments complete, in the contract's form."""
+    records = verdict.judge_all([record_of(f) for f in flows])
+    told = [e for e in map(event_of, events) if not (e.source == "probe" and e.event in timeline.PROBE_EVENTS)]
+    merged = timeline.merge(told, timeline.probe_events(records))
+    trigger_ns = int(run.get("trigger", {}).get("at_ns") or 0)
+    facts = diagnosis.Facts(
+        flows=records,
+        events=merged,
+        trigger_ns=trigger_ns or next((e.at_ns for e in merged if e.event == "trigger"), 0),
+        watched=watched(run.get("config", {})),
+        end_ns=int(run.get("ended_ns") or 0),
+    )
+    return Assessment(
+        verdicts=[r.verdict for r in records],
+        matrix=verdict.matrix(records),
+        timeline=[e.to_document() for e in merged],
+        phases=[p.to_document() for p in timeline.phases(merged, records, trigger_ns=trigger_ns)],
+        diagnosis=[d.to_document() for d in diagnosis.diagnose(facts)],
+    )
+
+
+def record_of(flow: Mapping[str, Any]) -> FlowRecord:
+    """A contract flow as a core record."""
+    name = str(flow["name"])
+    end = flow.get("session_end") or {}
+    return FlowRecord(
+        name=name,
+        protocol=flow["protocol"],
+        session=flow["session"],
+        path=str(flow["path"]),
+        agent=str(flow.get("agent", "")),
+        target=str(flow.get("target", "")),
+        interval_ns=int(flow["interval_ns"]),
+        counts=counts_of(flow["counts"]),
+        outages=tuple(outage_of(name, i, o) for i, o in enumerate(flow["outages"], 1)),
+        unobserved=tuple(Unobserved(name, u["start_ns"], u["end_ns"], u["cause"]) for u in flow["unobserved"]),
+        session_end=SessionEnd(
+            name, end.get("cause", "none"), int(end.get("at_ns", 0)), str(end.get("from", "")), int(end.get("ttl", 0))
+        ),
+        rebound=bool(flow.get("rebound", False)),
+        verdict=flow.get("verdict", "unobserved"),
+    )
+
+
+def counts_of(counts: Mapping[str, Any]) -> Counts:
+    """The contract's counts as a record; whatever is missing is 0."""
+    return Counts(**{name: int(counts.get(name, 0)) for name in COUNT_NAMES})
+
+
+def outage_of(flow: str, number: int, outage: Mapping[str, Any]) -> Outage:
+    """A contract outage as a record with id `number`."""
+    edges, duration = outage["edges_ns"], outage["duration_ns"]
+    return Outage(
+        flow=flow,
+        id=number,
+        direction=outage["direction"],
+        start_ns=outage["start_ns"],
+        end_ns=outage["end_ns"],
+        last_ok_ns=edges["last_ok"],
+        first_lost_ns=edges["first_lost"],
+        last_lost_ns=edges["last_lost"],
+        first_ok_ns=edges["first_ok"],
+        lower_ns=duration["lower"],
+        estimate_ns=duration["estimate"],
+        upper_ns=duration["upper"],
+        lost=outage["lost"],
+        first_lost_seq=outage["first_lost_seq"],
+        last_lost_seq=outage["last_lost_seq"],
+        censored=outage["censored"],
+        unobserved_ns=outage["unobserved_ns"],
+        episode=outage["episode"],
+    )
+
+
+def event_of(event: TimelineEvent | Mapping[str, Any]) -> TimelineEvent:
+    """A contract timeline entry as a record."""
+    if isinstance(event, TimelineEvent):
+        return event
+    return TimelineEvent(
+        at_ns=int(event["at_ns"]),
+        source=event["source"],
+        event=str(event["event"]),
+        uncertainty_ns=int(event.get("uncertainty_ns", 0)),
+        detail=dict(event.get("detail") or {}),
+    )
+
+
+def watched(config: object) -> frozenset[str]:
+    """Names of the HA watchers that a config, or a dict of several agents' configs, sets up."""
+    found: set[str] = set()
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            if key == "watchers" and isinstance(value, Mapping):
+                found |= {name for name in ("aws", "fortigate") if value.get(name)}
+            else:
+                found |= watched(value)
+    return frozenset(found)

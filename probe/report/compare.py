@@ -1,0 +1,170 @@
+"""Two sets of runs side by side: what got worse, and which budgets the candidate breaks.
+
+The unit of comparison is a cell: path, protocol and session. A cell's absence in one run is the longest time one
+of its flows was away (outages that touch count as one); over several runs the median is compared, and runs in
+which it never came back are counted apart instead of being given an invented length.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+from xml.etree import ElementTree
+
+from rich.console import Console
+from rich.text import Text
+
+from probe.core.events import Verdict
+from probe.core.verdict import WORST_FIRST, shown, worst
+from probe.errors import UsageError
+from probe.report import phrases as say
+from probe.report.budgets import check, load_budgets
+from probe.report.text import table_for
+from probe.store.runs import load_all
+
+__all__ = ["Change", "Summary", "check", "command", "compare", "junit", "load_budgets", "render", "summarise"]
+
+Key = tuple[str, str, str]
+"""Path, protocol, session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A cell over several runs."""
+
+    runs: int
+    verdicts: dict[Verdict, int]  # word to number of runs; the worst flow's in each
+    median_ns: float | None  # of the longest absence, over runs in which it ended; None if it never did
+    open_runs: int  # runs that ended before it was back
+
+    @property
+    def worst(self) -> Verdict:
+        return min(self.verdicts, key=WORST_FIRST.index)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One cell before and after; None on the side where nothing was measured."""
+
+    path: str
+    protocol: str
+    session: str
+    baseline: Summary | None
+    candidate: Summary | None
+
+    @property
+    def worse(self) -> bool:
+        """Whether the worst verdict got worse. Lengths are for budgets to judge: they vary from run to run."""
+        if self.baseline is None or self.candidate is None:
+            return self.candidate is None
+        before, after = self.baseline.worst, self.candidate.worst
+        return WORST_FIRST.index(after) < WORST_FIRST.index(before)
+
+    @property
+    def delta_ns(self) -> float | None:
+        """Candidate's median absence minus the baseline's."""
+        if self.baseline is None or self.candidate is None:
+            return None
+        before, after = self.baseline.median_ns, self.candidate.median_ns
+        return None if before is None or after is None else after - before
+
+
+def compare(baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]]) -> list[Change]:
+    """Every cell of either set of result documents, in the order the baseline shows them."""
+    before, after = summarise(baseline), summarise(candidate)
+    return [Change(*key, before.get(key), after.get(key)) for key in dict.fromkeys([*before, *after])]
+
+
+def summarise(documents: Sequence[Mapping[str, Any]]) -> dict[Key, Summary]:
+    """Cells over all documents."""
+    cells: dict[Key, list[list[Mapping[str, Any]]]] = {}
+    for document in documents:
+        mine: dict[Key, list[Mapping[str, Any]]] = {}
+        for flow in document["flows"]:
+            mine.setdefault((flow["path"], flow["protocol"], flow["session"]), []).append(flow)
+        for key, flows in mine.items():
+            cells.setdefault(key, []).append(flows)
+    return {key: _summary(runs) for key, runs in cells.items()}
+
+
+def _summary(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Summary:
+    longest = [max((say.away(f) for f in flows), key=lambda a: (a.still, a.ns)) for flows in runs]
+    closed = [a.ns for a in longest if not a.still]
+    verdicts = Counter(worst(f["verdict"] for f in flows) for flows in runs)
+    return Summary(len(runs), dict(verdicts), median(closed) if closed else None, len(longest) - len(closed))
+
+
+def junit(results: Sequence[Mapping[str, Any]], changes: Sequence[Change] = ()) -> str:
+    """Budgets and verdict changes as JUnit XML: one test case each, so that a CI server shows them."""
+    failures = sum(not r["ok"] for r in results) + sum(c.worse for c in changes)
+    suite = ElementTree.Element(
+        "testsuite", name="haprobe", tests=str(len(results) + len(changes)), failures=str(failures), errors="0"
+    )
+    for result in results:
+        _case(suite, "budget", str(result["name"]), "" if result["ok"] else say.budget(result))
+    for change in changes:
+        name = f"{change.path} {change.protocol} {change.session}"
+        sides = (_words(change.baseline, change.session), _words(change.candidate, change.session))
+        failure = " became ".join(sides) if change.worse else ""
+        _case(suite, "verdict", name, failure)
+    ElementTree.indent(suite)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
+
+
+def _case(suite: ElementTree.Element, kind: str, name: str, failure: str) -> None:
+    case = ElementTree.SubElement(suite, "testcase", classname=f"haprobe.{kind}", name=name)
+    if failure:
+        ElementTree.SubElement(case, "failure", message=failure).text = failure
+
+
+def render(changes: Sequence[Change], results: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print a comparison: one row per cell, what got worse marked in words."""
+    table = table_for(console, "Baseline and candidate: verdicts, median of the longest absence")
+    for title in ("path", "protocol", "session", "baseline", "candidate"):
+        table.add_column(title, overflow="fold")
+    table.add_column("change", justify="right")
+    for c in changes:
+        delta = c.delta_ns
+        change = "" if not delta else f"{'+' if delta > 0 else '-'}{say.brief(abs(delta))}"
+        note = Text("worse " if c.worse else "", style="bold red").append(change, style="default")
+        table.add_row(
+            Text(c.path), c.protocol, c.session, _words(c.baseline, c.session), _words(c.candidate, c.session), note
+        )
+    console.print(table)
+    for result in results:
+        word, style = ("ok", "green") if result["ok"] else ("EXCEEDED", "bold red")
+        console.print(Text(f"budget {say.budget(result)}: {word}", style=style))
+
+
+def _words(summary: Summary | None, session: str = "kept") -> str:
+    if summary is None:
+        return "not measured"
+    said = {shown(v, session == "fresh"): n for v, n in summary.verdicts.items()}
+    verdicts = ", ".join(v if n == summary.runs else f"{v} in {n} of {summary.runs}" for v, n in said.items())
+    return verdicts + (f", {say.brief(summary.median_ns)}" if summary.median_ns else "")
+
+
+def command(args: argparse.Namespace) -> int:
+    """`haprobe compare`: print the comparison; 1 if a verdict got worse or a budget is exceeded.
+
+    Raises:
+        UsageError: If runs, budgets or the JUnit file cannot be read or written.
+    """
+    for place in (args.baseline, args.candidate):
+        if str(place).startswith("s3://"):
+            raise UsageError(f"{place}: S3 prefixes are not available in this version; allowed: files and directories")
+    budgets = load_budgets(args.budget) if args.budget else []
+    candidate = load_all(args.candidate)
+    changes, results = compare(load_all(args.baseline), candidate), check(candidate, budgets)
+    render(changes, results, Console())
+    if args.junit:
+        try:
+            Path(args.junit).write_text(junit(results, changes), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{args.junit}: {error.strerror or error}") from error
+    return int(any(c.worse for c in changes) or not all(r["ok"] for r in results))

@@ -1,0 +1,216 @@
+"""The result document's model and its JSON Schema.
+
+Readers tolerate fields they do not know (a newer haprobe may add some); the names below never change within
+`haprobe.report/1`. All `*_ns` instants are Unix epoch nanoseconds, all durations nanoseconds, all integers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from probe.core.events import Cause, Censored, Direction, EndCause, Protocol, Session, Verdict
+
+SCHEMA_ID = "haprobe.report/1"
+Count = Annotated[int, Field(ge=0)]
+Ns = Annotated[int, Field(ge=0)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+
+class CountsModel(_Model):
+    """What became of a flow's probes, in probes (RFC 7680; duplicates RFC 5560, reordering RFC 4737)."""
+
+    scheduled: Count = Field(description="Send instants that came up: sent + unsent.")
+    unsent: Count = Field(description="Not sent on schedule, or refused by our own kernel: never lost.")
+    sent: Count = Field(description="Left this host: received + late + lost + dropped_locally + pending.")
+    received: Count = Field(description="Answered within the loss threshold.")
+    lost: Count = Field(description="Not answered within the loss threshold, by direction below.")
+    lost_forward: Count = Field(description="Never reached the reflector.")
+    lost_reverse: Count = Field(description="Reached the reflector; the reply was lost.")
+    lost_unattributed: Count = Field(description="Lost in a direction that could not be told.")
+    late: Count = Field(description="Answered after the loss threshold.")
+    duplicate: Count = Field(description="Further arrivals of a reply already counted.")
+    reordered: Count = Field(description="Arrived behind a later sequence.")
+    corrupt: Count = Field(description="Failed a checksum or content check.")
+    dropped_locally: Count = Field(description="Arrived, but dropped by our own receive ring.")
+    reset: Count = Field(description="RST segments received.")
+    icmp_error: Count = Field(description="ICMP errors received about this flow's probes.")
+    pending: Count = Field(description="Within the loss threshold, fate not settled yet.")
+
+
+class RttModel(_Model):
+    """Round-trip times of received probes, in ns; all 0 when none was received."""
+
+    min: Ns
+    p50: Ns
+    p99: Ns
+    max: Ns
+
+
+class EdgesModel(_Model):
+    """TX times of the probes around an outage's edges; 0 where there is none (censored)."""
+
+    last_ok: Ns = Field(description="T[i]: last answered probe before.")
+    first_lost: Ns = Field(description="T[i+1].")
+    last_lost: Ns = Field(description="T[j-1].")
+    first_ok: Ns = Field(description="T[j]: first answered probe after.")
+
+
+class DurationModel(_Model):
+    """Bounds on an outage's true length, from TX times alone (RFC 6414, timestamp-based method), in ns."""
+
+    lower: Ns = Field(description="T[j-1] - T[i+1].")
+    estimate: Ns = Field(description="(lower + upper) / 2.")
+    upper: Ns = Field(description="T[j] - T[i].")
+
+
+class OutageModel(_Model):
+    """One loss period long enough to be an outage, in one direction."""
+
+    direction: Direction
+    start_ns: Ns = Field(description="TX time of the first lost probe.")
+    end_ns: Ns = Field(description="TX time of the first probe answered again; of the last lost one when censored.")
+    edges_ns: EdgesModel
+    duration_ns: DurationModel
+    episode: Count = Field(description="Outages of one flow that belong together (flaps) share a number, from 1.")
+    lost: Count = Field(description="Probes lost in it.")
+    first_lost_seq: Count
+    last_lost_seq: Count
+    censored: Censored = Field(description="start: began before the span; end: still open when the span ended.")
+    unobserved_ns: Ns = Field(description="Time within it that we did not observe.")
+
+
+class UnobservedModel(_Model):
+    """A span that says nothing about the network: we did not send on schedule, or dropped replies ourselves."""
+
+    start_ns: Ns
+    end_ns: Ns
+    cause: Cause
+
+
+class SessionEndModel(_Model):
+    """How a kept session ended, as far as seen."""
+
+    cause: EndCause
+    at_ns: Ns
+    from_: str = Field(alias="from", description="Address the RST, FIN or ICMP error came from.")
+    ttl: Count = Field(description="TTL of that packet on arrival: tells the firewall from the far end.")
+
+
+class FlowModel(_Model):
+    """One probe stream and what became of it."""
+
+    name: str
+    agent: str
+    target: str
+    protocol: Protocol
+    session: Session = Field(description="kept: one session for the whole run (the old one); fresh: new ones.")
+    path: str = Field(description="ingress, east-west, egress, or the user's own word.")
+    interval_ns: Count = Field(description="Nominal gap between two probes.")
+    counts: CountsModel
+    rtt_ns: RttModel
+    outages: list[OutageModel]
+    unobserved: list[UnobservedModel]
+    session_end: SessionEndModel | None
+    verdict: Verdict
+    rebound: bool = Field(default=False, description="Answered again behind another translated address or port.")
+
+
+class ClockModel(_Model):
+    """The clock behind the instants. Durations do not depend on it."""
+
+    synchronised: bool
+    max_error_ns: Ns | None = Field(description="Bound on the offset from UTC; null when unknown.")
+    source: str
+
+
+class TriggerModel(_Model):
+    """What started the failover; kind is empty and at_ns 0 when nothing did."""
+
+    kind: str
+    at_ns: Ns
+
+
+class RunModel(_Model):
+    """Where, when and with what the run was made."""
+
+    id: str
+    started_ns: Ns
+    ended_ns: Ns
+    host: str
+    version: str
+    labels: dict[str, str]
+    config: dict[str, Any]
+    clock: ClockModel
+    trigger: TriggerModel
+
+
+class TimelineModel(_Model):
+    """Something that happened at an instant, give or take `uncertainty_ns`."""
+
+    at_ns: Ns
+    uncertainty_ns: Ns
+    source: Literal["probe", "aws", "fortigate", "lab", "user"]
+    event: str
+    detail: dict[str, Any]
+
+
+class PhaseModel(_Model):
+    """One stretch of the failover; uncertainty of both edges together."""
+
+    name: Literal["detect", "role_change", "cloud_api", "data_plane", "full_recovery"]
+    start_ns: Ns
+    end_ns: Ns
+    uncertainty_ns: Ns
+
+
+class DiagnosisModel(_Model):
+    """One finding, with its evidence."""
+
+    code: str
+    summary: str
+    evidence: list[str]
+    check_first: list[str] = Field(default_factory=list, description="What to look at first, in order.")
+
+
+class BudgetModel(_Model):
+    """One limit and what was measured against it. Durations in ns; verdicts as words."""
+
+    name: str
+    limit: int | float | str | list[str]
+    value: int | float | str | None
+    ok: bool
+
+
+class Document(_Model):
+    """A haprobe result document (`report.json`)."""
+
+    schema_: Literal["haprobe.report/1"] = Field(alias="schema")
+    run: RunModel
+    flows: list[FlowModel]
+    matrix: dict[str, dict[str, Verdict | Literal["recovered"]]] = Field(
+        description="Path to protocol (old sessions) and protocol-new (new sessions) to the worst verdict of the cell."
+    )
+    timeline: list[TimelineModel]
+    phases: list[PhaseModel]
+    diagnosis: list[DiagnosisModel]
+    budgets: list[BudgetModel]
+
+
+def json_schema() -> dict[str, Any]:
+    """The document's JSON Schema (Draft 2020-12)."""
+    schema = Document.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, **schema}
+
+
+def problems(document: object) -> list[str]:
+    """What keeps `document` from being a result document: one line per field; empty when nothing does."""
+    try:
+        Document.model_validate(document)
+    except ValidationError as error:
+        return [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    return []

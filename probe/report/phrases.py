@@ -1,0 +1,380 @@
+"""Words, figures and row order shared by the text and HTML reports. Reads a result document, returns plain values.
+
+Durations print with the resolution their bounds allow a person to use: seconds to the millisecond. Instants print
+in UTC, and relative to the trigger (or to the first loss where nothing was triggered).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from probe.core.diagnosis import RULES
+from probe.core.timeline import origin
+from probe.core.verdict import WORST_FIRST, shown, worst
+from probe.report.assess import event_of, record_of
+
+PROTOCOLS = ("icmp", "udp", "tcp")
+
+# Verdict to (symbol, tone, what it means). Symbol and word say it all; colour only repeats it.
+VERDICTS: dict[str, tuple[str, str, str]] = {
+    "unaffected": ("✓", "good", "no outage"),
+    "survived": ("↻", "good", "an outage, then the same session was answered again"),
+    "recovered": ("↻", "good", "an outage, then new sessions work again"),
+    "rebound": ("⇄", "warn", "works again, but behind another translated address or port"),
+    "lost": ("✗", "warn", "the old session stays dark, new ones work"),
+    "reset": ("⊘", "warn", "the old session was ended by a RST or FIN"),
+    "half": ("◐", "bad", "one direction is back, the other is not"),
+    "dark": ("■", "bad", "not back, neither old sessions nor new ones"),
+    "unobserved": ("?", "none", "our own stalls or drops: nothing can be said"),
+}
+DIRECTIONS = {"round_trip": ("↔", "round trip"), "forward": ("→", "forward"), "reverse": ("←", "reverse")}
+
+CAVEATS = frozenset(rule.code for rule in RULES if rule.caveat)
+
+# Outages of many flows that begin (or end) together are one line of the timeline.
+TOGETHER_NS = 100_000_000
+# Two outages of a flow closer than this many probes are one absence for whoever uses the flow.
+ADJACENT_PROBES = 3
+
+HA_EVENTS = frozenset(
+    {"trigger", "heartbeat_lost", "role_change", "eip_moved", "route_moved", "private_ip_moved"}
+    | {"watcher_down", "watcher_up"}
+)
+
+
+def duration(ns: float) -> str:
+    """5.065 s, 34.0 ms, 812 µs, 3 min 02 s."""
+    size = abs(ns)
+    if size >= 120e9:
+        return f"{int(ns // 60e9)} min {ns % 60e9 / 1e9:04.1f} s"
+    if size >= 1e9:
+        return f"{ns / 1e9:.3f} s"
+    if size >= 1e6:
+        return f"{ns / 1e6:.1f} ms"
+    return f"{ns / 1e3:.0f} µs" if size else "0"
+
+
+def brief(ns: float) -> str:
+    """A duration in three figures, for narrow places."""
+    size = abs(ns)
+    for unit, scale in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
+        if size >= scale or unit == "µs":
+            value = ns / scale
+            places = max(0, 2 - len(str(int(abs(value)))) + 1)
+            return f"{value:.{places}f} {unit}"
+    raise AssertionError("unreachable")
+
+
+def utc(ns: int, *, date: bool = False) -> str:
+    """UTC to the millisecond, rounded down as clocks are read."""
+    instant = datetime.fromtimestamp(ns // 1_000_000_000, UTC)
+    head = instant.strftime("%Y-%m-%d %H:%M:%S" if date else "%H:%M:%S")
+    return f"{head}.{ns // 1_000_000 % 1000:03d}"
+
+
+def relative(ns: int, zero_ns: int) -> str:
+    """Seconds from the trigger, signed, to the millisecond."""
+    return f"{(ns - zero_ns) / 1e9:+.3f} s"
+
+
+def origin_ns(document: Mapping[str, Any]) -> int:
+    """The instant that relative times count from; the start of the run where nothing happened."""
+    flows = [record_of(f) for f in document["flows"]]
+    events = [event_of(e) for e in document["timeline"]]
+    return origin(events, flows, document["run"]["trigger"]["at_ns"]) or int(document["run"]["started_ns"])
+
+
+def origin_word(document: Mapping[str, Any]) -> str:
+    """What that instant is."""
+    if document["run"]["trigger"]["at_ns"] or any(e["event"] == "trigger" for e in document["timeline"]):
+        return "the trigger"
+    return "the first loss" if any(f["outages"] for f in document["flows"]) else "the start"
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """The longest time a flow was not usable, whatever the direction; 0 when it always was."""
+
+    ns: int = 0
+    still: bool = False  # not back when the run ended: `ns` is a lower bound
+
+    def __str__(self) -> str:
+        return f"> {duration(self.ns)}" if self.still else duration(self.ns)
+
+
+def away(flow: Mapping[str, Any]) -> Away:
+    """Longest absence of a flow: outages that touch (forward, then reverse) count as one."""
+    spans = sorted((o["start_ns"], o["end_ns"], o["censored"] == "end") for o in flow["outages"])
+    joined: list[tuple[int, int, bool]] = []
+    for start, end, still in spans:
+        if joined and start - joined[-1][1] <= ADJACENT_PROBES * flow["interval_ns"]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], end), joined[-1][2] or still)
+        else:
+            joined.append((start, end, still))
+    # An absence that never ended is the one to show, however long an earlier one was.
+    return max(
+        (Away(end - start, still) for start, end, still in joined), key=lambda a: (a.still, a.ns), default=Away()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One half of a matrix cell: old sessions or new ones of a protocol on a path."""
+
+    verdict: str
+    away: Away
+    flows: tuple[str, ...]
+
+    @property
+    def symbol(self) -> str:
+        return VERDICTS[self.verdict][0]
+
+    @property
+    def tone(self) -> str:
+        return VERDICTS[self.verdict][1]
+
+    @property
+    def meaning(self) -> str:
+        return VERDICTS[self.verdict][2]
+
+    @property
+    def figure(self) -> str:
+        """The absence in three figures, where it says more than the verdict does."""
+        return brief(self.away.ns) if self.away.ns and self.verdict in ("survived", "recovered", "rebound") else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One path of the matrix."""
+
+    path: str
+    cells: dict[tuple[str, str], Cell] = field(default_factory=dict)  # (protocol, session)
+
+
+def matrix_rows(document: Mapping[str, Any]) -> tuple[list[str], list[Row]]:
+    """Protocols that occur, in the usual order, and one row per path in the document's order."""
+    groups: dict[str, dict[tuple[str, str], list[Mapping[str, Any]]]] = {}
+    for flow in document["flows"]:
+        groups.setdefault(flow["path"], {}).setdefault((flow["protocol"], flow["session"]), []).append(flow)
+    rows = [Row(path, {key: _cell(key[1], flows) for key, flows in cells.items()}) for path, cells in groups.items()]
+    present = {f["protocol"] for f in document["flows"]}
+    return [p for p in PROTOCOLS if p in present], rows
+
+
+def _cell(session: str, flows: Sequence[Mapping[str, Any]]) -> Cell:
+    verdict = worst(f["verdict"] for f in flows)
+    longest = max((away(f) for f in flows), key=lambda a: (a.still, a.ns))
+    return Cell(shown(verdict, session == "fresh"), longest, tuple(f["name"] for f in flows))
+
+
+def by_path(document: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Flows by path, in the document's order."""
+    paths: dict[str, list[Mapping[str, Any]]] = {}
+    for flow in document["flows"]:
+        paths.setdefault(flow["path"], []).append(flow)
+    return paths
+
+
+def plus_minus(outage: Mapping[str, Any]) -> str:
+    """Half the width between the bounds."""
+    bounds = outage["duration_ns"]
+    return duration((bounds["upper"] - bounds["lower"]) / 2)
+
+
+def estimate(outage: Mapping[str, Any]) -> str:
+    """`5.065 s ± 2.0 ms`, or a lower bound where an end was not seen."""
+    if outage["censored"] != "no":
+        side = "still open" if outage["censored"] == "end" else "began before"
+        return f"> {duration(outage['duration_ns']['lower'])}, {side}"
+    return f"{duration(outage['duration_ns']['estimate'])} ± {plus_minus(outage)}"
+
+
+def bounds(outage: Mapping[str, Any]) -> str:
+    """`5.0623..5.0663 s`, finer than the estimate: bounds are exact."""
+    lower, upper = outage["duration_ns"]["lower"], outage["duration_ns"]["upper"]
+    return f"{lower / 1e9:.4f} .. {upper / 1e9:.4f} s" if outage["censored"] == "no" else f"> {lower / 1e9:.4f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the timeline for people."""
+
+    at_ns: int
+    uncertainty_ns: int
+    source: str
+    event: str
+    text: str
+    tone: str = "none"  # none | good | bad | ha
+
+
+def timeline_lines(document: Mapping[str, Any]) -> list[Line]:
+    """The timeline, with outages that begin or end together told in one line."""
+    lines: list[Line] = []
+    bunch: dict[str, list[Mapping[str, Any]]] = {}
+
+    def flush(name: str) -> None:
+        if bunch.get(name):
+            lines.append(_bunched(name, bunch.pop(name), len(document["flows"])))
+
+    for event in document["timeline"]:
+        name = event["event"]
+        if name in ("outage_start", "outage_end"):
+            if bunch.get(name) and event["at_ns"] - bunch[name][0]["at_ns"] > TOGETHER_NS:
+                flush(name)
+            bunch.setdefault(name, []).append(event)
+        else:
+            tone = "ha" if name in HA_EVENTS else "none"
+            lines.append(Line(event["at_ns"], event["uncertainty_ns"], event["source"], name, describe(event), tone))
+    for name in list(bunch):
+        flush(name)
+    return sorted(lines, key=lambda line: line.at_ns)
+
+
+def _bunched(name: str, events: list[Mapping[str, Any]], total: int) -> Line:
+    word, tone = ("begins", "bad") if name == "outage_start" else ("ends", "good")
+    directions = dict.fromkeys(e["detail"].get("direction", "") for e in events)
+    sides = ", ".join(DIRECTIONS[d][1] for d in directions if d in DIRECTIONS)
+    names = list(dict.fromkeys(str(e["detail"].get("flow", "?")) for e in events))
+    who = names[0] if len(names) == 1 else f"{len(names)} of {total} flows: {_short(names)}"
+    uncertainty = max(e["uncertainty_ns"] for e in events)
+    return Line(events[0]["at_ns"], uncertainty, "probe", name, f"loss {word} ({sides}) on {who}", tone)
+
+
+def _short(names: Sequence[str]) -> str:
+    """Flow names, with NAME and NAME-fresh told as one."""
+    both = [n for n in names if f"{n}-fresh" in names]
+    folded = [f"{n}(-fresh)" if n in both else n for n in names if n.removesuffix("-fresh") not in both or n in both]
+    return ", ".join(folded[:6]) + (f" and {len(folded) - 6} more" if len(folded) > 6 else "")
+
+
+def describe(event: Mapping[str, Any]) -> str:
+    """One event as a short sentence; an event this version does not know is told by its detail."""
+    d: Mapping[str, Any] = event["detail"]
+    name = event["event"]
+    if name == "trigger":
+        return _join("trigger", d.get("kind"), d.get("unit"), d.get("command"))
+    if name == "role_change":
+        return f"{d.get('unit', '?')} becomes {d.get('role', '?')}"
+    if name == "heartbeat_lost":
+        return f"{d.get('unit', '?')} lost its peer's heartbeat"
+    if name in ("eip_moved", "private_ip_moved"):
+        what = "EIP" if name == "eip_moved" else "private address"
+        return f"{what} {d.get('address', '?')} moved{_from_to(d)}"
+    if name == "route_moved":
+        return f"route {d.get('destination', '?')} in {d.get('route_table', '?')} moved{_from_to(d)}"
+    if name == "api_call":
+        outcome = "ok" if d.get("result", "ok") == "ok" else f"failed: {d.get('error') or d.get('result')}"
+        return f"{d.get('unit', '?')} calls {_join(d.get('operation'), d.get('target'))}: {outcome}"
+    if name == "applied":
+        return f"data plane follows: {_join(d.get('what'), d.get('target'))}" + (
+            f" to {d['to']}" if d.get("to") else ""
+        )
+    if name in ("watcher_down", "watcher_up"):
+        word = "blind" if name == "watcher_down" else "sees again"
+        return f"watcher {d.get('watcher', '?')} {word}" + (f": {d['reason']}" if d.get("reason") else "")
+    if name == "session_end":
+        return f"{d.get('flow', '?')}: session ended ({d.get('cause', '?')})"
+    if name == "forwarding":
+        return f"{d.get('unit', '?')} {'forwards' if d.get('enabled') else 'stops forwarding'}"
+    if name == "sessions_committed":
+        return f"{d.get('unit', '?')} takes over the synchronised sessions"
+    detail = ", ".join(f"{k} {v}" for k, v in d.items() if not isinstance(v, dict | list))
+    return str(name).replace("_", " ") + (f": {detail}" if detail else "")
+
+
+def _from_to(d: Mapping[str, Any]) -> str:
+    source, target = d.get("from_unit") or d.get("from"), d.get("to_unit") or d.get("to")
+    return (f" from {source}" if source else "") + (f" to {target}" if target else "")
+
+
+def _join(*words: object) -> str:
+    return " ".join(str(w) for w in words if w)
+
+
+def headline(document: Mapping[str, Any]) -> tuple[str, str]:
+    """Tone and sentence that a person should read first."""
+    findings = document["diagnosis"]
+    if findings:
+        code = findings[0]["code"]
+        tone = "good" if code == "failover_clean" else "warn" if code in CAVEATS else "bad"
+        return tone, str(findings[0]["summary"])
+    if not document["flows"]:
+        return "none", "Nothing was measured."
+    tone = VERDICTS[min((f["verdict"] for f in document["flows"]), key=WORST_FIRST.index)][1]
+    absences = [away(f) for f in document["flows"] if f["outages"]]
+    total = len(document["flows"])
+    if not absences:
+        return tone, "No outage on any flow."
+    longest = max(absences, key=lambda a: (a.still, a.ns))
+    gone = sum(a.still for a in absences)
+    end = f"{gone} not back" if gone else "all answered again"
+    return tone, f"{len(absences)} of {total} flows had an outage, the longest {longest}; {end}."
+
+
+def unobserved_lines(document: Mapping[str, Any]) -> list[str]:
+    """Warnings about time that says nothing about the network; flows that share one are told together."""
+    told: dict[tuple[str, str], list[str]] = {}
+    for flow in document["flows"]:
+        spans = flow["unobserved"]
+        if spans:
+            total = sum(u["end_ns"] - u["start_ns"] for u in spans)
+            causes = ", ".join(sorted({u["cause"].replace("_", " ") for u in spans}))
+            inside = sum(o["unobserved_ns"] for o in flow["outages"])
+            touched = f"{duration(inside)} of it inside outages" if inside else "none of it inside an outage"
+            times = "" if len(spans) == 1 else f" in {len(spans)} spans"
+            text = f"{duration(total)} unobserved{times} ({causes}), {touched}"
+            told.setdefault((flow["agent"], text), []).append(flow["name"])
+    return [f"{_who(agent, names)}: {text}" for (agent, text), names in told.items()]
+
+
+def _who(agent: str, names: Sequence[str]) -> str:
+    who = names[0] if len(names) == 1 else f"{len(names)} flows ({_short(names)})"
+    return f"{agent}: {who}" if agent else who
+
+
+def label(flow: Mapping[str, Any]) -> str:
+    """AGENT/NAME, as documents, evidence and errors name a flow."""
+    return f"{flow['agent']}/{flow['name']}" if flow["agent"] else str(flow["name"])
+
+
+def clock_statement(document: Mapping[str, Any]) -> str:
+    """How far the instants can be trusted. Durations do not depend on it."""
+    clock = document["run"]["clock"]
+    source = f" ({clock['source']})" if clock["source"] else ""
+    if clock["max_error_ns"] is None:
+        offset = "offset from UTC unknown"
+    else:
+        offset = f"within {duration(clock['max_error_ns'])} of UTC"
+    state = "synchronised" if clock["synchronised"] else "not synchronised"
+    return (
+        f"Clock {state}{source}, {offset}. Durations come from TX times on one monotonic clock and do not depend on it."
+    )
+
+
+def phase_rows(document: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str, str]]:
+    """Name, meaning, start relative to the origin, length, uncertainty."""
+    zero = origin_ns(document)
+    for p in document["phases"]:
+        length = duration(p["end_ns"] - p["start_ns"])
+        yield p["name"], PHASES.get(p["name"], ""), relative(p["start_ns"], zero), length, duration(p["uncertainty_ns"])
+
+
+PHASES = {
+    "detect": "until the pair noticed",
+    "role_change": "until work on the cloud began",
+    "cloud_api": "first to last work on the cloud",
+    "data_plane": "last call that mattered to last flow back",
+    "full_recovery": "until every path was back",
+}
+
+
+def budget(result: Mapping[str, Any]) -> str:
+    """One budget's limit and what was measured."""
+    limit, value = result["limit"], result["value"]
+    words = limit if isinstance(limit, str) else " or ".join(limit) if isinstance(limit, list) else duration(limit)
+    if value is None:
+        return f"{result['name']}: nothing was measured that it applies to (limit {words})"
+    return f"{result['name']}: {duration(value) if isinstance(value, int | float) else value} (limit {words})"

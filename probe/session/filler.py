@@ -1,0 +1,140 @@
+"""Writing a batch of probes into the slots of a link: template rows first, then the fields that vary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from probe.link.base import FrameSender
+from probe.session.flows import SYN_STEP, FlowTable
+from probe.wire import layout
+from probe.wire.checksum import complements
+from probe.wire.stamp import ntp_from_unix_ns
+
+Ints = npt.NDArray[np.int64]
+UInt64s = npt.NDArray[np.uint64]
+_U32 = np.uint64(0xFFFFFFFF)
+
+_LAYOUT = {
+    layout.ICMP4: "icmp",
+    layout.ICMP6: "icmp",
+    layout.UDP: "udp_sender",
+    layout.UDP_BASE: "udp_base",
+    layout.TCP: "tcp",
+    layout.SYN: "tcp_header",
+}
+
+
+class Filler:
+    """Fills the slots of one link from a flow table."""
+
+    def __init__(self, link: FrameSender, table: FlowTable):
+        self._table = table
+        self._raw = link.view(layout.raw_dtype(link.slot_octets))
+        self._views: dict[tuple[str, int], npt.NDArray[Any]] = {}
+        self._link = link
+        self._octets = min(link.slot_octets, table.template.shape[1])
+
+    def fill(self, first: int, flow: Ints, sequence: Ints, wall_ns: int) -> npt.NDArray[np.int32]:
+        """Write the frames of a batch into consecutive slots.
+
+        Args:
+            first: The first slot; the batch must not wrap.
+            flow: Flow index of each probe.
+            sequence: Its sequence.
+            wall_ns: Unix time, written into the probes as their TX time.
+
+        Returns:
+            Frame lengths, for the link.
+        """
+        table = self._table
+        n = len(flow)
+        lengths = table.length[flow]
+        octets = min(int(lengths.max()), self._octets)
+        self._raw[first : first + n, :octets] = table.template[flow, :octets]
+        shape = table.kind[flow] * 8 + table.family[flow]
+        ids = table.ids(flow, sequence)
+        for which in [int(shape[0])] if (shape == shape[0]).all() else np.unique(shape).tolist():
+            at = np.flatnonzero(shape == which)
+            kind, family = divmod(which, 8)
+            slots = self._slots(_LAYOUT[kind], family, first, n)
+            self._patch(kind, slots, at, flow[at], sequence[at].astype(np.uint64), ids[at].astype(np.uint64), wall_ns)
+        return lengths
+
+    def fill_resets(self, first: int, flow: Ints, ids: Ints, seq: Ints) -> npt.NDArray[np.int32]:
+        """Write RSTs that close half-open connections of fresh TCP flows.
+
+        Args:
+            first: The first slot.
+            flow: Flow index of each.
+            ids: Our port.
+            seq: Their sequence number: what the peer's SYN/ACK acknowledged.
+        """
+        table = self._table
+        n = len(flow)
+        lengths = table.reset_length[flow]
+        self._raw[first : first + n, : int(lengths.max())] = table.reset_template[flow, : int(lengths.max())]
+        for family in np.unique(table.family[flow]).tolist():
+            at = np.flatnonzero(table.family[flow] == family)
+            slots = self._slots("tcp_header", family, first, n)
+            port, number = ids[at].astype(np.uint64), seq[at].astype(np.uint64)
+            slots["sport"][at] = port
+            slots["seq"][at] = number
+            slots["checksum"][at] = complements(table.reset_rest[flow[at]] + port + number)
+        return lengths
+
+    def _slots(self, name: str, family: int, first: int, n: int) -> npt.NDArray[Any]:
+        key = (name, family)
+        if key not in self._views:
+            self._views[key] = self._link.view(layout.frame_dtype(name, family))
+        return self._views[key][first : first + n]
+
+    def _patch(
+        self, kind: int, slots: Any, at: Ints, flow: Ints, sequence: UInt64s, ids: UInt64s, wall_ns: int
+    ) -> None:
+        # A field of any width adds its value modulo 65535 to the checksum (wire/checksum.py). Terms are reduced where
+        # their sum could pass 2^64.
+        table = self._table
+        wall = np.uint64(wall_ns)
+        if kind in (layout.ICMP4, layout.ICMP6):
+            low = sequence & np.uint64(0xFFFF)
+            slots["id"][at] = ids
+            slots["seq16"][at] = low
+            slots["sequence"][at] = sequence
+            slots["sent"][at] = wall
+            slots["comp"][at] = complements(ids + low + sequence + wall)
+        elif kind in (layout.UDP, layout.UDP_BASE):
+            stamp = ntp_from_unix_ns(np.array([wall_ns], np.int64))[0]
+            number = sequence & _U32
+            slots["sport"][at] = ids
+            total = ids + number + stamp % np.uint64(0xFFFF)
+            if kind == layout.UDP:
+                slots["stamp_seq"][at] = number
+                slots["stamp_time"][at] = stamp
+                slots["sequence"][at] = sequence
+                slots["comp"][at] = complements(total + sequence)
+            else:
+                slots["stamp_seq"][at] = number
+                slots["stamp_time"][at] = stamp
+                slots["checksum"][at] = complements(total + table.rest[flow])
+        elif kind == layout.TCP:
+            number = (table.tcp_base[flow].astype(np.uint64) + sequence * table.tcp_step[flow].astype(np.uint64)) & _U32
+            ack = table.tcp_ack[flow].astype(np.uint64)
+            slots["sport"][at] = ids
+            slots["seq"][at] = number
+            slots["ack"][at] = ack
+            slots["sequence"][at] = sequence
+            slots["sent"][at] = wall
+            slots["comp"][at] = complements(ids + number + ack + sequence + wall)
+        else:
+            number = syn_number(table.tcp_base[flow], sequence)
+            slots["sport"][at] = ids
+            slots["seq"][at] = number
+            slots["checksum"][at] = complements(table.rest[flow] + ids + number)
+
+
+def syn_number(base: Ints, sequence: UInt64s) -> UInt64s:
+    """The TCP sequence number of the SYN that is probe `sequence`."""
+    return (base.astype(np.uint64) + (sequence & _U32) * np.uint64(SYN_STEP)) & _U32

@@ -1,0 +1,136 @@
+"""Runs on disk: DIR/<run-id>/report.json and report.html. Atomic to write, forgiving to find, exact about errors.
+
+A run directory appears whole or not at all: it is filled under a hidden name and then renamed, so that an
+interrupted drill leaves nothing that a later `compare` would read as a result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from probe.errors import UsageError
+from probe.report import html
+from probe.report.document import problems
+
+REPORT = "report.json"
+PAGE = "report.html"
+
+
+def new_run_id(now_ns: int) -> str:
+    """A name for a run that starts at `now_ns` (Unix epoch ns): UTC to the millisecond, sortable, a safe file name."""
+    instant = datetime.fromtimestamp(now_ns // 1_000_000_000, UTC)
+    return f"{instant:%Y%m%dT%H%M%S}.{now_ns // 1_000_000 % 1000:03d}Z"
+
+
+def store(document: dict[str, Any], out_dir: Path | str) -> Path:
+    """Write a run's document and its page.
+
+    Args:
+        document: A result document; `run.id` names the directory.
+        out_dir: Made if missing.
+
+    Returns:
+        The run's directory.
+
+    Raises:
+        UsageError: If the run has no usable id, is stored already, or the directory cannot be written.
+    """
+    run_id = str(document.get("run", {}).get("id", ""))
+    if not run_id or run_id != Path(run_id).name or run_id.startswith("."):
+        raise UsageError(f"run id {run_id!r} cannot name a directory")
+    out = Path(out_dir)
+    final = out / run_id
+    if final.exists():
+        raise UsageError(f"{final}: this run is stored already")
+    page = html.render(document)
+    staging: Path | None = None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{run_id}.", dir=out))
+        _write(staging / REPORT, to_json(document))
+        _write(staging / PAGE, page)
+        staging.chmod(0o755)  # mkdtemp's 0700 would hide the report from the people it is for
+        staging.rename(final)
+    except OSError as error:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+        raise UsageError(f"{out}: cannot store the run: {error.strerror or error}") from error
+    return final
+
+
+def to_json(document: dict[str, Any]) -> str:
+    """The document as it is stored: readable, in the contract's order, newline at the end."""
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def load(path: Path | str) -> dict[str, Any]:
+    """Read one run: a report.json (by any name), a run's directory, or a directory that holds a single run.
+
+    Raises:
+        UsageError: If nothing is there, several runs are, or the file is not a result document; says which.
+    """
+    found = find(path)
+    if len(found) > 1:
+        names = ", ".join(p.parent.name for p in found[-5:])
+        raise UsageError(f"{path}: holds {len(found)} runs, name one of them; the newest are {names}")
+    return _read(found[0])
+
+
+def load_all(path: Path | str) -> list[dict[str, Any]]:
+    """Read every run under a path, oldest first; `path` as for `load`.
+
+    Raises:
+        UsageError: If there is none, or one of them is not a result document.
+    """
+    return [_read(file) for file in find(path)]
+
+
+def find(path: Path | str) -> list[Path]:
+    """The documents under a path, by run id; never empty.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    place = Path(path)
+    if place.is_file():
+        return [place]
+    if not place.exists():
+        raise UsageError(f"{path}: no such file or directory")
+    if (place / REPORT).is_file():
+        return [place / REPORT]
+    # Hidden directories are runs that were being written when something ended them.
+    found = sorted(p for p in place.glob(f"*/{REPORT}") if not p.parent.name.startswith("."))
+    if not found:
+        raise UsageError(f"{path}: holds no run (neither {REPORT} nor */{REPORT})")
+    return found
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror or error}") from error
+    except ValueError as error:  # bad JSON, or bytes that are not UTF-8
+        raise UsageError(f"{file}: not JSON: {error}") from error
+    schema = document.get("schema", "") if isinstance(document, dict) else ""
+    if not isinstance(schema, str) or not schema.startswith("haprobe.report/"):
+        raise UsageError(f"{file}: not a result document: its schema should be haprobe.report/1")
+    if schema != "haprobe.report/1":
+        raise UsageError(f"{file}: schema {schema} is newer than this haprobe, which reads haprobe.report/1")
+    wrong = problems(document)
+    if wrong:
+        raise UsageError(f"{file}: not a sound result document: {wrong[0]}")
+    return dict(document)
+
+
+def _write(file: Path, text: str) -> None:
+    with file.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,0 +1,100 @@
+"""Starting an engine process and talking to it, from the control process."""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from probe import errors
+from probe.border import Channel, SharedState
+from probe.privileges import drop_privileges
+
+START_S = 10.0
+STOP_S = 5.0
+
+
+class Engine:
+    """One engine process.
+
+    Args:
+        role: `sender` or `reflector`.
+        options: Further arguments of `probe.engine`.
+        on_event: Called with each event from the engine, from a thread of its own.
+        capacity: Number of flow rows.
+
+    Raises:
+        HaprobeError: As the engine reported it while starting: a missing privilege, a port in use.
+    """
+
+    def __init__(self, role: str, options: list[str], on_event: Callable[[dict[str, Any]], None], capacity: int = 1):
+        self.role = role
+        self.shared = SharedState.create(capacity)
+        self._on_event = on_event
+        self._error: errors.HaprobeError | None = None
+        self._ready = threading.Event()
+        self._lock = threading.Lock()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        with theirs:
+            fds = (theirs.fileno(), self.shared.fd)
+            argv = [sys.executable, "-m", "probe.engine", role, "--channel", str(fds[0]), "--memory", str(fds[1])]
+            argv += ["--capacity", str(capacity), *options]
+            self.process = subprocess.Popen(argv, pass_fds=fds, stdin=subprocess.DEVNULL)
+        self._channel = Channel(ours)
+        self._thread = threading.Thread(target=self._listen, name=f"{role}-events", daemon=True)
+        self._thread.start()
+        if not self._ready.wait(START_S) or self._error is not None:
+            self.stop()
+            raise self._error or errors.HaprobeError(f"the {role} process did not start within {START_S:g} s")
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a command; waits while the engine is busy taking in others."""
+        deadline = time.monotonic() + START_S
+        with self._lock:
+            self._channel.send(message)
+            while not self._channel.flush():
+                if time.monotonic() > deadline:
+                    raise errors.HaprobeError(f"the {self.role} process does not take commands")
+                select.select([], [self._channel], [], 0.1)
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def stop(self) -> None:
+        """Ask the engine to end: it closes its sessions and tells what it knows. Then wait, then insist."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._thread.join(STOP_S)
+        self._channel.close()
+        self.shared.close()
+
+    def _listen(self) -> None:
+        drop_privileges()  # capabilities are a thread's own; this one needs none
+        while not self._channel.closed:
+            select.select([self._channel], [], [], 1.0)
+            for message in self._channel.receive():
+                self._dispatch(message)
+        self._ready.set()
+        if self.process.poll() not in (None, 0) and self._error is None:
+            self._error = errors.HaprobeError(f"the {self.role} process ended with status {self.process.returncode}")
+
+    def _dispatch(self, message: dict[str, Any]) -> None:
+        if message["event"] == "error":
+            kind = getattr(errors, message["kind"], errors.HaprobeError)
+            self._error = kind(message["message"])
+            self._ready.set()
+        elif message["event"] == "ready":
+            self._ready.set()
+        self._on_event(message)

@@ -1,0 +1,51 @@
+"""STAMP numbers: NTP timestamps, Error Estimates, TLV header (RFC 8762, RFC 8972, RFC 4656 section 4.1.2)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+NTP_EPOCH_OFFSET_S = 2_208_988_800  # 1900-01-01 to 1970-01-01
+NS = 1_000_000_000
+
+TLV_UNKNOWN = 0x80  # U flag: set by the sender, cleared by a reflector that understands the TLV
+TLV_MALFORMED = 0x40
+TLV_EXTRA_PADDING = 1
+TLV_REPORT = 240  # ours, from the experimental range 240-251 (RFC 8972, section 5.1)
+
+
+def ntp_from_unix_ns(unix_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """64-bit NTP timestamps: seconds since 1900 (modulo 2^32) above a 32-bit fraction, rounded up.
+
+    Rounding up makes `unix_ns_from_ntp` give back the same nanosecond.
+    """
+    ns = unix_ns.astype(np.uint64)
+    seconds = ns // np.uint64(NS)
+    rest = ns - seconds * np.uint64(NS)
+    fraction = ((rest << np.uint64(32)) + np.uint64(NS - 1)) // np.uint64(NS)
+    return (((seconds + np.uint64(NTP_EPOCH_OFFSET_S)) & np.uint64(0xFFFFFFFF)) << np.uint64(32)) + fraction
+
+
+def unix_ns_from_ntp(stamp: npt.NDArray[np.uint64], near_unix_s: int) -> npt.NDArray[np.int64]:
+    """Unix nanoseconds of NTP timestamps, in the NTP era nearest to `near_unix_s` (era 1 starts in 2036)."""
+    seconds = (stamp >> np.uint64(32)).astype(np.int64) - NTP_EPOCH_OFFSET_S
+    era = np.rint((near_unix_s - seconds) / 2.0**32).astype(np.int64)
+    fraction = stamp & np.uint64(0xFFFFFFFF)
+    return (seconds + era * 2**32) * NS + ((fraction * np.uint64(NS)) >> np.uint64(32)).astype(np.int64)
+
+
+def error_estimate(max_error_ns: int | None) -> int:
+    """The 16-bit Error Estimate with Z = 0 (NTP): S is set only for a clock of known, bounded error.
+
+    Args:
+        max_error_ns: Bound on the offset from UTC; None when the clock is not synchronised.
+    """
+    value = math.ceil((max_error_ns if max_error_ns is not None else NS) * 2**32 / NS)
+    scale = 0
+    value = max(value, 1)  # a multiplier of 0 is illegal (RFC 4656, section 4.1.2)
+    while value > 255:
+        value = (value + 1) // 2
+        scale += 1
+    return (0x8000 if max_error_ns is not None else 0) | scale << 8 | value

@@ -1,0 +1,138 @@
+"""Merging events of several sources, and the phases cut from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from probe.core.events import Outage, TimelineEvent
+from probe.core.timeline import merge, origin, phases, probe_events
+from probe.core.verdict import FlowRecord
+
+MS = 1_000_000
+S = 1_000 * MS
+T0 = 1_700_000_000 * S
+
+
+def at(seconds: float, event: str, source: Any = "lab", uncertainty_ms: int = 0, **detail: Any) -> TimelineEvent:
+    return TimelineEvent(T0 + round(seconds * S), source, event, uncertainty_ms * MS, detail)
+
+
+def flow(*spans: tuple[float, float | None], verdict: Any = "survived", **more: Any) -> FlowRecord:
+    outages = []
+    for number, (start_s, end_s) in enumerate(spans, 1):
+        start, end = T0 + round(start_s * S), T0 + round((end_s or 20) * S)
+        outages.append(
+            Outage(
+                flow="f",
+                id=number,
+                direction="round_trip",
+                start_ns=start,
+                end_ns=end,
+                last_ok_ns=start - 2 * MS,
+                first_lost_ns=start,
+                last_lost_ns=end - 2 * MS if end_s else end,
+                first_ok_ns=end if end_s else 0,
+                lower_ns=0,
+                estimate_ns=end - start,
+                upper_ns=end - start,
+                lost=10,
+                first_lost_seq=1,
+                last_lost_seq=10,
+                censored="no" if end_s else "end",
+            )
+        )
+    fields: dict[str, Any] = {"name": "f", "protocol": "udp", "session": "kept", "path": "egress", "agent": "a"}
+    return FlowRecord(**{**fields, "outages": tuple(outages), "verdict": verdict, **more})
+
+
+CRASH = [
+    at(0, "trigger"),
+    at(4.0, "heartbeat_lost", unit="fgt-b"),
+    at(4.1, "role_change", unit="fgt-b", role="primary"),
+    at(4.6, "api_call", operation="AssociateAddress", result="ok", duration_ms=100),
+    at(5.0, "api_call", operation="ReplaceRoute", result="ok", duration_ms=100),
+]
+BACK = flow((0.001, 5.2))
+
+
+def lengths(*args: Any, **kwargs: Any) -> dict[str, tuple[float, float]]:
+    """Phase name to (start, end) in seconds from T0."""
+    return {p.name: ((p.start_ns - T0) / S, (p.end_ns - T0) / S) for p in phases(*args, **kwargs)}
+
+
+def test_merge_is_in_order_with_causes_first_and_no_event_twice() -> None:
+    moved = at(5, "eip_moved", "aws", 100, address="203.0.113.10")
+    role = at(5, "role_change", unit="fgt-b", role="primary")
+    late = at(6, "applied")
+    assert merge([late, moved], [moved, role]) == [role, moved, late]
+
+
+def test_trigger_told_by_drill_and_lab_appears_once_with_the_more_telling_detail() -> None:
+    short, long = at(0, "trigger", kind="crash"), at(0, "trigger", kind="crash", unit="fgt-a")
+    assert merge([short], [long]) == [long]
+    assert merge([long], [short]) == [long]
+
+
+def test_phases_of_a_crash() -> None:
+    assert lengths(CRASH, [BACK]) == {
+        "detect": (0, 4.0),
+        "role_change": (4.0, 4.6),
+        "cloud_api": (4.6, 5.1),
+        "data_plane": (5.0, 5.2),
+        "full_recovery": (0, 5.2),
+    }
+
+
+def test_uncertainty_is_that_of_both_edges() -> None:
+    polled = [*CRASH[:3], at(4.7, "eip_moved", "aws", 130), at(5.0, "route_moved", "aws", 125)]
+    found = {p.name: p.uncertainty_ns for p in phases(polled, [BACK])}
+    assert found["cloud_api"] == 255 * MS
+    assert found["data_plane"] == 125 * MS + 2 * MS  # the gap between the last lost and the first answered probe
+    assert found["detect"] == 0
+
+
+def test_missing_sources_leave_phases_out() -> None:
+    assert set(lengths(CRASH[:1], [BACK])) == {"full_recovery"}  # no HA source at all
+    assert set(lengths(CRASH[:3], [BACK])) == {"detect", "role_change", "data_plane", "full_recovery"}
+    assert set(lengths([CRASH[0], *CRASH[3:]], [BACK])) == {"cloud_api", "data_plane", "full_recovery"}
+    assert lengths([], []) == {}
+
+
+def test_without_a_trigger_the_first_loss_starts_the_clock() -> None:
+    found = lengths(CRASH[1:], [BACK])
+    assert found["detect"] == (0.001, 4.0)
+    assert origin(CRASH[1:], [BACK]) == T0 + MS
+
+
+def test_an_outage_alone_is_no_failover() -> None:
+    assert phases([], [BACK]) == []
+
+
+def test_no_recovery_where_a_path_stays_dark() -> None:
+    found = lengths(CRASH, [BACK, flow((0.001, None), verdict="dark")])
+    assert "full_recovery" not in found
+    assert "data_plane" not in found
+
+
+def test_lost_sessions_do_not_hold_back_the_recovery() -> None:
+    assert lengths(CRASH, [BACK, flow((0.001, None), verdict="lost")])["full_recovery"] == (0, 5.2)
+
+
+def test_a_route_nobody_probes_does_not_turn_phases_round() -> None:
+    later = [*CRASH, at(6.0, "api_call", operation="ReplaceRoute", result="ok", duration_ms=100)]
+    found = lengths(later, [BACK])
+    assert found["cloud_api"] == (4.6, 6.1)
+    assert found["data_plane"] == (5.0, 5.2)
+
+
+def test_a_second_takeover_is_not_part_of_the_first_failover() -> None:
+    again = [*CRASH, at(12, "role_change", unit="fgt-a", role="primary"), at(13, "api_call", operation="ReplaceRoute")]
+    assert lengths(again, [BACK])["cloud_api"] == (4.6, 5.1)
+
+
+def test_probe_events_tell_the_edges_with_the_gap_beside_them() -> None:
+    start, end = probe_events([flow((1, 5))])
+    assert (start.event, start.at_ns, start.uncertainty_ns) == ("outage_start", T0 + S, 2 * MS)
+    assert (end.event, end.at_ns, end.uncertainty_ns) == ("outage_end", T0 + 5 * S, 2 * MS)
+    assert start.detail == {"flow": "f", "agent": "a", "direction": "round_trip", "episode": 0}
+    assert [e.event for e in probe_events([flow((1, None))])] == ["outage_start"]

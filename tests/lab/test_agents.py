@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+
+from probe import config
+from probe.lab import agents
+from probe.lab.ids import CloudIds
+from probe.lab.plan import ENIS, LabOptions
+
+IDS = CloudIds(
+    region="eu-west-2",
+    vpc="vpc-0123456789abcdef0",
+    igw="igw-0123456789abcdef0",
+    tgw="tgw-0123456789abcdef0",
+    enis={one.name: f"eni-0123456789abcde{index:02x}" for index, one in enumerate(ENIS)},
+    instances={"fgt-a": "i-0123456789abcdef0", "fgt-b": "i-0123456789abcdef1"},
+    route_tables={"transit": "rtb-0123456789abcdef0"},
+    allocations={"cluster": "eipalloc-0123456789abcdef0", "mgmt-a": "eipalloc-0123456789abcdef1"},
+)
+
+
+@pytest.fixture
+def loaded(tmp_path):
+    paths = agents.write_configs(tmp_path, LabOptions(agent_rate_pps=250), IDS)
+    return {name: config.load(path) for name, path in paths.items()}
+
+
+def test_every_config_is_one_an_agent_takes(loaded):
+    assert set(loaded) == {"workload-a", "workload-b", "jumphost", "internet"}
+
+
+def test_each_path_is_probed_in_all_protocols_with_old_and_new_sessions(loaded):
+    specs = [spec for one in loaded.values() for spec in one.flow_specs()]
+    wanted = {
+        (path, protocol, session)
+        for path in ("east-west", "ingress", "egress")
+        for protocol in ("icmp", "udp", "tcp")
+        for session in ("kept", "fresh")
+    }
+    assert {(one.path, one.protocol, one.session) for one in specs} == wanted
+    assert len(specs) == len(wanted) == len({one.name for one in specs})
+    assert {one.rate_pps for one in specs} == {250.0}
+
+
+def test_every_target_has_a_reflector_that_answers(loaded):
+    where = {"10.99.97.10": "workload-b", "198.51.100.130": "internet", "203.0.113.10": "workload-a"}
+    for one in loaded.values():
+        for spec in one.flow_specs():
+            reflector = loaded[where[spec.target]].reflector
+            assert {"icmp": 0, "udp": reflector.udp, "tcp": reflector.tcp}[spec.protocol] == spec.port
+
+
+def test_the_jumphost_watches_what_moves_in_the_lab(loaded):
+    watcher = loaded["jumphost"].watchers.aws
+    assert watcher.addresses == [IDS.allocations["cluster"]]
+    assert watcher.route_tables == [IDS.route_tables["transit"]]
+    assert watcher.units["fgt-b"] == [IDS.enis[f"fgt-b-port{number}"] for number in (1, 2, 3, 4)]
+    assert watcher.endpoint_url == "http://198.18.0.10:5000"
+    assert (watcher.interval, watcher.fast_interval) == (1.0, 0.25)
+
+
+def test_without_a_cloud_nobody_watches_it():
+    assert "watchers" not in agents.configs(LabOptions(), None)["jumphost"]

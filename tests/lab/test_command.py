@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from probe.cli import main
+from probe.errors import PeerError
+from probe.lab import command
+from probe.lab.lab import Lab
+from probe.lab.plan import LabOptions, Plan
+
+STATUS = {
+    "active_unit": "fgt-b",
+    "units": {
+        "fgt-a": {"role": "secondary", "failover_set": True, "forwarding": False, "session_pickup": True},
+        "fgt-b": {"role": "primary", "failover_set": False, "forwarding": True, "session_pickup": True},
+    },
+    "eips": {"203.0.113.10": "10.99.99.10"},
+    "routes": {"transit": {"0.0.0.0/0": "fgt-b-port2"}},
+    "endpoint_url": "http://127.0.0.1:5000",
+    "agents": {"jumphost": "http://127.0.0.1:1234"},
+    "processes": [{"name": "cloud", "pid": 1, "alive": False}],
+    "state": "/run/haprobe/lab",
+}
+
+
+class FakeLab:
+    def __init__(self):
+        self.done: list[str] = []
+
+    def active_unit(self):
+        return "fgt-a"
+
+    def failover(self, kind):
+        self.done.append(f"failover {kind}")
+
+    def wait_moved(self, before):
+        self.done.append(f"moved from {before}")
+
+    def unset(self):
+        self.done.append("unset")
+
+    def status(self):
+        return STATUS
+
+
+@pytest.fixture
+def lab(monkeypatch):
+    fake = FakeLab()
+    monkeypatch.setattr(Lab, "load", staticmethod(lambda: fake))
+    return fake
+
+
+def test_options_come_from_the_command_line():
+    args = argparse.Namespace(session_pickup="off", reset_sessionless_tcp="on", api_latency=0.25, propagation=None)
+    assert command.options_of(args) == LabOptions(session_pickup=False, reset_sessionless_tcp=True, api_latency_ms=250)
+    assert command.options_of(argparse.Namespace()) == LabOptions()
+
+
+def test_the_status_tells_who_owns_what(lab, capsys):
+    assert main(["lab", "status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "active unit   fgt-b" in lines
+    assert "fgt-a         secondary (failover_set, session_pickup)" in lines
+    assert "cluster EIP   203.0.113.10 -> 10.99.99.10 (fgt-b)" in lines
+    assert "transit route 0.0.0.0/0 -> fgt-b-port2" in lines
+    assert "agent         jumphost http://127.0.0.1:1234" in lines
+    assert "dead process  cloud" in lines
+
+
+@pytest.mark.parametrize(
+    ("words", "done"),
+    [
+        ([], ["failover graceful", "moved from fgt-a"]),
+        (["--crash"], ["failover crash", "moved from fgt-a"]),
+        (["--unset"], ["unset"]),
+    ],
+)
+def test_failover(lab, words, done):
+    assert main(["lab", "failover", *words]) == 0
+    assert lab.done == done
+
+
+def test_without_a_lab_it_says_how_to_raise_one(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(Lab, "load", staticmethod(lambda: None))
+    monkeypatch.setattr(command, "Plan", lambda: Plan("nolab-", tmp_path / "lab"))
+    assert main(["lab", "status"]) == PeerError.exit_status
+    assert "haprobe lab up" in capsys.readouterr().err
+
+
+def test_down_without_a_lab_is_no_error(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(command, "Plan", lambda: Plan("nolab-", tmp_path / "lab"))
+    assert main(["lab", "down"]) == 0
+    assert "no lab is up" in capsys.readouterr().err
+
+
+def test_scenarios_are_listed(capsys):
+    assert main(["lab", "scenarios"]) == 0
+    assert "vip-trap" in capsys.readouterr().out

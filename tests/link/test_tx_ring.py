@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import itertools
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from probe.errors import PeerError
+from probe.link.rx_ring import RxRing
+from probe.link.tx_ring import TxRing
+
+from .frames import FILTER, FRAME, OCTETS, receive, send, send_all, sequences, template, write
+from .netns import End, inside, wait_for
+
+pytestmark = pytest.mark.netns
+
+
+@pytest.fixture
+def ends(wire):
+    """A sender at one end of a wire, a receiver at the other, and the frame to send."""
+    a, b = wire
+    with a.inside():
+        tx = TxRing(a.ifindex, slots=256, slot_octets=96)
+    with b.inside():
+        rx = RxRing(b.ifindex, FILTER, slots=1 << 17, slot_octets=62)
+    with closing(tx), closing(rx):
+        yield tx, rx, template(a, b)
+
+
+def test_ten_thousand_frames_arrive_in_order(ends):
+    tx, rx, frame = ends
+    got: list[int] = []
+    for start in range(0, 10_000, 500):
+        send_all(tx, frame, range(start, start + 500))
+        got += sequences(rx)
+    got += receive(rx, 10_000 - len(got)) if len(got) < 10_000 else []
+    assert got == list(range(10_000))
+    assert rx.drops() == 0
+
+
+def test_octets_arrive_as_written(ends):
+    tx, rx, frame = ends
+    send(tx, frame, range(77, 78))
+    wait_for(lambda: rx.ready()[1])
+    first, _ = rx.ready()
+    assert rx.lengths(first, 1).tolist() == [OCTETS]
+    assert rx.view(f"V{OCTETS}")[first].tobytes() == frame[:-8] + (77).to_bytes(8, "big")
+
+
+def test_batches_of_one_go_round_the_ring(ends):
+    tx, rx, frame = ends
+    for sequence in range(3 * tx.slots):
+        send(tx, frame, range(sequence, sequence + 1))
+    assert receive(rx, 3 * tx.slots) == list(range(3 * tx.slots))
+
+
+def test_a_run_of_free_slots_ends_at_the_end_of_the_ring(ends):
+    tx, rx, frame = ends
+    send_all(tx, frame, range(tx.slots - 10))
+    receive(rx, tx.slots - 10)
+    assert tx.free(64) == (tx.slots - 10, 10)
+    send(tx, frame, range(10))
+    assert tx.free(64)[0] == 0
+
+
+@pytest.mark.parametrize("who", ["own", "peer"])
+def test_link_down_nothing_stale_leaves_later(ends, wire, who):
+    tx, rx, frame = ends
+    send(tx, frame, range(5))
+    victim: End = wire[0 if who == "own" else 1]
+    victim.set_link("down")
+    for start in (100, 200):
+        result = send(tx, frame, range(start, start + 50))
+        assert (result.sent, result.error) == (0, "link_down")
+    victim.set_link("up")
+    wait_for(lambda: "LOWER_UP" in wire[0].ip("link", "show", "veth0"))
+    # the error the kernel keeps for the socket from back then must not spoil the first batch either
+    result = send(tx, frame, range(300, 310))
+    assert (result.sent, result.error) == (10, "")
+    assert receive(rx, 15) == [*range(5), *range(300, 310)]
+    send(tx, frame, range(310, 311))
+    assert receive(rx, 1) == [310]
+
+
+def test_a_link_that_was_down_unnoticed_costs_nothing(ends, wire):
+    """Between two batches the link went down and came back: the kernel tells the socket so, late."""
+    tx, rx, frame = ends
+    send(tx, frame, range(5))
+    wire[0].set_link("down")
+    wire[0].set_link("up")
+    wait_for(lambda: "LOWER_UP" in wire[0].ip("link", "show", "veth0"))
+    result = send(tx, frame, range(5, 10))
+    assert (result.sent, result.error) == (5, "")
+    assert receive(rx, 10) == list(range(10))
+
+
+def test_link_going_down_under_load_sent_is_exact(ends, wire):
+    """Whatever instant the link goes down at, `sent` is a prefix and nothing else ever arrives."""
+    tx, rx, frame = ends
+    left: list[int] = []
+    errors: list[str] = []
+    numbers = itertools.count(step=64)
+
+    def burst() -> str:
+        wait_for(lambda: tx.free(1)[1])
+        start = next(numbers)
+        count = write(tx, frame, range(start, start + 64))
+        result = tx.send(count, np.full(count, len(frame), np.int32))
+        left.extend(range(start, start + result.sent))
+        errors.append(result.error)
+        return result.error
+
+    for _ in range(3):
+        assert [burst() for _ in range(5)] == [""] * 5
+        down = wire[0].ip_later("link", "set", "veth0", "down")
+        wait_for(lambda: burst() == "link_down")
+        assert down.wait() == 0
+        wire[0].set_link("up")
+        wait_for(lambda: "LOWER_UP" in wire[0].ip("link", "show", "veth0"))
+    assert [burst() for _ in range(3)] == [""] * 3
+    assert set(errors) == {"", "link_down"}
+    assert receive(rx, len(left)) == left
+    assert sequences(rx) == []
+
+
+def test_a_refusal_in_mid_batch(ends, wire):
+    """An oversized frame stops the batch before it; it and the rest do not leave, now or later."""
+    tx, rx, frame = ends
+    wire[0].ip("link", "set", "veth0", "mtu", "68")
+    count = write(tx, frame, range(10))
+    lengths = np.full(count, len(frame), np.int32)
+    lengths[6] = 96
+    result = tx.send(count, lengths)
+    assert (result.sent, result.error) == (6, "send_error")
+    send(tx, frame, range(20, 24))
+    assert receive(rx, 10) == [*range(6), *range(20, 24)]
+
+
+@pytest.mark.parametrize("bad_length", [3, 97])
+def test_frames_the_kernel_cannot_parse(ends, bad_length):
+    tx, rx, frame = ends
+    count = write(tx, frame, range(2))
+    result = tx.send(count, np.array([len(frame), bad_length], np.int32))
+    assert (result.sent, result.error) == (1, "send_error")
+    send(tx, frame, range(5, 6))
+    assert receive(rx, 2) == [0, 5]
+
+
+def test_egress_drop_is_a_send_error(ends, wire):
+    """A full driver queue and an egress rule look alike: ENOBUFS, the frame is not gone but refused."""
+    tx, rx, frame = ends
+    wire[0].run("nft", "add table netdev t; add chain netdev t c { type filter hook egress device veth0 priority 0; }")
+    wire[0].run("nft", "add rule netdev t c @th,96,32 10 drop")  # low half of the sequence
+    result = send(tx, frame, range(5, 15))
+    assert (result.sent, result.error) == (5, "send_error")
+    wire[0].run("nft", "delete table netdev t")
+    send(tx, frame, range(30, 32))
+    assert receive(rx, 7) == [5, 6, 7, 8, 9, 30, 31]
+
+
+def test_full_ring_has_no_free_slot(ends):
+    tx, _, frame = ends
+    tx._status[:] = 2  # SENDING: the driver still holds every frame
+    assert tx.free(8)[1] == 0
+    tx._status[:3] = 0
+    assert tx.free(8) == (0, 3)
+    assert write(tx, frame, range(8)) == 3
+
+
+def test_sending_more_than_there_is(ends):
+    tx, _, _ = ends
+    with pytest.raises(ValueError, match="257 frames from slot 0 of 256"):
+        tx.send(257, np.full(257, OCTETS, np.int32))
+
+
+def test_layout_must_fit(ends):
+    tx, _, _ = ends
+    with pytest.raises(ValueError, match="97 octets in slots of 96"):
+        tx.view("V97")
+
+
+def test_views_outlive_the_ring(ends):
+    tx, _, frame = ends
+    write(tx, frame, range(9, 10))
+    view = tx.view(FRAME)
+    tx.close()
+    tx.close()
+    assert view["seq"][0] == 9
+
+
+def test_no_such_interface(lone_namespace):
+    with inside(lone_namespace), pytest.raises(PeerError, match="no interface with index 4711"):
+        TxRing(4711)
+
+
+def test_through_the_queueing_discipline(wire):
+    a, b = wire
+    with a.inside():
+        tx = TxRing(a.ifindex, slots=64, qdisc_bypass=False)
+    with b.inside():
+        rx = RxRing(b.ifindex, FILTER)
+    with closing(tx), closing(rx):
+        assert not tx.qdisc_bypass
+        send_all(tx, template(a, b), range(200), batch=32)
+        assert receive(rx, 200) == list(range(200))

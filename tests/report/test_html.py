@@ -1,0 +1,138 @@
+"""The page: self-contained, escaped, complete without script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from probe.report.document import new_document
+from probe.report.html import render
+
+from . import build
+
+VOID = {"meta", "link", "br", "img", "hr", "input", "wbr"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes and text; complains about tags that do not pair up."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.texts.setdefault(self.open[-1], []).append(data)
+
+    def all(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
+        """Attributes of the elements of a kind whose class (`css`) or other attributes match."""
+        css = attributes.pop("css", "")
+        found = [a for t, a in self.elements if t == tag and all(a.get(k) == v for k, v in attributes.items())]
+        return [a for a in found if not css or css in (a.get("class") or "").split()]
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return render(build.drill())
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_offline(html: str, page: Page) -> None:
+    assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?!#)[a-z]*:?//""", html)
+    assert [a for _, a in page.elements if "src" in a or "style" in a] == []
+    assert {a["href"] for a in page.all("a")} == {"#timeline"}
+
+
+def test_policy_allows_exactly_the_page_itself(html: str, page: Page) -> None:
+    [policy] = [a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None
+    for tag in ("style", "script"):
+        body = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.S)
+        assert len(body) == 1
+        digest = base64.b64encode(hashlib.sha256(body[0].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+
+
+def test_embedded_document_is_the_document(html: str) -> None:
+    body = re.search(r'<script type="application/json" id="document">(.*?)</script>', html, re.S)
+    assert body is not None
+    assert json.loads(body[1]) == build.drill()
+
+
+def test_one_lane_per_flow_with_its_outages(page: Page) -> None:
+    assert len(page.all("div", css="lane")) == 18
+    outages = sum(len(f["outages"]) for f in build.drill()["flows"])
+    assert len(page.all("rect", css="outage")) == outages
+    assert len(page.all("line", css="mark")) == 6
+    assert len(page.all("rect", css="unobserved")) == 6
+
+
+def test_readable_without_script(html: str, page: Page) -> None:
+    without = re.sub(r"<script.*?</script>", "", html, flags=re.S)
+    for words in ("5.062 s ± 2.0 ms", "failover_clean", "full_recovery", "12:00:05.014", "recovered", "eu-west-2"):
+        assert words in without, words
+    assert [a for a in page.all("div", css="tools") if "hidden" in a]  # buttons that would do nothing are not shown
+
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
+
+
+def hostile_document() -> dict[str, Any]:
+    flow = build.flow(
+        HOSTILE, path=HOSTILE, target=HOSTILE, agent=HOSTILE, faults=(build.Fault(build.DOWN, build.ROUTE),)
+    )
+    flow["session_end"] = {"cause": "rst", "at_ns": build.ROUTE, "from": HOSTILE, "ttl": 1}
+    events = [*build.events(), build.moved("eip_moved", build.EIP, address=HOSTILE), build.role(build.PRIMARY, HOSTILE)]
+    run = {**build.RUN, "id": HOSTILE, "labels": {HOSTILE: HOSTILE}, "config": {HOSTILE: HOSTILE}, "host": HOSTILE}
+    return new_document(run=run, flows=[flow], timeline=events)
+
+
+def test_hostile_names_stay_text() -> None:
+    html = render(hostile_document())
+    page = Page(html)
+    assert len(page.all("script")) == 2
+    assert page.all("img") == []
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert HOSTILE not in html
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        new_document(run={}, flows=[]),
+        new_document(run=build.RUN, flows=[build.flow("quiet")]),
+        new_document(run=build.RUN, flows=[], timeline=build.events()),
+        new_document(run={"id": "x"}, flows=[{"name": "never-sent", "protocol": "tcp"}]),
+        new_document(run=build.RUN, flows=build.flows(pickup=False, resets=True), timeline=build.events()),
+    ],
+    ids=["empty", "quiet", "events-only", "nothing-sent", "resets"],
+)
+def test_every_kind_of_run_has_a_page(document: dict[str, Any]) -> None:
+    assert Page(render(document)).all("h1")

@@ -1,0 +1,80 @@
+"""Every law, broken on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from probe.report.document import laws
+
+from . import build
+
+
+def first_outage(document: dict[str, Any]) -> dict[str, Any]:
+    outage: dict[str, Any] = document["flows"][0]["outages"][0]
+    return outage
+
+
+def add(*path: Any, by: int = 1) -> Callable[[dict[str, Any]], None]:
+    """A change that adds to one number of the document."""
+
+    def change(document: dict[str, Any]) -> None:
+        place: Any = document
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] += by
+
+    return change
+
+
+COUNTS = ("flows", 0, "counts")
+OUTAGE = ("flows", 0, "outages", 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "law"),
+    [
+        (add(*COUNTS, "scheduled"), "scheduled = sent + unsent"),
+        (add(*COUNTS, "received"), "sent = received + late + lost + dropped_locally + pending"),
+        (add(*COUNTS, "lost_reverse"), "lost = lost_forward + lost_reverse + lost_unattributed"),
+        (add(*OUTAGE, "duration_ns", "lower", by=10**10), "lower <= estimate <= upper"),
+        (add(*OUTAGE, "edges_ns", "last_ok", by=10**9), "last_ok <= first_lost"),
+        (add(*OUTAGE, "start_ns"), "start_ns is the TX time"),
+        (add(*OUTAGE, "end_ns"), "end_ns is the TX time"),
+        (add(*OUTAGE, "last_lost_seq", by=-1), "lost fits first_lost_seq..last_lost_seq"),
+        (lambda d: d["flows"][0]["outages"].append(first_outage(d)), "a lost probe is in at most one outage"),
+        (lambda d: first_outage(d).update(direction="reverse"), "a lost probe is in one outage of its direction"),
+        (lambda d: d["flows"].append(d["flows"][0]), "2 flows of this name"),
+        (lambda d: d["matrix"]["egress"].update(tcp="survived"), "matrix"),
+        (lambda d: d["timeline"].reverse(), "timeline"),
+        (add("phases", 0, "start_ns", by=10**12), "phases: detect ends before it starts"),
+    ],
+)
+def test_broken_law_is_named(change: Callable[[dict[str, Any]], None], law: str) -> None:
+    document = build.drill()
+    assert laws(document, settled=True) == []
+    change(document)
+    assert any(law in line for line in laws(document, settled=True)), laws(document)
+
+
+def test_the_flow_is_named_with_figures() -> None:
+    document = build.drill()
+    document["flows"][6]["counts"]["unsent"] += 3
+    [line] = laws(document)
+    assert line.startswith("jumphost/ingress-icmp: scheduled = sent + unsent: scheduled 12999, unsent 20")
+
+
+def test_pending_probes_break_a_law_only_once_they_should_be_settled() -> None:
+    document = build.drill()
+    counts = document["flows"][0]["counts"]
+    counts["received"] -= 4
+    counts["pending"] += 4
+    assert laws(document) == []
+    [line] = laws(document, settled=True)
+    assert "4 pending" in line
+
+
+def test_anything_at_all_gets_an_answer() -> None:
+    assert laws({})[0].startswith("document: schema:")

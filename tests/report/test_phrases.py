@@ -1,0 +1,77 @@
+"""Figures and words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from probe.core.events import VERDICTS
+from probe.report import phrases as say
+from probe.report.document import new_document
+
+from . import build
+
+
+@pytest.mark.parametrize(
+    ("ns", "long", "short"),
+    [
+        (0, "0", "0.00 µs"),
+        (812_000, "812 µs", "812 µs"),
+        (34_000_000, "34.0 ms", "34.0 ms"),
+        (5_064_629_000, "5.065 s", "5.06 s"),
+        (61_500_000_000, "61.500 s", "61.5 s"),
+        (182_000_000_000, "3 min 02.0 s", "182 s"),
+    ],
+)
+def test_durations(ns: int, long: str, short: str) -> None:
+    assert (say.duration(ns), say.brief(ns)) == (long, short)
+
+
+def test_instants() -> None:
+    assert say.utc(build.START + 5_012_999_999) == "12:00:05.012"  # down, as clocks are read
+    assert say.utc(build.START, date=True) == "2025-12-03 12:00:00.000"
+    assert say.relative(build.START, build.TRIGGER) == "-5.012 s"
+
+
+def test_forward_then_reverse_is_one_absence() -> None:
+    flow = build.flow("a", faults=build.path_faults("ingress"))
+    assert say.away(flow).ns == flow["outages"][1]["end_ns"] - flow["outages"][0]["start_ns"]
+    apart = build.flow("b", faults=(build.Fault(build.DOWN, build.EIP), build.Fault(build.ROUTE, build.ROUTE_2)))
+    assert say.away(apart).ns == apart["outages"][0]["end_ns"] - apart["outages"][0]["start_ns"]
+
+
+def test_an_absence_without_end_is_the_one_to_tell() -> None:
+    flow = build.flow("a", faults=(build.Fault(build.DOWN, build.EIP), build.Fault(build.END - build.S, None)))
+    assert say.away(flow).still
+    assert str(say.away(flow)) == "> 998.0 ms"
+
+
+def test_every_verdict_has_its_symbol() -> None:
+    assert set(say.VERDICTS) == {*VERDICTS, "recovered"}
+    symbols = [symbol for word, (symbol, _, _) in say.VERDICTS.items() if word != "recovered"]
+    assert len(set(symbols)) == len(symbols)
+
+
+def test_an_event_of_a_newer_version_is_told_by_its_detail() -> None:
+    event = {"event": "moon_phase", "detail": {"phase": "full", "list": [1]}}
+    assert say.describe(event) == "moon phase: phase full"
+
+
+@pytest.mark.parametrize(
+    ("flows", "sentence"),
+    [
+        ([build.flow("a")], "No outage on any flow."),
+        (
+            [build.flow("a"), build.flow("b", faults=(build.Fault(build.DOWN, build.EIP),))],
+            "1 of 2 flows had an outage, the longest 4.654 s; all answered again.",
+        ),
+        (
+            [build.flow("a", faults=(build.Fault(build.END - build.S, None),))],
+            "1 of 1 flows had an outage, the longest > 998.0 ms; 1 not back.",
+        ),
+        ([], "Nothing was measured."),
+    ],
+)
+def test_headline_of_a_plain_measurement(flows: list[dict[str, Any]], sentence: str) -> None:
+    assert say.headline(new_document(run={}, flows=flows))[1] == sentence

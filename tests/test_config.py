@@ -1,0 +1,405 @@
+"""The config file: what a sound one becomes, and the exact words about each mistake."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from probe import config, config_docs, yamlfile
+from probe.core.events import FlowSpec
+from probe.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+
+# The example of the documented surface, word for word.
+CONTRACT = """\
+flows:
+  - name: a-to-b
+    protocol: udp
+    session: both
+    stack: packet
+    path: east-west
+    target: 10.99.97.10
+    port: 862
+    rate: 1000
+    size: 64
+reflector: {udp: 862, tcp: 8620, allow: [10.99.96.0/19], key_file: /etc/haprobe/stamp.key}
+watchers:
+  aws: {region: eu-west-2, addresses: [eipalloc-1], route_tables: [rtb-1], network_interfaces: [],
+        units: {fgt-a: [eni-a1, eni-a2], fgt-b: [eni-b1]},
+        endpoint_url: null, interval: 2s, fast_interval: 250ms}
+  fortigate: {units: {fgt-a: {host: 10.99.99.122, token_file: /etc/haprobe/fgt-a.token}}}
+agents: {workload-b: {url: "https://10.99.97.10:10862"}}
+drill: {trigger: {kind: manual}, steady: 10s, validation: 10s, limit: 10m}
+"""
+
+FLOW = "flows:\n  - {name: f, protocol: udp, target: 10.0.0.1%s}\n"
+
+
+def parse(text: str, need: config.Need = "agent") -> config.AgentConfig:
+    return config.from_yaml(yamlfile.parse(text, "f.yml"), need=need)
+
+
+def problems(text: str, need: config.Need = "agent") -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, need)
+    assert caught.value.exit_status == 2
+    return caught.value.problems
+
+
+def problem(text: str, need: config.Need = "agent") -> str:
+    found = problems(text, need)
+    assert len(found) == 1, found
+    return found[0]
+
+
+# --- sound files ---------------------------------------------------------------------------------------------------
+
+
+def test_the_documented_example_loads() -> None:
+    loaded = parse(CONTRACT)
+    assert loaded.reflector is not None
+    assert (loaded.reflector.udp, loaded.reflector.tcp) == (862, 8620)
+    assert loaded.watchers.aws is not None
+    assert (loaded.watchers.aws.interval, loaded.watchers.aws.fast_interval) == (2.0, 0.25)
+    assert loaded.watchers.aws.units == {"fgt-a": ["eni-a1", "eni-a2"], "fgt-b": ["eni-b1"]}
+    assert (loaded.drill.steady, loaded.drill.validation, loaded.drill.limit) == (10.0, 10.0, 600.0)
+    assert loaded.agents["workload-b"].url == "https://10.99.97.10:10862"
+
+
+def test_both_sessions_make_twins() -> None:
+    common = {
+        "protocol": "udp",
+        "path": "east-west",
+        "target": "10.99.97.10",
+        "port": 862,
+        "rate_pps": 1000.0,
+        "size": 72,
+    }
+    assert parse(CONTRACT).flow_specs() == [
+        FlowSpec(name="a-to-b", session="kept", **common),  # type: ignore[arg-type]
+        FlowSpec(name="a-to-b-fresh", session="fresh", **common),  # type: ignore[arg-type]
+    ]
+
+
+def test_what_is_not_carried_out_to_the_letter_is_told() -> None:
+    assert parse(CONTRACT).notices == [
+        "f.yml:10: flows[0].size: 64 raised to 72, the next IP packet that carries a whole udp probe",
+        "f.yml:11: reflector.key_file: authenticated STAMP is not available in this version;"
+        " left unused, probes are answered unauthenticated",
+        "f.yml:16: watchers.fortigate: is not available in this version; left unused",
+    ]
+
+
+def test_every_option_of_a_flow_reaches_its_spec() -> None:
+    options = "".join(
+        f", {key}: {value}"
+        for key, value in {
+            "session": "fresh",
+            "port": 9000,
+            "rate": 0.5,
+            "size": 200,
+            "dscp": 46,
+            "ttl": 9,
+            "interface": "eth1",
+            "source": "10.0.0.2",
+            "loss_threshold": "250ms",
+            "outage_min_probes": 5,
+            "pacing": "coarse",
+            "path": "ingress",
+        }.items()
+    )
+    assert parse(FLOW % options).flow_specs() == [
+        FlowSpec(
+            name="f",
+            protocol="udp",
+            session="fresh",
+            path="ingress",
+            target="10.0.0.1",
+            port=9000,
+            rate_pps=0.5,
+            size=200,
+            dscp=46,
+            ttl=9,
+            interface="eth1",
+            source="10.0.0.2",
+            loss_threshold_ns=250_000_000,
+            outage_min_probes=5,
+            pacing="coarse",
+        )
+    ]
+
+
+def test_ports_have_the_defaults_of_their_protocol() -> None:
+    text = """\
+flows:
+  - {name: a, protocol: udp, target: h}
+  - {name: b, protocol: icmp, target: h}
+  - {name: c, protocol: tcp, target: h, port: 22}
+"""
+    assert [spec.port for spec in parse(text).flow_specs()] == [862, 0, 22]
+
+
+def test_one_part_is_enough_to_do_something() -> None:
+    parse("reflector: {udp: 862}\n")
+    parse("watchers: {aws: {region: eu-west-2, addresses: [eipalloc-1]}}\n")
+    agents_only = "agents: {b: {url: 'http://[2001:db8::1]:10862'}}\n"
+    assert parse(agents_only, need="drill").agents["b"].ca_file is None
+    parse(agents_only, need="any")
+
+
+def test_a_command_is_words_without_a_shell() -> None:
+    text = "agents: {b: {url: 'http://b:1'}}\ndrill: {trigger: {kind: command, command: %s}}\n"
+    assert parse(text % "ssh fw 'execute ha failover set 1'", "drill").drill.trigger.command == [
+        "ssh",
+        "fw",
+        "execute ha failover set 1",
+    ]
+    assert parse(text % "[echo, x y]", "drill").drill.trigger.command == ["echo", "x y"]
+
+
+def test_the_sample_is_sound() -> None:
+    sample = config.load(ROOT / "systemd/haprobe.yml")
+    config.resolve_hosts(sample)
+    assert sample.notices == []
+    assert len(sample.flow_specs()) == 7
+
+
+# --- mistakes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# nothing\n", "{}\n", "flows: []\n", "watchers: {}\n", "agents: {b: {url: 'http://b'}}\n"]
+)
+def test_a_file_with_nothing_to_do_is_a_mistake(text: str) -> None:
+    assert problem(text).endswith("holds nothing to do; allowed: at least one of flows, reflector, watchers")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("rate: 0", "flows[0].rate: 0 is out of range; allowed: more than 0 and up to 2000000 probes per second"),
+        ("rate: -1", "flows[0].rate: -1 is out of range; allowed: more than 0 and up to 2000000 probes per second"),
+        (
+            "rate: 2000001",
+            "flows[0].rate: 2000001 is out of range; allowed: more than 0 and up to 2000000 probes per second",
+        ),
+        ("rate: .nan", "flows[0].rate: nan is out of range; allowed: more than 0 and up to 2000000 probes per second"),
+        (
+            "rate: fast",
+            "flows[0].rate: 'fast' is not a number; allowed: more than 0 and up to 2000000 probes per second",
+        ),
+        ("rate: yes", "flows[0].rate: True is not a number; allowed: more than 0 and up to 2000000 probes per second"),
+        ("port: 0", "flows[0].port: 0 is out of range; allowed: 1 to 65535"),
+        ("port: '862'", "flows[0].port: '862' is not a whole number; allowed: 1 to 65535"),
+        ("port: 8.5", "flows[0].port: 8.5 is not a whole number; allowed: 1 to 65535"),
+        ("dscp: 64", "flows[0].dscp: 64 is out of range; allowed: 0 to 63"),
+        ("ttl: 0", "flows[0].ttl: 0 is out of range; allowed: 1 to 255"),
+        ("size: 1501", "flows[0].size: 1501 is out of range; allowed: 20 to 1500 octets of IP packet"),
+        ("outage_min_probes: 0", "flows[0].outage_min_probes: 0 is out of range; allowed: 1 to 1000000 probes"),
+        ("session: old", "flows[0].session: 'old' is not known; allowed: kept, fresh or both"),
+        ("pacing: slow", "flows[0].pacing: 'slow' is not known; allowed: fine or coarse"),
+        ("source: here", "flows[0].source: 'here' is no IP address; allowed: an IPv4 or IPv6 address"),
+        ("source: '::1'", "flows[0].source: is IPv6 and target is IPv4; allowed: an IPv4 address"),
+        ("path: a b", "flows[0].path: 'a b' does not fit; allowed: 1 to 64 of A-Z a-z 0-9 _ . -"),
+        ("stack: kernel", "flows[0].stack: kernel is for tcp only, not for udp; allowed: packet"),
+        (
+            "interface: waytoolongname01",
+            "flows[0].interface: 'waytoolongname01' does not fit;"
+            " allowed: an interface name, such as eth0 (at most 15 characters)",
+        ),
+        (
+            "loss_threshold: 2",
+            "flows[0].loss_threshold: 2 is not a duration;"
+            " allowed: 10ms to 60s: a number with a unit, such as 250ms, 2s, 5m or 1h",
+        ),
+        (
+            "loss_threshold: 9ms",
+            "flows[0].loss_threshold: '9ms' is out of range;"
+            " allowed: 10ms to 60s: a number with a unit, such as 250ms, 2s, 5m or 1h",
+        ),
+    ],
+)
+def test_a_wrong_value_names_line_field_and_what_is_allowed(option: str, message: str) -> None:
+    assert problem(FLOW % f", {option}") == f"f.yml:2: {message}"
+
+
+def test_an_unknown_key_is_told_with_the_likely_one() -> None:
+    message = problem("flows:\n  - name: f\n    protocol: icmp\n    target: h\n    rat: 5\n")
+    assert message.startswith("f.yml:5: flows[0].rat: unknown key (did you mean rate?); allowed: name, protocol, ")
+
+
+def test_a_missing_key_is_told_in_the_line_of_its_parent() -> None:
+    assert problems("reflector: {udp: 862}\nflows:\n  - {name: f}\n") == [
+        "f.yml:3: flows[0].protocol: is missing; allowed: icmp, udp or tcp",
+        "f.yml:3: flows[0].target: is missing; allowed: an IP address or a host name",
+    ]
+
+
+def test_ports_belong_to_protocols() -> None:
+    assert problems(
+        "flows:\n  - {name: a, protocol: icmp, target: h, port: 7}\n  - {name: b, protocol: tcp, target: h}\n"
+    ) == [
+        "f.yml:2: flows[0].port: icmp has no ports; allowed: leave it out",
+        "f.yml:3: flows[1].port: is missing: tcp has no default port; allowed: 1 to 65535",
+    ]
+
+
+def test_the_kernel_stack_is_not_there_yet() -> None:
+    text = "flows:\n  - {name: b, protocol: tcp, target: h, port: 22, stack: kernel}\n"
+    assert problem(text) == "f.yml:2: flows[0].stack: kernel is not available in this version; allowed: packet"
+
+
+def test_names_are_unique_with_the_derived_ones() -> None:
+    text = """\
+flows:
+  - {name: a, protocol: icmp, target: h, session: both}
+  - {name: a-fresh, protocol: icmp, target: h}
+  - {name: b-fresh, protocol: icmp, target: h}
+  - {name: b, protocol: icmp, target: h, session: both}
+  - {name: a, protocol: icmp, target: h}
+"""
+    once = "; allowed: a name used once"
+    assert problems(text) == [
+        f"f.yml:3: flows[1].name: a-fresh is also the name of flows[0] (made by session: both){once}",
+        f"f.yml:5: flows[3].name: b-fresh (made by session: both) is also the name of flows[2]{once}",
+        f"f.yml:6: flows[4].name: a is also the name of flows[0]{once}",
+    ]
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
+    text = """\
+flows:
+  - {name: a b, protocol: upd, target: h, port: 99999}
+  - {name: t, protocol: tcp, target: h, rate: 0}
+reflector: {allow: [10.0.0.1/8]}
+watchers: {aws: {region: london, units: {a: [eni-1], b: [eni-1]}}}
+agents: {b: {url: ftp://b}, c: {url: 'http://u:p@c', username: u}}
+drill: {trigger: {kind: command}, limit: 5}
+more: 1
+"""
+    found = problems(text)
+    assert [line.split(": ")[0:2] for line in found] == [
+        ["f.yml:2", "flows[0].name"],
+        ["f.yml:2", "flows[0].port"],
+        ["f.yml:2", "flows[0].protocol"],
+        ["f.yml:3", "flows[1].port"],
+        ["f.yml:3", "flows[1].rate"],
+        ["f.yml:4", "reflector"],
+        ["f.yml:4", "reflector.allow[0]"],
+        ["f.yml:5", "watchers.aws"],
+        ["f.yml:5", "watchers.aws.region"],
+        ["f.yml:5", "watchers.aws.units.b[0]"],
+        ["f.yml:6", "agents.b.url"],
+        ["f.yml:6", "agents.c.url"],
+        ["f.yml:6", "agents.c.username"],
+        ["f.yml:7", "drill.limit"],
+        ["f.yml:7", "drill.trigger.command"],
+        ["f.yml:8", "more"],
+    ]
+    assert all("; allowed: " in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("- a\n- b\n", "f.yml:1: a list where a mapping of keys is needed"),
+        ("flows: 5\n", "f.yml:1: flows: 5 where a list is needed; allowed: a list of items, each keys name, "),
+        ("flows:\n  - text\n", "f.yml:2: flows[0]: 'text' where a mapping of keys is needed; allowed: keys name, "),
+        ("flows: {a: 1}\n", "f.yml:1: flows: a mapping where a list is needed"),
+        ("reflector: 862\n", "f.yml:1: reflector: 862 where a mapping of keys is needed; allowed: keys udp, tcp"),
+        ("reflector: {}\n", "f.yml:1: reflector: has no port to answer on; allowed: udp, tcp or both"),
+        (
+            "reflector: {udp: 1}\nagents: {a b: {url: 'http://b'}}\n",
+            "f.yml:2: agents.a b: 'a b' does not fit; allowed: 1 to 64 of A-Z a-z 0-9 _ . -",
+        ),
+    ],
+)
+def test_a_wrong_shape_is_told(text: str, start: str) -> None:
+    assert any(line.startswith(start) for line in problems(text)), problems(text)
+
+
+def test_a_drill_needs_agents() -> None:
+    assert problem("reflector: {udp: 862}\n", need="drill").startswith(
+        "f.yml:1: agents: a drill needs agents to ask; allowed: "
+    )
+
+
+def test_a_key_given_twice_comes_with_the_other_mistakes() -> None:
+    found = problems("flows:\n  - {name: f, protocol: icmp, target: h, ttl: 0}\nflows: []\n")
+    assert any("f.yml:3: flows: is given twice, first in line 1" in line for line in found)
+
+
+# --- hosts and files -----------------------------------------------------------------------------------------------
+
+
+def test_addresses_need_no_resolver() -> None:
+    flow = "  - {name: %s, protocol: icmp, target: '%s'}\n"
+    text = "flows:\n" + flow % ("a", "192.0.2.1") + flow % ("b", "2001:db8::1")
+    assert config.resolve_hosts(parse(text)) == {"192.0.2.1": "192.0.2.1", "2001:db8::1": "2001:db8::1"}
+
+
+def test_unknown_hosts_are_told_with_line_and_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    def getaddrinfo(host: str, *_: object) -> list[tuple[object, ...]]:
+        if host.startswith("known"):
+            return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("192.0.2.7", 0))]
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    text = """\
+flows:
+  - {name: a, protocol: icmp, target: known.example}
+  - name: b
+    protocol: icmp
+    target: nobody.invalid
+  - {name: c, protocol: icmp, target: nothing.invalid}
+"""
+    with pytest.raises(ConfigError) as caught:
+        config.resolve_hosts(parse(text))
+    what = "is unknown (Name or service not known); allowed: an IP address, or a name that can be looked up"
+    assert caught.value.problems == [
+        f"f.yml:5: flows[1].target: host 'nobody.invalid' {what}",
+        f"f.yml:6: flows[2].target: host 'nothing.invalid' {what}",
+    ]
+
+
+def test_a_name_that_dns_cannot_hold_is_unknown() -> None:
+    text = f"flows:\n  - {{name: a, protocol: icmp, target: {'x' * 70}.example}}\n"
+    with pytest.raises(ConfigError, match=r"f.yml:2: flows\[0\].target: host .* is unknown"):
+        config.resolve_hosts(parse(text))
+
+
+def test_files_that_cannot_be_read_are_told_with_line_and_field(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("secret")
+    text = f"reflector: {{udp: 862, key_file: {key}}}\nagents:\n  b:\n    url: http://b\n    ca_file: {tmp_path}/none\n"
+    with pytest.raises(ConfigError) as caught:
+        config.check_files(parse(text))
+    what = f"{tmp_path}/none cannot be read: No such file or directory; allowed: a readable file"
+    assert caught.value.problems == [f"f.yml:5: agents.b.ca_file: {what}"]
+
+
+# --- documentation -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", config_docs.files())
+def test_generated_documentation_is_current(name: str) -> None:
+    assert (ROOT / "docs" / name).read_text() == config_docs.files()[name], "run `make docs`"
+
+
+def test_the_schema_agrees_with_the_models() -> None:
+    validator = jsonschema.Draft202012Validator(json.loads((ROOT / "docs/haprobe.schema.json").read_text()))
+    for text in (CONTRACT, (ROOT / "systemd/haprobe.yml").read_text()):
+        assert list(validator.iter_errors(yaml.safe_load(text))) == []
+    for option in ("rate: 0", "rat: 5", "port: 0", "session: old", "loss_threshold: 2", "size: 1501"):
+        assert list(validator.iter_errors(yaml.safe_load(FLOW % f", {option}"))), option
+
+
+def test_the_schema_gives_defaults_as_they_are_written() -> None:
+    schema = config.json_schema()
+    assert schema["$defs"]["Flow"]["properties"]["loss_threshold"]["default"] == "2s"
