@@ -105,6 +105,7 @@ class Agent:
         """Begin probing and watching."""
         for spec in self.config.flow_specs():
             self._tracks[spec.name] = self._prober.add(spec, patient=True)
+        self._prober.begin()
         self._prober.follow_paths()
         self._start_watchers()
 
@@ -205,6 +206,7 @@ class Agent:
             for name, spec in wanted.items():
                 if name not in self._tracks:
                     self._tracks[name] = self._prober.add(spec, patient=True)
+            self._prober.begin()
             changed = config.watchers != self.config.watchers
             self.config = config
         if changed:

@@ -46,10 +46,10 @@ class SenderLinks:
         self._receivers: dict[int, RxRing] = {}
 
     def transmitter(self, key: tuple[str, int]) -> FrameSender:
-        """The link of `key`: (`ethernet` or `local`, with `-large` for frames that need large slots; ifindex)."""
+        """The link of `key`: (`ethernet` or `local`, with `-large` for frames that need large slots, `-control`; ifindex)."""
         if key not in self._transmitters:
             kind, ifindex = key
-            octets = LARGE if kind.endswith("-large") else SMALL
+            octets = LARGE if "-large" in kind else SMALL
             if kind.startswith("local"):
                 self._transmitters[key] = RawIpSender(slots=4096, slot_octets=octets)
             else:

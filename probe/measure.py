@@ -60,6 +60,7 @@ def measure(
             limit = max(1, round(rate_pps * duration_s))
             with interruptible(prober.halt) as interrupted:
                 tracks = [prober.add(spec, limit=limit) for spec in specs]
+                prober.begin()
                 prober.follow_paths()
                 _connect(tracks, interrupted)
                 _wait(prober, tracks, duration_s, loss_threshold_ns / 1e9, progress, interrupted)

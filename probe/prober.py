@@ -52,8 +52,12 @@ class Prober:
             for track in self.recorder.tracks():
                 self._watch(track)
 
+    def begin(self) -> None:
+        """Start every flow added so far, together: making a flow ready takes the engine a while, and must delay no probe."""
+        self.engine.send({"command": "begin"})
+
     def add(self, spec: FlowSpec, *, limit: int | None = None, patient: bool = False) -> FlowTrack:
-        """Start a flow.
+        """Make a flow ready; `begin` starts it.
 
         Args:
             spec: The flow.
@@ -137,6 +141,7 @@ class Prober:
                 prepared = prepare(track.spec, index, error_estimate=self._error_estimate)
                 self._flows[index] = prepared
                 self.engine.send(prepared.add_command(limit=self._limits.get(index)))
+                self.begin()
             else:
                 prepared.path = path
                 self.engine.send({"command": "retarget", "index": index, **prepared.frame_fields()})

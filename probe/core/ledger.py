@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from probe.core.arrays import cumcount, distinct
 from probe.core.direction import ReflectorView
 from probe.core.events import Direction, Outage
 from probe.core.fate import (
@@ -35,7 +36,6 @@ from probe.core.fate import (
     RECEIVED,
 )
 from probe.core.outage import FlowOutages, Span
-from probe.core.schedule import cumcount
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -178,11 +178,11 @@ class Ledger:
     # --- sending -----------------------------------------------------------------------------------------------
 
     def allocate(self, flow: Ints, at: Ints) -> Ints:
-        """Number a batch about to be sent, in its order.
+        """Number probes that are about to be sent, in their order. Until `stamp` says that they left, they count nowhere.
 
         Args:
             flow: Flow index of each probe.
-            at: Expected TX time, replaced by `stamp`.
+            at: When each is due.
 
         Returns:
             Sequences, int64.
@@ -192,28 +192,26 @@ class Ledger:
         slot = self._base[flow] + (sequence & self._mask[flow])
         self._fate[slot] = PENDING
         self._sent_at[slot] = at
+        return sequence
+
+    def stamp(self, flow: Ints, sequence: Ints, at: Ints) -> None:
+        """These probes have left, at these times, in this order: they count as scheduled and sent."""
+        self._sent_at[self._base[flow] + (sequence & self._mask[flow])] = at
         n = len(flow)
         self._reserve_log(n)
         place = (self._log_head + np.arange(n)) & (len(self._log_flow) - 1)
         self._log_flow[place] = flow
         self._log_seq[place] = sequence
         self._log_head += n
-        return sequence
-
-    def stamp(self, flow: Ints, sequence: Ints, at: Ints) -> None:
-        """The batch just allocated has left, at these times: it counts as scheduled and sent."""
-        self._sent_at[self._base[flow] + (sequence & self._mask[flow])] = at
         count = np.bincount(flow, minlength=self._capacity)
         self.live[:, COLUMN["scheduled"]] += count
         self.live[:, COLUMN["sent"]] += count
         self.last_sent_at[flow] = at
 
-    def withdraw(self, flow: Ints, sequence: Ints, at: Ints) -> None:
-        """The last probes allocated did not leave: their numbers are free again and their slots count as unsent."""
+    def withdraw(self, flow: Ints, sequence: Ints) -> None:
+        """The last probes allocated to these flows will not be sent: their numbers are free again."""
         self._fate[self._base[flow] + (sequence & self._mask[flow])] = EMPTY
         self.next_seq -= np.bincount(flow, minlength=self._capacity)
-        self._log_head -= len(flow)
-        self.unsent(flow, at)
 
     def unsent(self, flow: Ints, due: Ints) -> None:
         """Slots of the schedule that passed without a probe."""
@@ -362,7 +360,7 @@ class Ledger:
 
     def numbers(self, flow: Ints, sequence: Ints, q: Ints) -> None:
         """Take in the numbers that a reflector which is not ours gave its replies (RFC 8762, section 4.3)."""
-        for f in np.unique(flow).tolist():
+        for f in distinct(flow):
             mine = flow == f
             view = self._view(f)
             view.consecutive_many(sequence[mine], q[mine])
@@ -376,7 +374,7 @@ class Ledger:
 
     def _resolve_all(self, flow: Ints) -> None:
         if self._awaiting:
-            for f in np.unique(flow).tolist():
+            for f in distinct(flow):
                 self.resolve(f)
 
     def resolve(self, flow: int) -> None:
@@ -519,7 +517,7 @@ class Ledger:
             inside = np.flatnonzero((at >= drops.start) & (at <= drops.end) & (fate == LOST))[: drops.left]
             fate[inside] = DROPPED
             drops.left -= len(inside)
-        for f in np.unique(flow):
+        for f in distinct(flow):
             if int(f) not in self._views:
                 continue
             view = self._view(int(f))

@@ -82,33 +82,21 @@ class Schedule:
             self._plan(max(now_ns, int(self._next[self._active].min())) + self._horizon_ns)
         return int(self._at[self._cursor])
 
-    def take(self, now_ns: int, limit: int) -> tuple[Due, Due]:
-        """Hand out what is due by `now_ns`.
+    def take(self, until_ns: int, limit: int) -> Due:
+        """Hand out, in order, every slot due before `until_ns` that has not been handed out, at most `limit`."""
+        if self.next_ns(until_ns) is None:
+            return Due(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        if self._planned_to < until_ns:
+            self._plan(until_ns + self._horizon_ns)
+        end = self._cursor + int(np.searchsorted(self._at[self._cursor :], until_ns, side="left"))
+        end = min(end, self._cursor + limit)
+        due = Due(self._flow[self._cursor : end], self._at[self._cursor : end])
+        self._cursor = end
+        return due
 
-        Returns:
-            (due, missed): at most `limit` slots to send now, and every slot that is too old to be sent.
-        """
-        if self.next_ns(now_ns) is None:
-            nothing = Due(np.zeros(0, np.int64), np.zeros(0, np.int64))
-            return nothing, nothing
-        if self._planned_to < now_ns:
-            self._plan(now_ns + self._horizon_ns)
-        end = self._cursor + int(np.searchsorted(self._at[self._cursor :], now_ns, side="right"))
-        flow, at = self._flow[self._cursor : end], self._at[self._cursor : end]
-        missed = at < now_ns - self._tolerance_ns
-        if missed.any():
-            missed &= at < now_ns - self._interval[flow]
-        late = Due(flow[missed], at[missed])
-        good = ~missed
-        due = Due(flow[good][:limit], at[good][:limit])
-        if len(due.flow) < int(good.sum()):  # more than fits: leave the rest where it is
-            rest = np.flatnonzero(good)[limit:]
-            self._flow = np.concatenate([flow[rest], self._flow[end:]])
-            self._at = np.concatenate([at[rest], self._at[end:]])
-            self._cursor = 0
-        else:
-            self._cursor = end
-        return due, late
+    def missed(self, due: Due, now_ns: int) -> npt.NDArray[np.bool_]:
+        """Which of these slots are too old at `now_ns` to be used any more."""
+        return due.at_ns < now_ns - np.maximum(self._tolerance_ns, self._interval[due.flow])
 
     def _replan(self, now_ns: int) -> None:
         """Merge a newly started flow's slots into the part of the plan that is laid out already."""
@@ -135,19 +123,3 @@ class Schedule:
             flow, at = flow[order], at[order]
         self._flow, self._at, self._cursor = flow, at, 0
         self._planned_to = until_ns
-
-
-def cumcount(groups: Ints) -> Ints:
-    """For each element, how many equal ones stand before it: [5, 7, 5, 5] gives [0, 0, 1, 2]."""
-    n = len(groups)
-    if n == 0:
-        return np.zeros(0, np.int64)
-    if groups[0] == groups[-1] and (groups == groups[0]).all():
-        return np.arange(n)
-    order = np.argsort(groups, kind="stable")
-    ranked = groups[order]
-    new = np.r_[True, ranked[1:] != ranked[:-1]]
-    starts = np.maximum.accumulate(np.where(new, np.arange(n), 0))
-    ranks = np.empty(n, np.int64)
-    ranks[order] = np.arange(n) - starts
-    return ranks

@@ -59,7 +59,7 @@ class LabOptions:
     heartbeat_lost: int = 20  # FortiOS hb-lost-threshold: 20 x 200 ms = 4 s until a dead peer is declared dead
     vip_extip: Literal["own", "fixed"] = "own"  # fixed: the VIP is bound to fgt-a's port1 address on both units
     failback_on_unset: bool = True  # `execute ha failover unset` lets priority decide again: a second failover
-    agent_rate_pps: int = 500  # probes per second of each flow of the lab's agents
+    agent_rate_pps: int = 200  # probes per second of each flow of the lab's agents
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,14 +37,14 @@ class Filler:
         self._link = link
         self._octets = min(link.slot_octets, table.template.shape[1])
 
-    def fill(self, first: int, flow: Ints, sequence: Ints, wall_ns: int) -> npt.NDArray[np.int32]:
+    def fill(self, first: int, flow: Ints, sequence: Ints, wall_ns: Ints) -> npt.NDArray[np.int32]:
         """Write the frames of a batch into consecutive slots.
 
         Args:
             first: The first slot; the batch must not wrap.
             flow: Flow index of each probe.
             sequence: Its sequence.
-            wall_ns: Unix time, written into the probes as their TX time.
+            wall_ns: When each is due, Unix time: written into the probe as its TX time.
 
         Returns:
             Frame lengths, for the link.
@@ -60,7 +60,9 @@ class Filler:
             at = np.flatnonzero(shape == which)
             kind, family = divmod(which, 8)
             slots = self._slots(_LAYOUT[kind], family, first, n)
-            self._patch(kind, slots, at, flow[at], sequence[at].astype(np.uint64), ids[at].astype(np.uint64), wall_ns)
+            self._patch(
+                kind, slots, at, flow[at], sequence[at].astype(np.uint64), ids[at].astype(np.uint64), wall_ns[at]
+            )
         return lengths
 
     def fill_resets(self, first: int, flow: Ints, ids: Ints, seq: Ints) -> npt.NDArray[np.int32]:
@@ -92,12 +94,12 @@ class Filler:
         return self._views[key][first : first + n]
 
     def _patch(
-        self, kind: int, slots: Any, at: Ints, flow: Ints, sequence: UInt64s, ids: UInt64s, wall_ns: int
+        self, kind: int, slots: Any, at: Ints, flow: Ints, sequence: UInt64s, ids: UInt64s, wall_ns: Ints
     ) -> None:
         # A field of any width adds its value modulo 65535 to the checksum (wire/checksum.py). Terms are reduced where
         # their sum could pass 2^64.
         table = self._table
-        wall = np.uint64(wall_ns)
+        wall = wall_ns.astype(np.uint64)
         if kind in (layout.ICMP4, layout.ICMP6):
             low = sequence & np.uint64(0xFFFF)
             slots["id"][at] = ids
@@ -106,7 +108,7 @@ class Filler:
             slots["sent"][at] = wall
             slots["comp"][at] = complements(ids + low + sequence + wall)
         elif kind in (layout.UDP, layout.UDP_BASE):
-            stamp = ntp_from_unix_ns(np.array([wall_ns], np.int64))[0]
+            stamp = ntp_from_unix_ns(wall_ns)
             number = sequence & _U32
             slots["sport"][at] = ids
             total = ids + number + stamp % np.uint64(0xFFFF)

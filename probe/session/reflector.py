@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from probe.border import Channel, SharedState
 from probe.clock import Clock
+from probe.core.arrays import distinct
 from probe.link.base import FrameReceiver, FrameSender
 from probe.session.peers import Answer, Peers, Session
 from probe.session.tcp import SERIAL, SYN_OPTIONS, control_segment
@@ -87,15 +88,15 @@ class Reflector:
         self._next_tick = 0
         self._views: dict[tuple[int, str, int], npt.NDArray[Any]] = {}
 
-    def turn(self) -> bool:
-        """Answer what has arrived; whether there was anything."""
-        busy = False
+    def turn(self) -> int:
+        """Answer what has arrived; how many frames there were."""
+        total = 0
         for receiver in self._links.receivers():
             for _ in range(64):
                 first, count = receiver.ready(MAX_BATCH)
                 if not count:
                     break
-                busy = True
+                total += count
                 self._take(receiver, first, count)
                 receiver.release(count)
             self._drops += receiver.drops()
@@ -103,7 +104,7 @@ class Reflector:
         if now >= self._next_tick:
             self._next_tick = now + TICK_NS
             self._tick(now)
-        return busy
+        return total
 
     def _tick(self, now: int) -> None:
         self._probes.expire(now)
@@ -133,7 +134,7 @@ class Reflector:
             good = intact(raw, batch, ends, status[batch.rows]) & (ends <= raw.shape[1])
             if self._allow:
                 good &= self._allowed(network[batch.family]["src"][batch.rows])
-            for index in np.unique(ifindex[batch.rows]).tolist():
+            for index in distinct(ifindex[batch.rows]):
                 rows = good & (ifindex[batch.rows] == index)
                 if not rows.any():
                     continue
@@ -234,14 +235,17 @@ class Reflector:
         data = mine & ~control & (ends >= l4 + 20 + sizes.TCP_PAYLOAD) & (view["magic"] == layout.MAGIC)
         data &= view["offset"] == 5 << 4
         key = _connection_key(view, batch.family)
-        known = np.array([k in self._connections for k in key.tolist()], bool)
-        for i in np.flatnonzero(mine & ~(data & known)).tolist():
+        for i in np.flatnonzero(mine & ~(data & self._connected(key))).tolist():
             end = int(ends[i])
             self._control(bytes(raw[batch.rows[i], :end]), batch.family, int(key[i]), view[i], bool(data[i]), ifindex)
-            known = known | (key == key[i]) & (int(key[i]) in self._connections)
-        data &= known
+        data &= self._connected(key)  # a handshake or a reset may have been among them
         if data.any():
             self._answer_data(raw, batch, ends, stamps, key, data, ifindex)
+
+    def _connected(self, key: UInt64s) -> npt.NDArray[np.bool_]:
+        """Which frames belong to an established connection."""
+        known = {k: k in self._connections for k in distinct(key)}
+        return np.array([known[k] for k in key.tolist()], bool)
 
     def _answer_data(
         self, raw: npt.NDArray[np.uint8], batch: Batch, ends: Ints, stamps: Ints, key: UInt64s, data: Any, ifindex: int
@@ -268,7 +272,7 @@ class Reflector:
     def _numbers(self, key: UInt64s, seq: Ints, octets: Ints) -> tuple[Ints, Ints]:
         """Our sequence and acknowledgement numbers for replies to a batch: acknowledge the furthest octet seen."""
         ours, acks = np.zeros(len(key), np.int64), np.zeros(len(key), np.int64)
-        for k in np.unique(key).tolist():
+        for k in distinct(key):
             connection = self._connections[k]
             rows = np.flatnonzero(key == k)
             ahead = (seq[rows] + octets[rows] - connection.ack) % SERIAL
@@ -326,7 +330,7 @@ class Reflector:
         proto = np.uint64(int(reply["proto"][0]))
         reply["checksum"] = np.where(compensated, 0x5A5A, 0)
         reply["comp"][compensated] = 0
-        for end in np.unique(ends).tolist():
+        for end in distinct(ends):
             rows = np.flatnonzero(ends == end)
             part = frames[rows, : end + end % 2]
             total = row_sums(part, l4, part.shape[1]) + row_sums(part, *((26, 34) if family == 4 else (22, 54)))
@@ -428,8 +432,9 @@ def _connection_key(view: npt.NDArray[Any], family: int) -> UInt64s:
 def run(reflector: Reflector, channel: Channel, receivers: list[FrameReceiver], stop: Callable[[], bool]) -> None:
     """Answer until told to stop or the control process is gone.
 
-    After a batch the loop pauses for a fraction of a millisecond, so that at high rates packets are answered many at a time
-    and the cost of a wake-up is shared; the pause is inside the reflector's own times and not in anyone's delay.
+    After a batch the loop pauses, so that packets are answered many at a time and the cost of a batch is shared: longer after
+    a small batch, which costs about as much as a large one. The pause lies between the receive and send times that a
+    reply carries, so it is in nobody's delay.
     """
     gc.disable()
     poll = select.poll()
@@ -437,8 +442,9 @@ def run(reflector: Reflector, channel: Channel, receivers: list[FrameReceiver], 
         poll.register(receiver.fileno(), select.POLLIN)
     poll.register(channel.fileno(), select.POLLIN)
     while not stop():
-        if reflector.turn():
-            time.sleep(0.0002)
+        answered = reflector.turn()
+        if answered:
+            time.sleep(0.0002 if answered >= 64 else 0.003)
             continue
         for fd, event in poll.poll(100):
             if fd == channel.fileno():

@@ -18,15 +18,17 @@ import numpy.typing as npt
 
 from probe.border import FLOW_STATES, Channel, SharedState
 from probe.clock import Clock, wall_offset_ns
+from probe.core.arrays import distinct
 from probe.core.events import Outage
 from probe.core.fate import COLUMN
 from probe.core.histogram import BINS, bins_of
 from probe.core.ledger import Ledger, Reports
-from probe.core.schedule import Schedule
+from probe.core.schedule import Due, Schedule
 from probe.core.sequence import unwrap_below
 from probe.link.base import FrameReceiver, FrameSender
 from probe.session.filler import Filler
 from probe.session.flows import SYN_STEP_INVERSE, Flow, FlowTable, describe
+from probe.session.queue import Queue
 from probe.session.tcp import SERIAL, Segment, State, TcpClient
 from probe.wire import layout
 from probe.wire.dissect import Batch, address_text, frame_ends, icmp_error, intact, split
@@ -35,11 +37,15 @@ from probe.wire.stamp import TLV_REPORT, TLV_UNKNOWN
 Ints = npt.NDArray[np.int64]
 
 TICK_NS = 20_000_000  # settle, publish, tell
-DRAIN_NS = 4_000_000  # empty the receive rings
+DRAIN_NS = 20_000_000  # empty the receive rings: replies wait there, stamped already, and many cost little more than one
+AHEAD_NS = 10_000_000  # frames are written this long before they are due
+STALL_NS = 5_000_000  # later than this and a slot may have been missed
+FAR = 1 << 62
 OPEN_OUTAGE_NS = 1_000_000_000  # tell how an open outage has grown
 SUSPECT_FLOOR_NS = 40_000_000
-MAX_BATCH = 2048
-SINGLY = 16  # up to here a batch is sent frame by frame
+MAX_BATCH = 2048  # frames taken from a ring at a time
+SINGLE_RATE_PPS = 20_000  # up to here every probe has a wake-up of its own
+MAX_AHEAD = 1 << 15
 FRAME_OCTETS = 1600
 CONNECTING, UP, SUSPECT, DOWN, ENDED = range(len(FLOW_STATES))
 IDS_MAX = {"icmp": 16384, "udp": 2048, "tcp": 4096}
@@ -98,8 +104,11 @@ class Sender:
         shared.header["wall_anchor"] = self.anchor
         self._offset = self.anchor
         self._transmitters: dict[tuple[str, int], int] = {}
-        self._senders: list[FrameSender] = []
-        self._fillers: list[Filler] = []
+        self._queues: list[Queue] = []
+        self._control: list[FrameSender] = []
+        self._fillers: list[Filler] = []  # of the control links
+        self._ahead_to = 0  # slots before this instant have been handed to their queues
+        self._breath = 0  # shortest pause between two batches
         self._views: dict[int, dict[tuple[str, int], npt.NDArray[Any]]] = {}
         self._state = np.full(capacity, CONNECTING, np.int64)
         self._rtt_recent = np.zeros(capacity, np.int64)
@@ -117,7 +126,7 @@ class Sender:
     # --- flows -------------------------------------------------------------------------------------------------
 
     def add(self, message: dict[str, Any]) -> None:
-        """Begin a flow from an `add` command (probe/control/flows.py builds it)."""
+        """Make a flow ready, from an `add` command (probe/prepare.py builds it). It starts with `begin`."""
         kind, family, index = int(message["kind"]), int(message["family"]), int(message["index"])
         fresh = message["session_kind"] == "fresh"
         proto = (
@@ -162,20 +171,26 @@ class Sender:
         self._links.listen(flow.transmitter, self._owned())
         if kind == layout.TCP:
             flow.client = TcpClient(frame, family, ids[0], self._rng.getrandbits(32))
-            self._transmit_one(flow, flow.client.open(self._clock.mono_ns()))
-        else:
-            self._begin(flow)
         self._tell({"event": "added", **describe(flow)})
+
+    def begin(self) -> None:
+        """Start every flow that was added and has not started."""
+        for flow in self.table.flows.values():
+            if flow.client is not None and flow.client.state is State.CLOSED:
+                self._transmit_one(flow, flow.client.open(self._clock.mono_ns()))
+            elif flow.client is None and not flow.first_ns:
+                self._begin(flow)
 
     def remove(self, index: int) -> None:
         """End a flow; the others notice nothing."""
-        if index not in self.table.flows:
+        flow = self.table.flows.get(index)
+        if flow is None:
             return
-        self.schedule.stop(index)
-        flow = self.table.flows[index]
+        self._stop(flow)
         self._close(flow)
         self.table.remove(index)
         self.ledger.remove(index)
+        self._started[index] = False
         if flow.proto != "icmp":
             self._ports.release(flow.proto, flow.ids)
 
@@ -185,12 +200,17 @@ class Sender:
         if flow is None:
             return
         frame = bytes.fromhex(message["frame"])
-        flow.transmitter = (str(message["transmitter"][0]), int(message["transmitter"][1]))
-        self.table.transmitter[flow.index] = self._transmitter(flow.transmitter)
-        self.table.retarget(flow, frame, int(message["rest"]))
+        key = (str(message["transmitter"][0]), int(message["transmitter"][1]))
+
+        def change() -> None:
+            flow.transmitter = key
+            self.table.transmitter[flow.index] = self._transmitter(key)
+            self.table.retarget(flow, frame, int(message["rest"]))
+
+        self._rewrite(change)
         if flow.client is not None:
             flow.client.template = frame
-        self._links.listen(flow.transmitter, self._owned())
+        self._links.listen(key, self._owned())
 
     def renew(self, index: int) -> None:
         """Give a kept TCP flow whose session has ended a new one, on another port; its sequences go on."""
@@ -211,8 +231,12 @@ class Sender:
     def halt(self) -> None:
         """Send no further probe; replies to those on the way still count."""
         for flow in self.table.flows.values():
-            self.schedule.stop(flow.index)
+            self._stop(flow)
             flow.limit, flow.first_ns = 0, flow.first_ns or 1
+
+    def _stop(self, flow: Flow) -> None:
+        """No further slot of this flow is used."""
+        self._rewrite(lambda: self.schedule.stop(flow.index), drop=flow.index)
 
     def finished(self) -> bool:
         """Whether every flow has handed out its last slot."""
@@ -240,11 +264,13 @@ class Sender:
         return {proto: np.flatnonzero(owner >= 0).tolist() for proto, owner in self.table.owner.items()}
 
     def _transmitter(self, key: tuple[str, int]) -> int:
+        """Probes leave through one ring, control segments through another: they must not queue behind frames of the future."""
         if key not in self._transmitters:
-            link = self._links.transmitter(key)
-            self._transmitters[key] = len(self._senders)
-            self._senders.append(link)
-            self._fillers.append(Filler(link, self.table))
+            self._transmitters[key] = len(self._queues)
+            self._queues.append(Queue(self._links.transmitter(key), self.table, self.ledger, self._clock, self.anchor))
+            control = self._links.transmitter((f"{key[0]}-control", key[1]))
+            self._control.append(control)
+            self._fillers.append(Filler(control, self.table))
         return self._transmitters[key]
 
     def _begin(self, flow: Flow) -> None:
@@ -279,51 +305,70 @@ class Sender:
         if now >= self._next_tick:
             self._tick(now)
             self._next_tick = now + TICK_NS
-        following = self.schedule.next_ns(now)
-        wake = min(self._next_tick, self._next_drain)
-        if following is not None:
-            wake = min(wake, max(following, now + self._breath()))
-        return wake
+        if now >= self._ahead_to - AHEAD_NS // 2:
+            self._prepare(self._clock.mono_ns())
+        following = min((q.next_due for q in self._queues), default=FAR)
+        return min(self._next_tick, self._next_drain, max(following, now + self._breath))
 
-    def _breath(self) -> int:
-        """Shortest pause between two batches: at high rates slots are sent together, up to a millisecond of them."""
+    def _prepare(self, now: int) -> None:
+        """Write the frames of the next milliseconds into their slots, so that a slot that comes costs only the sending."""
         rate = self.schedule.total_rate()
-        return 0 if rate <= 2_000 else 500_000 if rate <= 50_000 else 1_000_000
-
-    def _send(self, now: int) -> None:
-        due, missed = self.schedule.take(now, MAX_BATCH)
-        if len(missed.flow):
-            self._unsent(missed.flow, missed.at_ns, "stall")
+        self._breath = 0 if rate <= SINGLE_RATE_PPS else 500_000 if rate <= 50_000 else 1_000_000
+        self._ahead_to = max(self._ahead_to, now) if self._ahead_to > now - AHEAD_NS else now
+        self._ahead_to = max(self._ahead_to, now) + AHEAD_NS
+        due = self.schedule.take(self._ahead_to, MAX_AHEAD)
         if not len(due.flow):
             return
-        self._lateness.append(now - due.at_ns)
         of = self.table.transmitter[due.flow]
-        for transmitter in [int(of[0])] if (of == of[0]).all() else np.unique(of).tolist():
+        for transmitter in distinct(of):
             mine = of == transmitter
-            self._send_on(transmitter, due.flow[mine], due.at_ns[mine])
+            self._queues[transmitter].wait(due.flow[mine], due.at_ns[mine])
 
-    def _send_on(self, transmitter: int, flow: Ints, due: Ints) -> None:
-        link, filler = self._senders[transmitter], self._fillers[transmitter]
-        while len(flow):
-            first, count = link.free(len(flow))
-            if count == 0:
-                self._unsent(flow, due, "send_error")
-                return
-            batch, batch_due = flow[:count], due[:count]
-            now = self._clock.mono_ns()
-            sequence = self.ledger.allocate(batch, np.full(count, now))
-            lengths = filler.fill(first, batch, sequence, now + self._offset)
-            sent, at, error = _hand_over(link, count, lengths)
-            if sent < count:
-                self.ledger.withdraw(batch[sent:], sequence[sent:], batch_due[sent:])
-                self._note_unsent(batch[sent:], batch_due[sent:], _cause(error))
-            if sent:
-                self.ledger.stamp(batch[:sent], sequence[:sent], at)
-                self._end_unsent(batch[:sent], at)
-            if error:
-                self._unsent(flow[count:], due[count:], _cause(error))
-                return
-            flow, due = flow[count:], due[count:]
+    def _send(self, now: int) -> None:
+        for queue in self._queues:
+            while queue.next_due <= now:
+                if queue.next_due < now - STALL_NS:
+                    self._give_up_missed(queue, now)
+                    if queue.next_due > now:
+                        break
+                error = queue.send(now)
+                if error:
+                    flow, due = queue.give_up(now)
+                    self._unsent(flow, due, _cause(error))
+                    break
+
+    def _give_up_missed(self, queue: Queue, now: int) -> None:
+        """After a stall, slots that are too old are not made up for. The frames written for them are renumbered."""
+        flow, due = queue.recall()
+        missed = self.schedule.missed(Due(flow, due), now)
+        self._unsent(flow[missed], due[missed], "stall")
+        queue.wait(flow[~missed], due[~missed])
+
+    def _flush_stamps(self) -> None:
+        """Tell the ledger what has left since the last time."""
+        for queue in self._queues:
+            flow, sequence, at, due = queue.stamps()
+            if len(flow):
+                self.ledger.stamp(flow, sequence, at)
+                self._lateness.append(at - due)
+                self._end_unsent(flow, at)
+
+    def _rewrite(self, change: Callable[[], None], drop: int = -1) -> None:
+        """Change something that frames already written depend on: take them back, change it, write them anew.
+
+        Args:
+            change: What to do in between.
+            drop: A flow whose slots are not to come back.
+        """
+        held = [queue.recall() for queue in self._queues]
+        self._flush_stamps()
+        change()
+        for flow, due in held:
+            keep = flow != drop
+            of = self.table.transmitter[flow]
+            for transmitter in distinct(of[keep]) if keep.any() else []:
+                mine = keep & (of == transmitter)
+                self._queues[transmitter].wait(flow[mine], due[mine])
 
     def _unsent(self, flow: Ints, due: Ints, cause: str) -> None:
         if len(flow):
@@ -332,7 +377,7 @@ class Sender:
 
     def _note_unsent(self, flow: Ints, due: Ints, cause: str) -> None:
         """A flow stops being observed with its last probe before the slot that was missed."""
-        for f in np.unique(flow).tolist():
+        for f in distinct(flow):
             entry = self.table.flows[f]
             if entry.unsent_since is None:
                 entry.unsent_since = int(self.ledger.last_sent_at[f]) or int(due[flow == f][0])
@@ -342,7 +387,7 @@ class Sender:
     def _end_unsent(self, flow: Ints, at: Ints) -> None:
         if not self._gap_open:
             return
-        for f in np.unique(flow).tolist():
+        for f in distinct(flow):
             entry = self.table.flows[f]
             if entry.unsent_since is not None:
                 self._tell_unobserved(entry, entry.unsent_since, int(at[flow == f][0]), entry.unsent_cause)
@@ -363,7 +408,7 @@ class Sender:
 
     def _transmit_one(self, flow: Flow, frame: bytes) -> None:
         """Send a control segment; if the link is busy it is lost, as on any network."""
-        link = self._senders[int(self.table.transmitter[flow.index])]
+        link = self._control[int(self.table.transmitter[flow.index])]
         first, count = link.free(1)
         if count:
             link.view(layout.raw_dtype(link.slot_octets))[first, : len(frame)] = np.frombuffer(frame, np.uint8)
@@ -372,6 +417,7 @@ class Sender:
     # --- replies -----------------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
+        self._flush_stamps()
         self._offset = wall_offset_ns(self._clock, 3)
         for receiver in self._links.receivers():
             last_stamp = self._drained_to
@@ -511,9 +557,9 @@ class Sender:
 
     def _send_resets(self, flow: Ints, ports: Ints, seq: Ints) -> None:
         of = self.table.transmitter[flow]
-        for transmitter in np.unique(of).tolist():
+        for transmitter in distinct(of):
             mine = np.flatnonzero(of == transmitter)
-            link = self._senders[transmitter]
+            link = self._control[transmitter]
             while len(mine):
                 first, count = link.free(len(mine))
                 if not count:
@@ -534,7 +580,7 @@ class Sender:
         if client.established and before is not State.ESTABLISHED:
             self._established(flow)
         if client.state is State.ENDED and before is not State.ENDED:
-            self.schedule.stop(flow.index)
+            self._stop(flow)
             flow.done = True
             self._state[flow.index] = ENDED
             cause = "rst" if segment.flags & layout.TCP_RST else "fin"
@@ -570,7 +616,7 @@ class Sender:
         """Acknowledge the furthest octet received, over any hole: the firewall has seen at least as much."""
         end = (view["seq"].astype(np.int64) + octets) % SERIAL
         ahead = (end - self.table.tcp_ack[flow]) % SERIAL
-        for f in np.unique(flow).tolist():
+        for f in distinct(flow):
             mine = (flow == f) & (ahead < SERIAL // 2)
             if mine.any():
                 self.table.tcp_ack[f] = (self.table.tcp_ack[f] + int(ahead[mine].max())) % SERIAL
@@ -693,7 +739,8 @@ class Sender:
         state[self._state == ENDED] = ENDED
         state[~self._started] = CONNECTING
         for flow in self.table.flows.values():
-            if flow.limit is not None and not flow.done and flow.first_ns and not self.schedule.active(flow.index):
+            over = flow.limit is not None and not flow.done and flow.first_ns and not self.schedule.active(flow.index)
+            if over and not any(q.holds(flow.index) for q in self._queues):
                 flow.done = True
                 self._tell({"event": "done", "flow": flow.index})
         for f in index[state[index] != self._state[index]].tolist():
@@ -719,25 +766,6 @@ class Sender:
             late = np.concatenate(self._lateness)
             header["lateness_max"], header["lateness_p99"] = late.max(), int(np.percentile(late, 99))
             self._lateness, self._lateness_reset = [], now
-
-
-def _hand_over(link: FrameSender, count: int, lengths: npt.NDArray[np.int32]) -> tuple[int, Ints, str]:
-    """Send the filled slots; how many left, when, and why the rest did not.
-
-    A small batch goes frame by frame, each with its own reading of the clock. In a large one the frames share the time of
-    the call, each placed at the start of its share: on a virtual link even the reply may be back before the call returns.
-    """
-    if count > SINGLY:
-        result = link.send(count, lengths)
-        at = result.before_ns + (result.after_ns - result.before_ns) * np.arange(result.sent) // max(result.sent, 1)
-        return result.sent, at, result.error
-    times: list[int] = []
-    for k in range(count):
-        result = link.send(1, lengths[k : k + 1])
-        if not result.sent:
-            return k, np.array(times, np.int64), result.error or "send_error"
-        times.append(result.before_ns)
-    return count, np.array(times, np.int64), ""
 
 
 def _cause(error: str) -> str:
@@ -789,6 +817,7 @@ def command(sender: Sender, message: dict[str, Any]) -> None:
         "add": lambda: sender.add(message),
         "remove": lambda: sender.remove(int(message["index"])),
         "retarget": lambda: sender.retarget(message),
+        "begin": sender.begin,
         "halt": sender.halt,
         "renew": lambda: sender.renew(int(message["index"])),
     }

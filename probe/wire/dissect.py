@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from probe.core.arrays import distinct
 from probe.wire import layout
 from probe.wire.checksum import MODULUS, row_sums
 
@@ -68,7 +69,7 @@ def intact(raw: npt.NDArray[np.uint8], batch: Batch, ends: Ints, status: npt.NDA
     good = np.ones(len(batch.rows), bool)
     judged = (status & CHECKSUM_NOT_READY == 0) & (ends <= raw.shape[1]) & (ends > l4)
     addresses = (26, 34) if batch.family == 4 else (22, 54)
-    for end in np.unique(ends[judged]).tolist():
+    for end in distinct(ends[judged]):
         which = np.flatnonzero(judged & (ends == end))
         frames = raw[batch.rows[which], : end + end % 2]
         if end % 2:

@@ -1,0 +1,33 @@
+"""Small array operations that numpy lacks or does slowly for the common case."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+
+def cumcount(groups: Ints) -> Ints:
+    """For each element, how many equal ones stand before it: [5, 7, 5, 5] gives [0, 0, 1, 2]."""
+    n = len(groups)
+    if n == 0:
+        return np.zeros(0, np.int64)
+    if groups[0] == groups[-1] and (groups == groups[0]).all():
+        return np.arange(n)
+    order = np.argsort(groups, kind="stable")
+    ranked = groups[order]
+    new = np.r_[True, ranked[1:] != ranked[:-1]]
+    starts = np.maximum.accumulate(np.where(new, np.arange(n), 0))
+    ranks = np.empty(n, np.int64)
+    ranks[order] = np.arange(n) - starts
+    return ranks
+
+
+def distinct(values: npt.NDArray[Any]) -> list[int]:
+    """The different values, ascending. Most batches hold one, for which no sorting is needed."""
+    if len(values) and (values == values[0]).all():
+        return [int(values[0])]
+    return [int(v) for v in np.unique(values)]

@@ -1,0 +1,152 @@
+"""Probes of one link that are written ahead of time and leave when they are due.
+
+Writing a frame costs far more than sending it, and writing many at once costs little more than writing one. So the
+frames of the next few milliseconds are prepared together; when a slot comes, the kernel is told to take the next frame, and
+the clock is read just before. What the ledger must know is collected and handed over in batches as well.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from probe.clock import Clock
+from probe.core.ledger import Ledger
+from probe.link.base import FrameSender
+from probe.session.filler import Filler
+from probe.session.flows import FlowTable
+
+Ints = npt.NDArray[np.int64]
+
+SINGLY = 16  # up to here due frames leave one by one, each with its own reading of the clock
+FAR = 1 << 62
+_NONE = np.zeros(0, np.int64)
+
+
+class Queue:
+    """Slots in order of their due time: some written and numbered, the rest waiting for room in the link.
+
+    Args:
+        link: Where they leave. Nothing else may be sent on it.
+        table: Flows.
+        ledger: Numbers probes.
+        clock: For TX times.
+        anchor: Unix time minus monotonic time.
+    """
+
+    def __init__(self, link: FrameSender, table: FlowTable, ledger: Ledger, clock: Clock, anchor: int):
+        self.next_due = FAR
+        self._link, self._ledger, self._clock, self._anchor = link, ledger, clock, anchor
+        self._filler = Filler(link, table)
+        self._waiting_flow, self._waiting_due = _NONE, _NONE
+        self._flow, self._due, self._sequence = _NONE, _NONE, _NONE  # written
+        self._due_list: list[int] = []
+        self._lengths = np.zeros(0, np.int32)
+        self._sent = 0  # how many of the written have left
+        self._stamped = 0  # and how many of those the ledger knows
+        self._times: list[int] = []  # TX time of each that has left
+        self._done: list[tuple[Ints, Ints, Ints, Ints]] = []
+
+    def wait(self, flow: Ints, due: Ints) -> None:
+        """Append slots; due times never go back."""
+        if len(self._waiting_flow):
+            flow, due = np.concatenate([self._waiting_flow, flow]), np.concatenate([self._waiting_due, due])
+        self._waiting_flow, self._waiting_due = flow, due
+        if self._sent == len(self._flow):
+            self._write()
+
+    def send(self, now: int) -> str:
+        """Send what is due by `now`.
+
+        Returns:
+            "" or why the link did not take it; then call `give_up`.
+        """
+        count = int(np.searchsorted(self._due[self._sent :], now, side="right"))
+        error = ""
+        if count > SINGLY:
+            result = self._link.send(count, self._lengths[self._sent : self._sent + count])
+            # The frames share the time of the call, each placed at the start of its share.
+            share = (result.after_ns - result.before_ns) / max(result.sent, 1)
+            self._times += (result.before_ns + share * np.arange(result.sent)).astype(np.int64).tolist()
+            self._sent += result.sent
+            error = result.error
+        else:
+            for _ in range(count):
+                result = self._link.send(1, self._lengths[self._sent : self._sent + 1])
+                if not result.sent:
+                    error = result.error or "send_error"
+                    break
+                self._times.append(result.before_ns)
+                self._sent += 1
+        if self._sent == len(self._flow):
+            self._write()
+            if count and self.next_due == FAR and len(self._waiting_flow):
+                return "send_error"  # the link has no free slot
+        else:
+            self.next_due = self._due_list[self._sent]
+        return error
+
+    def give_up(self, now: int) -> tuple[Ints, Ints]:
+        """Drop what is due by `now` and could not be sent: (flow, due) of the slots lost."""
+        flow, due = self.recall()
+        late = due <= now
+        self.wait(flow[~late], due[~late])
+        return flow[late], due[late]
+
+    def recall(self) -> tuple[Ints, Ints]:
+        """Unwrite everything that has not left, and empty the queue: (flow, due) of all its slots."""
+        rest = slice(self._sent, None)
+        self._ledger.withdraw(self._flow[rest], self._sequence[rest])
+        flow = np.concatenate([self._flow[rest], self._waiting_flow])
+        due = np.concatenate([self._due[rest], self._waiting_due])
+        self._keep_stamps()
+        self._flow = self._due = self._sequence = self._waiting_flow = self._waiting_due = _NONE
+        self._sent = 0
+        self.next_due = FAR
+        return flow, due
+
+    def holds(self, flow: int) -> bool:
+        """Whether a slot of `flow` is still to come."""
+        return bool((self._flow[self._sent :] == flow).any() or (self._waiting_flow == flow).any())
+
+    def stamps(self) -> tuple[Ints, Ints, Ints, Ints]:
+        """(flow, sequence, TX time, due time) of every probe that has left since the last call, in order."""
+        self._collect()
+        done, self._done = self._done, []
+        if not done:
+            return _NONE, _NONE, _NONE, _NONE
+        if len(done) == 1:
+            return done[0]
+        columns = [np.concatenate(column) for column in zip(*done, strict=True)]
+        return columns[0], columns[1], columns[2], columns[3]
+
+    def _collect(self) -> None:
+        new = slice(self._stamped, self._sent)
+        if self._sent > self._stamped:
+            times = np.array(self._times, np.int64)
+            self._done.append((self._flow[new], self._sequence[new], times, self._due[new]))
+        self._times = []
+        self._stamped = self._sent
+
+    def _keep_stamps(self) -> None:
+        self._collect()
+        self._stamped = 0
+
+    def _write(self) -> None:
+        """Number and write as many waiting slots as the link has room for in one piece."""
+        self._keep_stamps()
+        self._flow = self._due = self._sequence = _NONE
+        self._sent = 0
+        self.next_due = FAR
+        n = len(self._waiting_flow)
+        if n == 0:
+            return
+        first, count = self._link.free(n)
+        if count == 0:
+            return
+        self._flow, self._waiting_flow = self._waiting_flow[:count], self._waiting_flow[count:]
+        self._due, self._waiting_due = self._waiting_due[:count], self._waiting_due[count:]
+        self._sequence = self._ledger.allocate(self._flow, self._due)
+        self._lengths = self._filler.fill(first, self._flow, self._sequence, self._due + self._anchor)
+        self._due_list = self._due.tolist()
+        self.next_due = self._due_list[0]
