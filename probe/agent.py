@@ -78,6 +78,7 @@ class Agent:
         self._listeners: list[Callable[[str, dict[str, Any]], None]] = []
         self._events: list[TimelineEvent] = []
         self._reload_ok = True
+        self._begun = False
         self._verdicts: tuple[float, dict[str, Verdict]] = (0.0, {})
         self._past = Past.replay(journal_dir)
         self._journal = Journal(journal_dir, self._clock)
@@ -108,6 +109,7 @@ class Agent:
         self._prober.begin()
         self._prober.follow_paths()
         self._start_watchers()
+        self._begun = True
 
     def sample(self) -> None:
         """Read the engine's counters; call a few times a second.
@@ -237,6 +239,8 @@ class Agent:
     # --- answers -----------------------------------------------------------------------------------------------
 
     def ready(self) -> tuple[bool, str]:
+        if not self._begun:
+            return False, "starting"
         waiting = [t.spec.name for t in self._tracks.values() if t.state == "connecting"]
         if waiting:
             detail = next((f" ({t.detail})" for t in self._tracks.values() if t.state == "connecting" and t.detail), "")
@@ -340,6 +344,7 @@ class Agent:
                     "state": t.state,
                     "detail": t.detail,
                     "interval_ns": t.spec.interval_ns,
+                    "loss_threshold_ns": t.spec.loss_threshold_ns,
                     "last_rx_ns": recorder.last_answered_ns(t),
                     "counts": asdict(recorder.history.counts(t.index, None, None)),
                     "outages": len(t.outages),
@@ -365,7 +370,7 @@ class Agent:
         }
 
     def report(self, start_ns: int | None = None, end_ns: int | None = None) -> dict[str, Any]:
-        self._prober.recorder.sample()
+        self._prober.refresh()
         clock = kernel_clock()
         now = time.time_ns()
         first, last = start_ns or self._started_ns, end_ns or now
@@ -378,12 +383,7 @@ class Agent:
                 "version": __version__,
                 "labels": {},
                 "config": self._config_dump(),
-                "clock": {
-                    "synchronised": clock.synchronised,
-                    "max_error_ns": clock.max_error_ns or 0,
-                    "source": clock.source,
-                },
-                "trigger": {"kind": "none", "at_ns": 0},
+                "clock": clock.to_document(),
             },
             flows=[self._prober.recorder.flow_document(t, start_ns, end_ns) for t in self._ordered()],
             timeline=[e for e in self.timeline() if first <= e.at_ns + e.uncertainty_ns and e.at_ns <= last],

@@ -94,6 +94,21 @@ class History:
         counts.pending = counts.sent - counts.received - counts.late - counts.lost - counts.dropped_locally
         return counts
 
+    def settled_before(self, flow: int, column: str, at_ns: int | None) -> tuple[int, int]:
+        """A cumulative count as it enters `counts` for a span that ends (or begins) at `at_ns`, and the time it stands for.
+
+        Args:
+            flow: Row.
+            column: A name of COUNT_NAMES.
+            at_ns: End of the span; None: now.
+        """
+        place = len(self._samples) if at_ns is None else bisect_left(self._times, at_ns)
+        settled = self._settled_at(flow, place)
+        if settled is None:
+            latest = self._latest.settled_to if self._latest is not None else 0
+            return int(self._live(flow)[COLUMN[column]]), latest
+        return int(settled[COLUMN[column]]), self._times[place]
+
     def delays(self, flow: int, start_ns: int | None, end_ns: int | None) -> Ints:
         """Histogram of the delays of replies that arrived in the span."""
         first = 0 if start_ns is None else max(0, bisect_right(self._times, start_ns))

@@ -75,12 +75,7 @@ def measure(
             "version": __version__,
             "labels": {},
             "config": {"targets": [str(t) for t in targets], "rate": rate_pps, "duration_s": duration_s},
-            "clock": {
-                "synchronised": clock.synchronised,
-                "max_error_ns": clock.max_error_ns or 0,
-                "source": clock.source,
-            },
-            "trigger": {"kind": "none", "at_ns": 0},
+            "clock": clock.to_document(),
         },
         flows=[prober.recorder.flow_document(t, None, None) for t in tracks],
     )

@@ -100,6 +100,6 @@ def prepare(spec: FlowSpec, index: int, *, error_estimate: int, timeout_s: float
     """
     address = host_address(spec.target)
     path = resolve(address, source=spec.source, interface=spec.interface, timeout_s=timeout_s)
-    if LARGE < (spec.size or 0) + 14:
+    if (spec.size or 0) + 14 > LARGE:
         raise PeerError(f"flow {spec.name}: packets of {spec.size} octets do not fit an Ethernet frame")
     return PreparedFlow(spec, index, address, path, _rng.getrandbits(63) | 1, error_estimate)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,14 @@ import numpy as np
 from probe.border import SharedState
 from probe.core.events import (
     Cause,
+    Direction,
     FlowSpec,
     FlowState,
     Outage,
     SessionEnd,
     Unobserved,
 )
+from probe.core.fate import DIRECTION_FATE, FATE_COLUMN
 from probe.core.histogram import BINS, edges_ns, quantile_ns
 from probe.core.outage import with_episodes
 from probe.history import History
@@ -47,6 +49,7 @@ class FlowTrack:
     state: FlowState = "connecting"
     detail: str = ""
     outages: dict[int, Outage] = field(default_factory=dict)
+    lost_before: dict[int, tuple[Direction, int]] = field(default_factory=dict)  # per outage: lost before its start
     unobserved: list[Unobserved] = field(default_factory=list)
     session_end: SessionEnd | None = None
     session_ends: int = 0
@@ -71,6 +74,7 @@ class Recorder:
         self._listener = listener or (lambda kind, data: None)
         self._tracks: dict[int, FlowTrack] = {}
         self._shared: SharedState | None = None
+        self._told = threading.Event()
         self.history = History()
 
     def attach(self, shared: SharedState) -> None:
@@ -102,6 +106,8 @@ class Recorder:
 
     def take(self, message: dict[str, Any]) -> None:
         """Take in one event of the engine."""
+        if message["event"] == "told":
+            self._told.set()
         handler = getattr(self, f"_take_{message['event']}", None)
         if handler is None:
             return
@@ -116,8 +122,10 @@ class Recorder:
         self._listener("flow_state", {"flow": track.spec.name, "state": track.state, "at_ns": message["at_ns"]})
 
     def _take_outage(self, track: FlowTrack, message: dict[str, Any]) -> None:
-        fields = {k: v for k, v in message.items() if k not in ("event", "flow")}
+        fields = {k: v for k, v in message.items() if k not in ("event", "flow", "lost_before")}
         outage = Outage(flow=track.spec.name, **fields)
+        if message["lost_before"] >= 0:
+            track.lost_before[outage.id] = (outage.direction, message["lost_before"])
         if outage.withdrawn:
             track.outages.pop(outage.id, None)
         else:
@@ -152,6 +160,13 @@ class Recorder:
             track.translations_ns.append(time.time_ns())
         self._listener("translation", {"flow": track.spec.name, "seen_as": track.translation})
 
+    def refresh(self, ask: Callable[[], None], timeout_s: float = 1.0) -> None:
+        """Have the engine tell how open outages stand: `ask` sends the command, this waits until it is answered."""
+        self._told.clear()
+        ask()
+        self._told.wait(timeout_s)
+        self.sample()
+
     def _take_done(self, track: FlowTrack, message: dict[str, Any]) -> None:
         track.done = True
 
@@ -179,7 +194,9 @@ class Recorder:
         """A flow of the result document, for a span of Unix nanoseconds."""
         first, last = start_ns or 0, end_ns if end_ns is not None else time.time_ns()
         with self._lock:
-            outages = [o for o in self._numbered(track) if o.start_ns < last and o.end_ns > first]
+            outages = [
+                self._within(track, o, end_ns) for o in self._numbered(track) if o.start_ns < last and o.end_ns > first
+            ]
             unobserved = [u for u in track.unobserved if u.start_ns < last and u.end_ns > first]
             counts = self.history.counts(track.index, start_ns, end_ns)
             rtt = self._rtt(track, start_ns, end_ns)
@@ -201,6 +218,32 @@ class Recorder:
             "verdict": "unobserved",
             "rebound": rebound,
         }
+
+    def _within(self, track: FlowTrack, outage: Outage, end_ns: int | None) -> Outage:
+        """An outage as far as it lies in a span: one that goes on beyond the end is still open there."""
+        direction, before = track.lost_before.get(outage.id, (outage.direction, -1))
+        if before < 0 or direction != outage.direction:
+            return outage
+        column = FATE_COLUMN[DIRECTION_FATE[direction]]
+        lost, until = self.history.settled_before(track.index, column, end_ns)
+        if outage.censored != "end" and outage.end_ns <= until:
+            return outage
+        lost = max(1, lost - before)
+        last = min(outage.last_lost_ns, max(until, outage.first_lost_ns)) if end_ns is not None else outage.last_lost_ns
+        lower = max(0, last - outage.first_lost_ns - outage.unobserved_ns)
+        upper = max(lower, last - (outage.last_ok_ns or outage.first_lost_ns))
+        return replace(
+            outage,
+            end_ns=last,
+            last_lost_ns=last,
+            first_ok_ns=0,
+            lower_ns=lower,
+            estimate_ns=(lower + upper) // 2,
+            upper_ns=upper,
+            lost=lost,
+            last_lost_seq=max(outage.first_lost_seq + lost - 1, outage.last_lost_seq if lost >= outage.lost else 0),
+            censored="end",
+        )
 
     @staticmethod
     def _session_end(track: FlowTrack, outages: list[Outage], first: int, last: int) -> SessionEnd:

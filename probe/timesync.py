@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import Any
 
 STA_UNSYNC = 0x0040  # linux/timex.h: nobody disciplines the clock
 STA_NANO = 0x2000
 _TIME_ERROR = 5  # return value: clock not synchronised
+
+
+UNKNOWN_ERROR_NS = 16_000_000_000  # include/linux/timex.h: 16 s
 
 
 class _Timex(ctypes.Structure):
@@ -35,6 +39,11 @@ class KernelClock:
     synchronised: bool
     max_error_ns: int | None
     source: str = "adjtimex"
+
+    def to_document(self) -> dict[str, Any]:
+        """The contract's `run.clock`. An unsynchronised clock is given the kernel's own limit, NTP_PHASE_LIMIT."""
+        error = UNKNOWN_ERROR_NS if self.max_error_ns is None else self.max_error_ns
+        return {"synchronised": self.synchronised, "max_error_ns": error, "source": self.source}
 
 
 def kernel_clock() -> KernelClock:

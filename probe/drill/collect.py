@@ -80,10 +80,10 @@ def assemble(
         merge: `probe.report.merge.merge`.
     """
     if merge is None:
-        from probe.report.merge import merge as merge_documents  # noqa: PLC0415 -- pulls pydantic in
+        from probe.report.merge import merge as merge_documents
 
         merge = merge_documents
-    from probe.store.runs import new_run_id  # noqa: PLC0415 -- see above
+    from probe.store.runs import new_run_id
 
     for name, document in documents.items():
         document["run"] = {**_run(document), "agent": name}

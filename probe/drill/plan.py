@@ -196,7 +196,7 @@ def _configured_plan(args: argparse.Namespace, file: Path) -> DrillPlan:
         raise UsageError(
             f"{', '.join(given)}: only with --lab; with --config.file the trigger is in the file (drill.trigger)"
         )
-    from probe.config import load  # noqa: PLC0415 -- not needed for the lab
+    from probe.config import load
 
     config = load(file, need="drill")
     drill = config.drill

@@ -263,10 +263,10 @@ class Drill:
         self, document: dict[str, Any], missing: dict[str, PeerError], unfired: str, interrupted: bool
     ) -> DrillResult:
         """Judge, store and print."""
-        from probe.report import text  # noqa: PLC0415 -- not needed before there is something to report
-        from probe.report.budgets import check  # noqa: PLC0415
-        from probe.report.document import laws  # noqa: PLC0415
-        from probe.store.runs import store  # noqa: PLC0415
+        from probe.report import text
+        from probe.report.budgets import check
+        from probe.report.document import laws
+        from probe.store.runs import store
 
         document["budgets"] = check([document], self._budgets)
         broken = laws(document, settled=not interrupted)
@@ -323,6 +323,6 @@ def _no_sign(span: Span) -> str:
 def _load_budgets(plan: DrillPlan) -> Sequence[Budget]:
     if plan.budget is None:
         return ()
-    from probe.report.budgets import load_budgets  # noqa: PLC0415 -- most drills have no budget
+    from probe.report.budgets import load_budgets
 
     return load_budgets(plan.budget)

@@ -175,7 +175,7 @@ class ConfiguredStage:
 
 
 def _lab_type() -> Any:
-    from probe.lab.lab import Lab  # noqa: PLC0415 -- only drills in the lab need its packages
+    from probe.lab.lab import Lab
 
     return Lab
 

@@ -40,7 +40,7 @@ class KernelPlane:
 
     def __init__(self, plan: lab_plan.Plan):
         # Not at the top: pyroute2 is of no use to a cloud without a data plane.
-        from probe.lab import topology  # noqa: PLC0415
+        from probe.lab import topology
 
         self._plan = plan
         self._topology = topology

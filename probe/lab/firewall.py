@@ -1,7 +1,8 @@
 """The FortiGate stand-in's firewall: a stateful nftables ruleset that behaves as the workshop's policies do.
 
     path         from    to      translation                      policy
-    ingress      port1   port2   VIP: 1:1 DNAT to workload A      sessions that matched the VIP
+    ingress      port1   port2   VIP: 1:1 DNAT to workload A,     sessions that matched the VIP
+                                 SNAT to the unit's port2
     egress       port2   port1   SNAT to the unit's port1         all
     east-west    port2   port2   none                             all
 
@@ -69,6 +70,7 @@ table ip translation {{
   chain egress {{
     type nat hook postrouting priority srcnat; policy accept;
     oifname "port1" snat to {port1}
+    {ingress}
   }}
 }}
 """
@@ -89,9 +91,11 @@ class FirewallOptions:
     """What the rules of one unit depend on."""
 
     port1: str  # the unit's own address: what egress is translated to
+    port2: str  # what the source of ingress is translated to, with `ingress_snat`
     extip: str  # external address of the VIP
     mapped: str = WORKLOAD_A
     reset_sessionless_tcp: bool = False
+    ingress_snat: bool = True
 
 
 def options_for(unit: str, options: LabOptions) -> FirewallOptions:
@@ -102,14 +106,23 @@ def options_for(unit: str, options: LabOptions) -> FirewallOptions:
     """
     own = eni_of(unit, "port1").address
     extip = own if options.vip_extip == "own" else eni_of("fgt-a", "port1").address
-    return FirewallOptions(own, extip, reset_sessionless_tcp=options.reset_sessionless_tcp)
+    return FirewallOptions(
+        own,
+        eni_of(unit, "port2").address,
+        extip,
+        reset_sessionless_tcp=options.reset_sessionless_tcp,
+        ingress_snat=options.ingress_snat,
+    )
 
 
 def ruleset(options: FirewallOptions) -> str:
     """The policies and translations of one unit as nftables text, without the secondary's extra table."""
     # A RST is never answered with a RST.
     reset = "tcp flags & rst == 0 reject with tcp reset" if options.reset_sessionless_tcp else ""
-    return _RULES.format(sessionless=reset, extip=options.extip, mapped=options.mapped, port1=options.port1)
+    ingress = f'oifname "port2" ct status dnat snat to {options.port2}' if options.ingress_snat else ""
+    return _RULES.format(
+        sessionless=reset, extip=options.extip, mapped=options.mapped, port1=options.port1, ingress=ingress
+    )
 
 
 def forwarding(enabled: bool) -> str:

@@ -378,6 +378,6 @@ def _wait_for(condition: Callable[[], bool], limit_s: float, complaint: Callable
 
 def command(args: argparse.Namespace) -> int:
     """`haprobe lab ...`; see `probe.lab.command`."""
-    from probe.lab.command import run  # noqa: PLC0415 -- it needs this module
+    from probe.lab.command import run
 
     return run(args)

@@ -58,6 +58,8 @@ class LabOptions:
     heartbeat_interval_ms: int = 200  # FortiOS hb-interval 2 (x100 ms)
     heartbeat_lost: int = 20  # FortiOS hb-lost-threshold: 20 x 200 ms = 4 s until a dead peer is declared dead
     vip_extip: Literal["own", "fixed"] = "own"  # fixed: the VIP is bound to fgt-a's port1 address on both units
+    # The workshop's exercise 1: ingress is translated to the unit's port2, so that replies need no route that moves.
+    ingress_snat: bool = True
     failback_on_unset: bool = True  # `execute ha failover unset` lets priority decide again: a second failover
     agent_rate_pps: int = 200  # probes per second of each flow of the lab's agents
 

@@ -315,19 +315,23 @@ def headline(document: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def unobserved_lines(document: Mapping[str, Any]) -> list[str]:
-    """Warnings about time that says nothing about the network; flows that share one are told together."""
-    told: dict[tuple[str, str], list[str]] = {}
+    """Warnings about time that says nothing about the network; an agent's flows with the same causes are told together."""
+    told: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for flow in document["flows"]:
-        spans = flow["unobserved"]
-        if spans:
-            total = sum(u["end_ns"] - u["start_ns"] for u in spans)
-            causes = ", ".join(sorted({u["cause"].replace("_", " ") for u in spans}))
-            inside = sum(o["unobserved_ns"] for o in flow["outages"])
-            touched = f"{duration(inside)} of it inside outages" if inside else "none of it inside an outage"
-            times = "" if len(spans) == 1 else f" in {len(spans)} spans"
-            text = f"{duration(total)} unobserved{times} ({causes}), {touched}"
-            told.setdefault((flow["agent"], text), []).append(flow["name"])
-    return [f"{_who(agent, names)}: {text}" for (agent, text), names in told.items()]
+        causes = ", ".join(sorted({u["cause"].replace("_", " ") for u in flow["unobserved"]}))
+        if causes:
+            told.setdefault((flow["agent"], causes), []).append(flow)
+    return [_unobserved_line(agent, causes, flows) for (agent, causes), flows in told.items()]
+
+
+def _unobserved_line(agent: str, causes: str, flows: Sequence[Mapping[str, Any]]) -> str:
+    totals = [sum(u["end_ns"] - u["start_ns"] for u in f["unobserved"]) for f in flows]
+    spans = max(len(f["unobserved"]) for f in flows)
+    inside = [sum(o["unobserved_ns"] for o in f["outages"]) for f in flows]
+    most = "up to " if len(flows) > 1 else ""
+    text = f"{most}{duration(max(totals))} unobserved{f' in {spans} spans' if spans > 1 else ''} ({causes}), "
+    touched = f"{most}{duration(max(inside))} of it inside outages" if any(inside) else "none of it inside an outage"
+    return f"{_who(agent, [f['name'] for f in flows])}: {text}{touched}"
 
 
 def _who(agent: str, names: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from probe.border import FLOW_STATES, Channel, SharedState
 from probe.clock import Clock, wall_offset_ns
 from probe.core.arrays import distinct
 from probe.core.events import Outage
-from probe.core.fate import COLUMN
+from probe.core.fate import COLUMN, DIRECTION_FATE, FATE_COLUMN
 from probe.core.histogram import BINS, bins_of
 from probe.core.ledger import Ledger, Reports
 from probe.core.schedule import Due, Schedule
@@ -37,7 +37,9 @@ from probe.wire.stamp import TLV_REPORT, TLV_UNKNOWN
 Ints = npt.NDArray[np.int64]
 
 TICK_NS = 20_000_000  # settle, publish, tell
-DRAIN_NS = 20_000_000  # empty the receive rings: replies wait there, stamped already, and many cost little more than one
+DRAIN_NS = (
+    20_000_000  # empty the receive rings: replies wait there, stamped already, and many cost little more than one
+)
 AHEAD_NS = 10_000_000  # frames are written this long before they are due
 STALL_NS = 5_000_000  # later than this and a slot may have been missed
 FAR = 1 << 62
@@ -47,6 +49,7 @@ MAX_BATCH = 2048  # frames taken from a ring at a time
 SINGLE_RATE_PPS = 20_000  # up to here every probe has a wake-up of its own
 MAX_AHEAD = 1 << 15
 FRAME_OCTETS = 1600
+LOST_COLUMN = {direction: COLUMN[FATE_COLUMN[fate]] for direction, fate in DIRECTION_FATE.items()}
 CONNECTING, UP, SUSPECT, DOWN, ENDED = range(len(FLOW_STATES))
 IDS_MAX = {"icmp": 16384, "udp": 2048, "tcp": 4096}
 # How long a firewall may remember an idle session that never had a second packet: a fresh flow's id must rest longer.
@@ -241,6 +244,14 @@ class Sender:
     def finished(self) -> bool:
         """Whether every flow has handed out its last slot."""
         return all(f.done for f in self.table.flows.values())
+
+    def tell_open(self) -> None:
+        """Tell now how open outages stand, and that it has been told."""
+        now = self._clock.mono_ns()
+        self._drain()
+        self._next_open = 0
+        self._tick(now)
+        self._tell({"event": "told"})
 
     def close(self) -> None:
         """End every TCP session with an exact RST and settle what is left."""
@@ -697,7 +708,11 @@ class Sender:
         if open_too:
             self._next_open = now + OPEN_OUTAGE_NS
         for index, outage in self.ledger.drain_outages(open_too=open_too):
-            self._tell({"event": "outage", "flow": index, **self._wall_outage(outage)})
+            # All that is lost in its direction from its start on is lost in it, as long as it is open: with this a reader
+            # can tell how much of an open outage lies within a span.
+            lost = int(self.ledger.live[index, LOST_COLUMN[outage.direction]])
+            before = lost - outage.lost if outage.censored == "end" else -1
+            self._tell({"event": "outage", "flow": index, "lost_before": before, **self._wall_outage(outage)})
         for c in self.ledger.drain_corrections():
             event = {"event": "correction", "flow": c.flow, "at_ns": c.at + self.anchor}
             generation = int(self._shared.header["generation"][0])  # readings up to this one lack the correction
@@ -819,6 +834,7 @@ def command(sender: Sender, message: dict[str, Any]) -> None:
         "retarget": lambda: sender.retarget(message),
         "begin": sender.begin,
         "halt": sender.halt,
+        "tell": sender.tell_open,
         "renew": lambda: sender.renew(int(message["index"])),
     }
     act[message["command"]]()

@@ -48,17 +48,17 @@ def store(document: dict[str, Any], out_dir: Path | str) -> Path:
     final = out / run_id
     if final.exists():
         raise UsageError(f"{final}: this run is stored already")
-    page = html.render(document)
     staging: Path | None = None
     try:
         out.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{run_id}.", dir=out))
         _write(staging / REPORT, to_json(document))
-        _write(staging / PAGE, page)
         staging.chmod(0o755)  # mkdtemp's 0700 would hide the report from the people it is for
         staging.rename(final)
+        # The page comes last: whatever goes wrong with it, the measurement itself is safe.
+        _write(final / PAGE, html.render(document))
     except OSError as error:
-        if staging is not None:
+        if staging is not None and staging.exists():
             shutil.rmtree(staging, ignore_errors=True)
         raise UsageError(f"{out}: cannot store the run: {error.strerror or error}") from error
     return final

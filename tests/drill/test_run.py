@@ -131,11 +131,11 @@ def test_our_own_stalls_are_no_steady_state(scene: Scene) -> None:
     real = sender.status
 
     def stalling(now_ns: int) -> dict[str, Any]:
-        sender.unsent += 1
+        sender.unsent += 100
         return real(now_ns)
 
     sender.status = stalling
-    with pytest.raises(SteadyStateError, match="agent workload-a, flow ew: 1 not sent by our own host"):
+    with pytest.raises(SteadyStateError, match="agent workload-a, flow ew: 100 not sent by our own host"):
         scene.play()
 
 

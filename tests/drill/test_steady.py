@@ -55,6 +55,17 @@ def test_every_unclean_count_is_named(count: str, said: str) -> None:
     assert blemishes(poll(0, flow()), poll(1, flow(**{count: 3}))) == (f"agent a, flow f: {said}",)
 
 
+@pytest.mark.parametrize("count", ["unsent", "dropped_locally"])
+def test_a_host_that_misses_a_few_slots_may_measure_one_that_misses_many_may_not(count: str) -> None:
+    before = poll(0, flow(scheduled=1000))
+    assert blemishes(before, poll(1, flow(scheduled=1100, **{count: 20}))) == ()
+    assert len(blemishes(before, poll(1, flow(scheduled=1100, **{count: 21})))) == 1
+
+
+def test_a_single_loss_is_never_allowed() -> None:
+    assert len(blemishes(poll(0, flow()), poll(1, flow(scheduled=1000, lost=1)))) == 1
+
+
 @pytest.mark.parametrize("state", ["connecting", "suspect", "down", "ended"])
 def test_a_flow_that_is_not_up_is_named_with_agent_state_and_last_reply(state: str) -> None:
     now = poll(10, flow("x", state, agent="wl", detail="no SYN/ACK", last_rx_ns=poll(7.5).wall_ns))
