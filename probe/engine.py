@@ -29,7 +29,9 @@ from probe.session import sender as sending
 
 PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
 SMALL, LARGE = 224, 1600  # longest frame of a ring's slots
-HIGH_RATE_PPS = 50_000  # from here on frames skip the queueing discipline: cheaper, but hidden from tcpdump on this host
+HIGH_RATE_PPS = (
+    50_000  # from here on frames skip the queueing discipline: cheaper, but hidden from tcpdump on this host
+)
 MOST_RANGES = 60
 
 
@@ -46,7 +48,9 @@ class SenderLinks:
         self._receivers: dict[int, RxRing] = {}
 
     def transmitter(self, key: tuple[str, int]) -> FrameSender:
-        """The link of `key`: (`ethernet` or `local`, with `-large` for frames that need large slots, `-control`; ifindex)."""
+        """The link of `key`: (`ethernet` or `local`, with `-large` for frames that need large slots, `-control`;
+        ifindex).
+        """
         if key not in self._transmitters:
             kind, ifindex = key
             octets = LARGE if "-large" in kind else SMALL

@@ -1,7 +1,7 @@
 """How an engine's counters stood at past instants, so that any span can be accounted for afterwards.
 
-Each sample holds the counts of all probes sent before its `settled_to`, every one of them settled. The difference of two
-samples is therefore an exact account of the probes sent between, and obeys every law of the result document.
+Each sample holds the counts of all probes sent before its `settled_to`, every one of them settled. The difference of
+two samples is therefore an exact account of the probes sent between, and obeys every law of the result document.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class History:
             self._octets -= oldest.settled.nbytes + 2 * oldest.delay_at.nbytes
 
     def correct(self, flow: int, at_ns: int, fro: str, to: str, count: int, generation: int) -> None:
-        """Probes sent at about `at_ns` were settled as `fro` and are now `to`: amend the samples that do not know yet."""
+        """Probes sent at about `at_ns` were settled as `fro` and are now `to`: amend the samples that do not know
+        yet.
+        """
         for sample in self._samples[bisect_right(self._times, at_ns) :]:
             if sample.generation > generation or flow >= len(sample.settled):
                 continue
@@ -95,7 +97,8 @@ class History:
         return counts
 
     def settled_before(self, flow: int, column: str, at_ns: int | None) -> tuple[int, int]:
-        """A cumulative count as it enters `counts` for a span that ends (or begins) at `at_ns`, and the time it stands for.
+        """A cumulative count as it enters `counts` for a span that ends (or begins) at `at_ns`, and the time it
+        stands for.
 
         Args:
             flow: Row.

@@ -53,7 +53,9 @@ class Prober:
                 self._watch(track)
 
     def begin(self) -> None:
-        """Start every flow added so far, together: making a flow ready takes the engine a while, and must delay no probe."""
+        """Start every flow added so far, together: making a flow ready takes the engine a while, and must delay no
+        probe.
+        """
         self.engine.send({"command": "begin"})
 
     def add(self, spec: FlowSpec, *, limit: int | None = None, patient: bool = False) -> FlowTrack:

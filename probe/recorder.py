@@ -1,7 +1,7 @@
 """All that an engine has told, in the control process: states, outages, unobserved spans, session ends, counts.
 
-Fed by the engine's events and by readings of its counters; asked by the web endpoints, the journal and the reports. Safe to
-use from any thread.
+Fed by the engine's events and by readings of its counters; asked by the web endpoints, the journal and the reports.
+Safe to use from any thread.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Which way a probe was lost: what the reflector has told about the sequences that reached it.
 
-A `ReflectorView` is fed with the replies of one flow. Our own reflector describes its gaps (wire/layout.py); for any other
-stateful reflector (RFC 8762, section 4) consecutive replies are compared: with `ds` the step of the sender's and `dq` that
-of the reflector's sequence, `dq = 1` means that everything between was lost on the way out, `ds = dq` that it was lost
-on the way back. A mixed gap stays unknown, and so does everything with a stateless reflector, which merely copies
-our number: `q = s` proves nothing until q has once differed from s.
+A `ReflectorView` is fed with the replies of one flow. Our own reflector describes its gaps (wire/layout.py); for any
+other stateful reflector (RFC 8762, section 4) consecutive replies are compared: with `ds` the step of the sender's
+and `dq` that of the reflector's sequence, `dq = 1` means that everything between was lost on the way out, `ds = dq`
+that it was lost on the way back. A mixed gap stays unknown, and so does everything with a stateless reflector, which
+merely copies our number: `q = s` proves nothing until q has once differed from s.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ class ReflectorView:
         return True
 
     def resolve(self, sequences: Ints) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Of lost probes: (known, forward), two masks. `forward` means lost on the way out; known and not forward, back."""
+        """Of lost probes: (known, forward), two masks. `forward` means lost on the way out; known and not forward,
+        back.
+        """
         known = (sequences >= self.floor) & (sequences <= self.frontier)
         for first, last in self._holes:
             known &= (sequences < first) | (sequences > last)

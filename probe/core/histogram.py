@@ -14,7 +14,9 @@ BINS = STEPS * OCTAVES
 def bins_of(delay_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Bin of each delay; what lies outside falls into the first or last bin."""
     mantissa, exponent = np.frexp(np.maximum(delay_ns, 1).astype(np.float64))
-    place: npt.NDArray[np.int64] = (exponent.astype(np.int64) - 1 - LOWEST_OCTAVE) * STEPS + ((mantissa - 0.5) * (2 * STEPS)).astype(np.int64)
+    place: npt.NDArray[np.int64] = (exponent.astype(np.int64) - 1 - LOWEST_OCTAVE) * STEPS + (
+        (mantissa - 0.5) * (2 * STEPS)
+    ).astype(np.int64)
     return np.minimum(np.maximum(place, 0), BINS - 1)
 
 

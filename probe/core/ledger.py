@@ -178,7 +178,8 @@ class Ledger:
     # --- sending -----------------------------------------------------------------------------------------------
 
     def allocate(self, flow: Ints, at: Ints) -> Ints:
-        """Number probes that are about to be sent, in their order. Until `stamp` says that they left, they count nowhere.
+        """Number probes that are about to be sent, in their order. Until `stamp` says that they left, they count
+        nowhere.
 
         Args:
             flow: Flow index of each probe.
@@ -325,7 +326,9 @@ class Ledger:
         self.live[flow, COLUMN[column]] += n
 
     def dropped(self, start: int, end: int, count: int) -> None:
-        """Our receive ring lost `count` frames between `start` and `end`: that many missing replies are our own doing."""
+        """Our receive ring lost `count` frames between `start` and `end`: that many missing replies are our own
+        doing.
+        """
         self._drops.append(_Drops(start - max(self._max_rtt * 2, 10_000_000), end, count))
         del self._drops[:-64]
 

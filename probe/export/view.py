@@ -93,7 +93,9 @@ class AgentView(Protocol):
         """Body of /api/v1/status: agent, host, version, started_ns, now_ns, ready, flows[], watchers[], reflector."""
 
     def outages(self, since_ns: int = 0) -> list[dict[str, Any]]:
-        """Contract-form outages with `flow`, `protocol`, `session`, `path` added, that end after `since_ns`; oldest first."""
+        """Contract-form outages with `flow`, `protocol`, `session`, `path` added, that end after `since_ns`; oldest
+        first.
+        """
 
     def report(self, start_ns: int | None = None, end_ns: int | None = None) -> dict[str, Any]:
         """A result document for a span of Unix epoch nanoseconds; None: from the start / up to now."""

@@ -315,7 +315,9 @@ def headline(document: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def unobserved_lines(document: Mapping[str, Any]) -> list[str]:
-    """Warnings about time that says nothing about the network; an agent's flows with the same causes are told together."""
+    """Warnings about time that says nothing about the network; an agent's flows with the same causes are told
+    together.
+    """
     told: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for flow in document["flows"]:
         causes = ", ".join(sorted({u["cause"].replace("_", " ") for u in flow["unobserved"]}))

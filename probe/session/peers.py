@@ -1,7 +1,7 @@
 """What a Session-Reflector remembers of each session: its reply counter, and which sequences never arrived.
 
-A session is told by the number in our TLV or cookie, so that a fresh flow that changes its port with every probe is still
-one; for other senders by address, port and SSID (RFC 8972, section 3).
+A session is told by the number in our TLV or cookie, so that a fresh flow that changes its port with every probe is
+still one; for other senders by address, port and SSID (RFC 8972, section 3).
 """
 
 from __future__ import annotations

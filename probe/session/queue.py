@@ -1,8 +1,8 @@
 """Probes of one link that are written ahead of time and leave when they are due.
 
 Writing a frame costs far more than sending it, and writing many at once costs little more than writing one. So the
-frames of the next few milliseconds are prepared together; when a slot comes, the kernel is told to take the next frame, and
-the clock is read just before. What the ledger must know is collected and handed over in batches as well.
+frames of the next few milliseconds are prepared together; when a slot comes, the kernel is told to take the next
+frame, and the clock is read just before. What the ledger must know is collected and handed over in batches as well.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from probe.session.flows import FlowTable
 
 Ints = npt.NDArray[np.int64]
 
-SINGLY = 16  # up to here due frames leave one by one, each with its own reading of the clock
+SINGLY = 64  # up to here due frames leave one by one, each with its own reading of the clock
 FAR = 1 << 62
 _NONE = np.zeros(0, np.int64)
 

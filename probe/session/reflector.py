@@ -1,11 +1,11 @@
 """The Session-Reflector: answers STAMP over UDP (RFC 8762, stateful) and our probes over raw TCP.
 
 A reply is the request turned round in place: addresses and ports swapped, its own fields filled in, sent back out of
-the interface and to the MAC address that the request came from. It carries when the request arrived (the kernel's stamp)
-and when the reply left, so that time spent here can be told from the network's.
+the interface and to the MAC address that the request came from. It carries when the request arrived (the kernel's
+stamp) and when the reply left, so that time spent here can be told from the network's.
 
-TCP is answered without the kernel's stack: SYN with SYN/ACK, and after the handshake one extra acknowledgement whose window
-is scaled (session/tcp.py says why); data with data of the same length.
+TCP is answered without the kernel's stack: SYN with SYN/ACK, and after the handshake one extra acknowledgement whose
+window is scaled (session/tcp.py says why); data with data of the same length.
 """
 
 from __future__ import annotations
@@ -432,9 +432,9 @@ def _connection_key(view: npt.NDArray[Any], family: int) -> UInt64s:
 def run(reflector: Reflector, channel: Channel, receivers: list[FrameReceiver], stop: Callable[[], bool]) -> None:
     """Answer until told to stop or the control process is gone.
 
-    After a batch the loop pauses, so that packets are answered many at a time and the cost of a batch is shared: longer after
-    a small batch, which costs about as much as a large one. The pause lies between the receive and send times that a
-    reply carries, so it is in nobody's delay.
+    After a batch the loop pauses, so that packets are answered many at a time and the cost of a batch is shared:
+    longer after a small batch, which costs about as much as a large one. The pause lies between the receive and send
+    times that a reply carries, so it is in nobody's delay.
     """
     gc.disable()
     poll = select.poll()

@@ -275,7 +275,9 @@ class Sender:
         return {proto: np.flatnonzero(owner >= 0).tolist() for proto, owner in self.table.owner.items()}
 
     def _transmitter(self, key: tuple[str, int]) -> int:
-        """Probes leave through one ring, control segments through another: they must not queue behind frames of the future."""
+        """Probes leave through one ring, control segments through another: they must not queue behind frames of the
+        future.
+        """
         if key not in self._transmitters:
             self._transmitters[key] = len(self._queues)
             self._queues.append(Queue(self._links.transmitter(key), self.table, self.ledger, self._clock, self.anchor))
@@ -322,7 +324,9 @@ class Sender:
         return min(self._next_tick, self._next_drain, max(following, now + self._breath))
 
     def _prepare(self, now: int) -> None:
-        """Write the frames of the next milliseconds into their slots, so that a slot that comes costs only the sending."""
+        """Write the frames of the next milliseconds into their slots, so that a slot that comes costs only the
+        sending.
+        """
         rate = self.schedule.total_rate()
         self._breath = 0 if rate <= SINGLE_RATE_PPS else 500_000 if rate <= 50_000 else 1_000_000
         self._ahead_to = max(self._ahead_to, now) if self._ahead_to > now - AHEAD_NS else now
@@ -708,8 +712,8 @@ class Sender:
         if open_too:
             self._next_open = now + OPEN_OUTAGE_NS
         for index, outage in self.ledger.drain_outages(open_too=open_too):
-            # All that is lost in its direction from its start on is lost in it, as long as it is open: with this a reader
-            # can tell how much of an open outage lies within a span.
+            # All that is lost in its direction from its start on is lost in it, as long as it is open: with this a
+            # reader can tell how much of an open outage lies within a span.
             lost = int(self.ledger.live[index, LOST_COLUMN[outage.direction]])
             before = lost - outage.lost if outage.censored == "end" else -1
             self._tell({"event": "outage", "flow": index, "lost_before": before, **self._wall_outage(outage)})

@@ -19,10 +19,11 @@ and an experimental TLV holds session (8), sequence (8), version (2), comp (2), 
      +------+-----+-----------+-----------+-----------+------------+-------+---------+-------+-----+----+
 
 `q` numbers the reflector's replies of a session. A *gap* is a run of sequences that the reflector did not receive. Its
-records of gaps, and of late arrivals that filled one (top bit of the length), only ever grow in number: each reply tells
-how many there are so far and repeats one of the newest, so that the sender knows of every lost probe whether the way
-out or the way back lost it. `boot` is drawn anew for each session that the reflector begins. `address` and `port` are where the probe came from as
-the reflector saw it: what a translation on the way made of it. `drops` counts what the reflector's own ring lost.
+records of gaps, and of late arrivals that filled one (top bit of the length), only ever grow in number: each reply
+tells how many there are so far and repeats one of the newest, so that the sender knows of every lost probe whether
+the way out or the way back lost it. `boot` is drawn anew for each session that the reflector begins. `address` and
+`port` are where the probe came from as the reflector saw it: what a translation on the way made of it. `drops`
+counts what the reflector's own ring lost.
 """
 
 from __future__ import annotations
@@ -137,9 +138,9 @@ def frame_dtype(layout: str, family: int = 4) -> np.dtype[Any]:
     """The record type of a frame.
 
     Args:
-        layout: `network` (Ethernet and IP alone), `icmp`, `udp` (STAMP reflector's base packet and our TLV), `udp_sender`
-            (the same as a sender writes it), `udp_base` and `udp_base_reply` (both without our TLV), `tcp` (a data segment
-            of ours), `tcp_header`.
+        layout: `network` (Ethernet and IP alone), `icmp`, `udp` (STAMP reflector's base packet and our TLV),
+            `udp_sender` (the same as a sender writes it), `udp_base` and `udp_base_reply` (both without our TLV),
+            `tcp` (a data segment of ours), `tcp_header`.
         family: 4 or 6.
     """
     l4 = l4_offset(family)
