@@ -13,6 +13,15 @@ from probe.wire import layout
 from probe.wire.packet import set_network_length, transport_sum
 
 Ints = npt.NDArray[np.int64]
+ONE_ID = 1 << 62  # probes per id of a kept flow: it never takes another
+PORT_SPACE = {
+    layout.ICMP4: "icmp",
+    layout.ICMP6: "icmp",
+    layout.UDP: "udp",
+    layout.UDP_BASE: "udp",
+    layout.TCP: "tcp",
+    layout.SYN: "tcp",
+}
 
 # A new TCP sequence number per SYN that tells which SYN it was: odd, hence invertible modulo 2^32.
 SYN_STEP = 0x10001
@@ -79,7 +88,7 @@ class FlowTable:
         self.session = np.zeros(capacity, np.uint64)
         self.pool_at = np.zeros(capacity, np.int64)  # its ids in the pool
         self.pool_count = np.ones(capacity, np.int64)
-        self.per_id = np.full(capacity, 1 << 62, np.int64)  # probes per id: kept flows never change theirs
+        self.per_id = np.full(capacity, ONE_ID, np.int64)  # probes per id
         self.tcp_base = np.zeros(capacity, np.int64)  # TCP sequence number of probe 0
         self.tcp_step = np.zeros(capacity, np.int64)
         self.tcp_ack = np.zeros(capacity, np.int64)
@@ -98,7 +107,7 @@ class FlowTable:
         self.session[i] = flow.session
         self.pool_at[i], self.pool_count[i] = len(self.pool), len(flow.ids)
         self.pool = np.concatenate([self.pool, np.array(flow.ids, np.int64)])
-        self.per_id[i] = per_id if len(flow.ids) > 1 else 1 << 62
+        self.per_id[i] = per_id if len(flow.ids) > 1 else ONE_ID
         self.owner[flow.proto][flow.ids] = i
         self.retarget(flow, frame, rest)
 

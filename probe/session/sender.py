@@ -21,18 +21,16 @@ from probe.clock import Clock, wall_offset_ns
 from probe.core.arrays import distinct
 from probe.core.events import Outage
 from probe.core.fate import COLUMN, DIRECTION_FATE, FATE_COLUMN
-from probe.core.histogram import BINS, bins_of
-from probe.core.ledger import Ledger, Reports
+from probe.core.ledger import Ledger
 from probe.core.schedule import Due, Schedule
-from probe.core.sequence import unwrap_below
 from probe.link.base import FrameReceiver, FrameSender
-from probe.session.filler import Filler
-from probe.session.flows import SYN_STEP_INVERSE, Flow, FlowTable, describe
+from probe.session.connections import Connections
+from probe.session.flows import ONE_ID, PORT_SPACE, Flow, FlowTable, describe
+from probe.session.intake import Intake
+from probe.session.liveness import CONNECTING, Liveness
 from probe.session.queue import Queue
-from probe.session.tcp import SERIAL, Segment, State, TcpClient
+from probe.session.tcp import State, TcpClient
 from probe.wire import layout
-from probe.wire.dissect import Batch, address_text, frame_ends, icmp_error, intact, split
-from probe.wire.stamp import TLV_REPORT, TLV_UNKNOWN
 
 Ints = npt.NDArray[np.int64]
 
@@ -44,13 +42,10 @@ AHEAD_NS = 10_000_000  # frames are written this long before they are due
 STALL_NS = 5_000_000  # later than this and a slot may have been missed
 FAR = 1 << 62
 OPEN_OUTAGE_NS = 1_000_000_000  # tell how an open outage has grown
-SUSPECT_FLOOR_NS = 40_000_000
-MAX_BATCH = 2048  # frames taken from a ring at a time
 SINGLE_RATE_PPS = 20_000  # up to here every probe has a wake-up of its own
 MAX_AHEAD = 1 << 15
 FRAME_OCTETS = 1600
 LOST_COLUMN = {direction: COLUMN[FATE_COLUMN[fate]] for direction, fate in DIRECTION_FATE.items()}
-CONNECTING, UP, SUSPECT, DOWN, ENDED = range(len(FLOW_STATES))
 IDS_MAX = {"icmp": 16384, "udp": 2048, "tcp": 4096}
 # How long a firewall may remember an idle session that never had a second packet: a fresh flow's id must rest longer.
 IDS_REST_S = {"icmp": 60.0, "udp": 60.0, "tcp": 15.0}
@@ -105,26 +100,25 @@ class Sender:
         self.schedule = Schedule(capacity)
         self.anchor = wall_offset_ns(clock)
         shared.header["wall_anchor"] = self.anchor
-        self._offset = self.anchor
         self._transmitters: dict[tuple[str, int], int] = {}
         self._queues: list[Queue] = []
-        self._control: list[FrameSender] = []
-        self._fillers: list[Filler] = []  # of the control links
         self._ahead_to = 0  # slots before this instant have been handed to their queues
         self._breath = 0  # shortest pause between two batches
-        self._views: dict[int, dict[tuple[str, int], npt.NDArray[Any]]] = {}
-        self._state = np.full(capacity, CONNECTING, np.int64)
-        self._rtt_recent = np.zeros(capacity, np.int64)
-        self._suspect_after = np.zeros(capacity, np.int64)
-        self._down_after = np.zeros(capacity, np.int64)
-        self._started = np.zeros(capacity, bool)
+        self._liveness = Liveness(capacity)
+        self._connections = Connections(
+            self.table,
+            self.ledger,
+            clock,
+            tell,
+            self.anchor,
+            on_established=self._established,
+            on_ended=self._session_ended,
+        )
+        self._intake = Intake(self.table, self.ledger, self._connections, clock, shared, tell, self._dropped)
         self._next_tick = self._next_drain = self._next_open = 0
-        self._drained_to = clock.mono_ns()
         self._lateness: list[Ints] = []
         self._lateness_reset = 0
         self._gap_open = False  # whether any flow waits for the end of an unobserved span
-        self._seen = np.zeros(capacity, np.int64)  # digest of the address and port its reflector saw; 0: none yet
-        shared.flows["rtt_min"] = np.iinfo(np.int64).max
 
     # --- flows -------------------------------------------------------------------------------------------------
 
@@ -132,15 +126,9 @@ class Sender:
         """Make a flow ready, from an `add` command (probe/prepare.py builds it). It starts with `begin`."""
         kind, family, index = int(message["kind"]), int(message["family"]), int(message["index"])
         fresh = message["session_kind"] == "fresh"
-        proto = (
-            "icmp"
-            if kind in (layout.ICMP4, layout.ICMP6)
-            else "udp"
-            if kind in (layout.UDP, layout.UDP_BASE)
-            else "tcp"
-        )
+        proto = PORT_SPACE[kind]
         interval = int(message["interval_ns"])
-        count, per_id = fresh_ids(proto, kind, interval) if fresh else (1, 1 << 62)
+        count, per_id = fresh_ids(proto, kind, interval) if fresh else (1, ONE_ID)
         ids = self._reserve(proto, str(message["target"]), count)
         session = int(message["session"])
         frame = bytes.fromhex(message["frame"])
@@ -162,15 +150,11 @@ class Sender:
         )
         transmitter = self._transmitter(flow.transmitter)
         self.ledger.add(index, flow.name, 1e9 / interval, flow.threshold_ns, flow.min_probes)
-        self._shared.histogram[index] = 0
+        self._intake.reset(index)
         self._shared.flows[index] = (0, 0, np.iinfo(np.int64).max, 0, 0.0, CONNECTING)
         self.table.add(flow, frame, int(message["rest"]), transmitter, per_id)
         self.table.tcp_base[index] = self._rng.getrandbits(32)
-        self._state[index] = CONNECTING
-        self._rtt_recent[index] = 0
-        self._suspect_after[index] = max(SUSPECT_FLOOR_NS, (flow.min_probes + 1) * interval)
-        self._down_after[index] = max(flow.threshold_ns, self._suspect_after[index])
-        self._started[index] = False
+        self._liveness.add(index, interval, flow.min_probes, flow.threshold_ns)
         self._links.listen(flow.transmitter, self._owned())
         if kind == layout.TCP:
             flow.client = TcpClient(frame, family, ids[0], self._rng.getrandbits(32))
@@ -180,7 +164,7 @@ class Sender:
         """Start every flow that was added and has not started."""
         for flow in self.table.flows.values():
             if flow.client is not None and flow.client.state is State.CLOSED:
-                self._transmit_one(flow, flow.client.open(self._clock.mono_ns()))
+                self._connections.open(flow)
             elif flow.client is None and not flow.first_ns:
                 self._begin(flow)
 
@@ -190,10 +174,10 @@ class Sender:
         if flow is None:
             return
         self._stop(flow)
-        self._close(flow)
+        self._connections.close(flow)
         self.table.remove(index)
         self.ledger.remove(index)
-        self._started[index] = False
+        self._liveness.end(index)
         if flow.proto != "icmp":
             self._ports.release(flow.proto, flow.ids)
 
@@ -227,9 +211,9 @@ class Sender:
         self.table.pool[self.table.pool_at[index]] = flow.ids[0]
         self._ports.release("tcp", old)
         flow.client = TcpClient(flow.client.template, flow.family, flow.ids[0], self._rng.getrandbits(32))
-        self._state[index] = CONNECTING
+        self._liveness.add(index, flow.interval_ns, flow.min_probes, flow.threshold_ns)
         self._links.listen(flow.transmitter, self._owned())
-        self._transmit_one(flow, flow.client.open(self._clock.mono_ns()))
+        self._connections.open(flow)
 
     def halt(self) -> None:
         """Send no further probe; replies to those on the way still count."""
@@ -256,7 +240,7 @@ class Sender:
     def close(self) -> None:
         """End every TCP session with an exact RST and settle what is left."""
         for flow in self.table.flows.values():
-            self._close(flow)
+            self._connections.close(flow)
         self._drain()
         self._next_open = 0
         self._tick(self._clock.mono_ns())
@@ -275,15 +259,11 @@ class Sender:
         return {proto: np.flatnonzero(owner >= 0).tolist() for proto, owner in self.table.owner.items()}
 
     def _transmitter(self, key: tuple[str, int]) -> int:
-        """Probes leave through one ring, control segments through another: they must not queue behind frames of the
-        future.
-        """
+        """Number of a link, opened with its control link when it is first needed."""
         if key not in self._transmitters:
             self._transmitters[key] = len(self._queues)
             self._queues.append(Queue(self._links.transmitter(key), self.table, self.ledger, self._clock, self.anchor))
-            control = self._links.transmitter((f"{key[0]}-control", key[1]))
-            self._control.append(control)
-            self._fillers.append(Filler(control, self.table))
+            self._connections.add_link(self._links.transmitter((f"{key[0]}-control", key[1])))
         return self._transmitters[key]
 
     def _begin(self, flow: Flow) -> None:
@@ -291,16 +271,22 @@ class Sender:
         now = self._clock.mono_ns()
         flow.first_ns = now + flow.lead_ns + self._rng.randrange(flow.interval_ns)
         self.schedule.start(flow.index, flow.first_ns, flow.interval_ns, flow.limit)
-        self._started[flow.index] = True
+        self._liveness.begin(flow.index, flow.first_ns)
 
-    def _close(self, flow: Flow) -> None:
-        if flow.client is None:
-            return
-        i = flow.index
-        seq = (int(self.table.tcp_base[i]) + int(self.ledger.next_seq[i]) * int(self.table.tcp_step[i])) % SERIAL
-        frame = flow.client.close(seq, int(self.table.tcp_ack[i]))
-        if frame is not None:
-            self._transmit_one(flow, frame)
+    def _established(self, flow: Flow) -> None:
+        """The session of a kept TCP flow is open: start probing, or go on where the last session ended."""
+        if not flow.first_ns:
+            self._begin(flow)
+        elif flow.limit is None:
+            now = self._clock.mono_ns()
+            self.schedule.start(flow.index, now, flow.interval_ns)
+            self._liveness.begin(flow.index, now)
+
+    def _session_ended(self, flow: Flow, at: int) -> None:
+        self._stop(flow)
+        flow.done = True
+        self._liveness.end(flow.index)
+        self._tell_state(flow.index, at)
 
     # --- the loop ----------------------------------------------------------------------------------------------
 
@@ -421,289 +407,23 @@ class Sender:
             }
         )
 
-    def _transmit_one(self, flow: Flow, frame: bytes) -> None:
-        """Send a control segment; if the link is busy it is lost, as on any network."""
-        link = self._control[int(self.table.transmitter[flow.index])]
-        first, count = link.free(1)
-        if count:
-            link.view(layout.raw_dtype(link.slot_octets))[first, : len(frame)] = np.frombuffer(frame, np.uint8)
-            link.send(1, np.array([len(frame)], np.int32))
-
-    # --- replies -----------------------------------------------------------------------------------------------
-
     def _drain(self) -> None:
         self._flush_stamps()
-        self._offset = wall_offset_ns(self._clock, 3)
-        for receiver in self._links.receivers():
-            last_stamp = self._drained_to
-            for _ in range(256):
-                first, count = receiver.ready(MAX_BATCH)
-                if not count:
-                    break
-                stamps = receiver.stamps_ns(first, count)
-                last_stamp = int(stamps[-1]) - self._offset
-                self._take(receiver, first, count, stamps)
-                receiver.release(count)
-            drops = receiver.drops()
-            if drops:
-                self._dropped(last_stamp, drops)
-        self._drained_to = self._clock.mono_ns()
+        self._intake.drain(self._links.receivers())
 
-    def _dropped(self, since: int, drops: int) -> None:
-        now = self._clock.mono_ns()
-        start = min(max(since, self._drained_to), now)
-        self._shared.header["ring_drops"] += drops
-        self.ledger.dropped(start, now, drops)
+    def _dropped(self, start: int, end: int, drops: int) -> None:
+        """A receive ring had no room: that many missing replies are our own doing."""
+        self.ledger.dropped(start, end, drops)
         for flow in self.table.flows.values():
-            if self._started[flow.index]:
-                self._tell_unobserved(flow, start, now, "ring_drop")
-
-    def _view(self, receiver: FrameReceiver, name: str, family: int) -> npt.NDArray[Any]:
-        views = self._views.setdefault(id(receiver), {})
-        key = (name, family)
-        if key not in views:
-            dtype = layout.raw_dtype(receiver.slot_octets) if name == "raw" else layout.frame_dtype(name, family)
-            views[key] = receiver.view(dtype)
-        return views[key]
-
-    def _take(self, receiver: FrameReceiver, first: int, count: int, stamps: Ints) -> None:
-        window = slice(first, first + count)
-        network = {f: self._view(receiver, "network", f)[window] for f in (4, 6)}
-        raw = self._view(receiver, "raw", 0)[window]
-        status = receiver.status(first, count)
-        # A kernel stamp cannot lie ahead of now; if it seems to, the wall clock has just been stepped.
-        now = self._clock.mono_ns()
-        at = np.minimum(stamps - self._offset, now)
-        for batch in split(network[4], network[6]):
-            ends = frame_ends(batch, network[batch.family])
-            good = intact(raw, batch, ends, status[batch.rows])
-            slots = lambda name, b=batch: self._view(receiver, name, b.family)[window]  # noqa: E731
-            if batch.proto == layout.IPPROTO_UDP:
-                self._take_udp(batch, slots, good, at, ends)
-            elif batch.proto == layout.IPPROTO_TCP:
-                self._take_tcp(batch, slots, good, at, ends)
-            elif batch.proto in (layout.IPPROTO_ICMP, layout.IPPROTO_ICMPV6):
-                self._take_icmp(batch, slots, good, at, raw, ends)
-
-    def _foreign(self, count: int) -> None:
-        self._shared.header["unknown_frames"] += count
-
-    def _owned_rows(
-        self, proto: str, ids: npt.NDArray[Any], good: npt.NDArray[np.bool_]
-    ) -> tuple[Ints, npt.NDArray[np.bool_]]:
-        """(owner, mask): which frames are some flow's and intact; damaged ones are counted."""
-        owner = self.table.owner[proto][ids.astype(np.int64)]
-        mine = owner >= 0
-        self._foreign(int((~mine).sum()))
-        for f in owner[mine & ~good].tolist():
-            self.ledger.count(f, "corrupt")
-        return owner, mine & good
-
-    def _take_icmp(self, batch: Batch, slots: Any, good: Any, at: Ints, raw: Any, ends: Ints) -> None:
-        view = slots("icmp")[batch.rows]
-        reply = view["type"] == (0 if batch.family == 4 else 129)
-        for i in np.flatnonzero(~reply & good).tolist():
-            self._take_error(bytes(raw[batch.rows[i], : int(ends[i])]), batch.family)
-        owner, mine = self._owned_rows("icmp", np.where(reply, view["id"], 0), good | ~reply)
-        mine &= reply
-        mine &= (view["magic"] == layout.MAGIC) & (view["session"] == self.table.session[owner])
-        self._account(owner[mine], view["sequence"][mine].astype(np.int64), at[batch.rows[mine]])
-
-    def _take_udp(self, batch: Batch, slots: Any, good: Any, at: Ints, ends: Ints) -> None:
-        view = slots("udp")[batch.rows]
-        owner, mine = self._owned_rows("udp", view["dport"], good)
-        l4 = layout.l4_offset(batch.family)
-        mine &= ends >= l4 + 8 + 44
-        if not mine.any():
-            return
-        view, flow, when = view[mine], owner[mine], at[batch.rows[mine]]
-        sequence = unwrap_below(view["sender_seq"].astype(np.int64), self.ledger.next_seq[flow], 32)
-        ours = (ends[mine] >= l4 + 8 + 44 + 4 + 76) & (view["tlv_type"] == TLV_REPORT)
-        ours &= view["session"] == self.table.session[flow]
-        reported = ours & (view["tlv_flags"] & TLV_UNKNOWN == 0)
-        residence = _ntp_difference(view["received_time"], view["stamp_time"])
-        known = self._account(flow, sequence, when, residence)
-        self._reported(view, flow, sequence, reported & known)
-        other = known & ~reported
-        if other.any():
-            self.ledger.numbers(flow[other], sequence[other], view["stamp_seq"][other].astype(np.int64))
-
-    def _take_tcp(self, batch: Batch, slots: Any, good: Any, at: Ints, ends: Ints) -> None:
-        view = slots("tcp")[batch.rows]
-        owner, mine = self._owned_rows("tcp", view["dport"], good)
-        control = view["flags"] & (layout.TCP_SYN | layout.TCP_RST | layout.TCP_FIN) != 0
-        l4 = layout.l4_offset(batch.family)
-        data = mine & ~control & (ends >= l4 + 20 + 100) & (view["offset"] == 5 << 4) & (view["magic"] == layout.MAGIC)
-        data &= view["session"] == self.table.session[owner]
-        data &= self.table.kind[owner] == layout.TCP
-        if data.any():
-            part, flow = view[data], owner[data]
-            sequence = part["sequence"].astype(np.int64)
-            residence = (part["reply_time"] - part["received_time"]).astype(np.int64)
-            known = self._account(flow, sequence, at[batch.rows[data]], residence)
-            self._reported(part, flow, sequence, known)
-            self._acknowledge(flow[known], part[known], ends[data][known] - l4 - 20)
-        rest = mine & ~data
-        if not rest.any():
-            return
-        fresh = rest & (self.table.kind[owner] == layout.SYN)
-        if fresh.any():
-            self._take_answers(view[fresh], owner[fresh], at[batch.rows[fresh]])
-        for i in np.flatnonzero(rest & ~fresh).tolist():
-            self._take_control(
-                self.table.flows[int(owner[i])], view[i], int(at[batch.rows[i]]), int(ends[i]), batch.family
-            )
-
-    def _take_answers(self, view: npt.NDArray[Any], flow: Ints, at: Ints) -> None:
-        """SYN/ACKs and RSTs: answers to fresh TCP probes. A half-open connection is closed at once."""
-        syn_ack = view["flags"] & (layout.TCP_SYN | layout.TCP_ACK) == layout.TCP_SYN | layout.TCP_ACK
-        reset = view["flags"] & (layout.TCP_RST | layout.TCP_ACK) == layout.TCP_RST | layout.TCP_ACK
-        answer = syn_ack | reset
-        distance = (view["ack"].astype(np.int64) - 1 - self.table.tcp_base[flow]) % SERIAL
-        number = (distance.astype(np.uint64) * np.uint64(SYN_STEP_INVERSE)) & np.uint64(SERIAL - 1)
-        sequence = unwrap_below(number.astype(np.int64), self.ledger.next_seq[flow], 32)
-        answer &= (sequence >= 0) & (self.table.ids(flow, np.maximum(sequence, 0)) == view["dport"])
-        self._account(flow[answer], sequence[answer], at[answer])
-        for f in flow[answer & reset].tolist():
-            self.ledger.count(f, "reset")
-        close = answer & syn_ack
-        if close.any():
-            self._send_resets(flow[close], view["dport"][close].astype(np.int64), view["ack"][close].astype(np.int64))
-
-    def _send_resets(self, flow: Ints, ports: Ints, seq: Ints) -> None:
-        of = self.table.transmitter[flow]
-        for transmitter in distinct(of):
-            mine = np.flatnonzero(of == transmitter)
-            link = self._control[transmitter]
-            while len(mine):
-                first, count = link.free(len(mine))
-                if not count:
-                    return
-                part, mine = mine[:count], mine[count:]
-                link.send(count, self._fillers[transmitter].fill_resets(first, flow[part], ports[part], seq[part]))
-
-    def _take_control(self, flow: Flow, view: Any, at: int, end: int, family: int) -> None:
-        client = flow.client
-        if client is None:
-            return
-        before = client.state
-        octets = end - layout.l4_offset(family) - (int(view["offset"]) >> 4) * 4
-        segment = Segment(int(view["flags"]), int(view["seq"]), int(view["ack"]), max(octets, 0))
-        answer = client.receive(segment, at)
-        if answer is not None:
-            self._transmit_one(flow, answer)
-        if client.established and before is not State.ESTABLISHED:
-            self._established(flow)
-        if client.state is State.ENDED and before is not State.ENDED:
-            self._stop(flow)
-            flow.done = True
-            self._state[flow.index] = ENDED
-            cause = "rst" if segment.flags & layout.TCP_RST else "fin"
-            self.ledger.count(flow.index, "reset")
-            self._tell(
-                {
-                    "event": "session_end",
-                    "flow": flow.index,
-                    "cause": cause,
-                    "at_ns": at + self.anchor,
-                    "from": address_text(bytes(view["src"])),
-                    "ttl": int(view["ttl"]),
-                }
-            )
-            self._tell_state(flow.index, at)
-
-    def _established(self, flow: Flow) -> None:
-        i, client = flow.index, flow.client
-        if client is None:
-            return
-        self.table.tcp_step[i] = int(self.table.length[i]) - layout.l4_offset(flow.family) - 20
-        # The next probe is the first octet after the SYN, whatever its number: a renewed session goes on counting.
-        self.table.tcp_base[i] = (client.iss + 1 - int(self.ledger.next_seq[i]) * int(self.table.tcp_step[i])) % SERIAL
-        self.table.tcp_ack[i] = (client.irs + 1) % SERIAL
-        flow.done = False
-        if flow.first_ns and not self.schedule.active(i) and flow.limit is None:
-            self.schedule.start(i, self._clock.mono_ns(), flow.interval_ns)
-        elif not flow.first_ns:
-            self._begin(flow)
-        self._tell({"event": "established", "flow": i, "at_ns": self._clock.mono_ns() + self.anchor})
-
-    def _acknowledge(self, flow: Ints, view: npt.NDArray[Any], octets: Ints) -> None:
-        """Acknowledge the furthest octet received, over any hole: the firewall has seen at least as much."""
-        end = (view["seq"].astype(np.int64) + octets) % SERIAL
-        ahead = (end - self.table.tcp_ack[flow]) % SERIAL
-        for f in distinct(flow):
-            mine = (flow == f) & (ahead < SERIAL // 2)
-            if mine.any():
-                self.table.tcp_ack[f] = (self.table.tcp_ack[f] + int(ahead[mine].max())) % SERIAL
-
-    def _take_error(self, frame: bytes, family: int) -> None:
-        error = icmp_error(frame, family)
-        proto = {1: "icmp", 58: "icmp", 17: "udp", 6: "tcp"}.get(error.proto) if error is not None else None
-        if error is None or proto is None or self.table.owner[proto][error.number] < 0:
-            self._foreign(1)
-            return
-        self.ledger.count(int(self.table.owner[proto][error.number]), "icmp_error")
-
-    def _reported(self, view: npt.NDArray[Any], flow: Ints, sequence: Ints, which: Any) -> None:
-        if not which.any():
-            return
-        part = view[which]
-        columns = (
-            part[name].astype(np.int64) for name in ("boot", "q", "gap_total", "gap_index", "gap_start", "gap_length")
-        )
-        self.ledger.reports(flow[which], sequence[which], Reports(*columns))
-        self._translations(part, flow[which], sequence[which])
-
-    def _translations(self, part: npt.NDArray[Any], flow: Ints, sequence: Ints) -> None:
-        """Tell when the reflector sees a kept flow come from another address or port than before."""
-        key = part["seen_port"].astype(np.int64)
-        address = np.ascontiguousarray(part["seen_address"]).view(np.uint64).reshape(len(part), 2)
-        key = key ^ (address[:, 0] ^ address[:, 1]).astype(np.int64)
-        moved = (key != self._seen[flow]) & (self.table.per_id[flow] == 1 << 62)
-        for i in np.flatnonzero(moved).tolist():
-            f = int(flow[i])
-            if self._seen[f] == key[i]:
-                continue
-            first_time, self._seen[f] = self._seen[f] == 0, key[i]
-            seen = address_text(bytes(part["seen_address"][i]))
-            event = {"event": "translation", "flow": f, "address": seen, "port": int(part["seen_port"][i])}
-            self._tell({**event, "changed": not first_time, "sequence": int(sequence[i])})
-
-    def _account(self, flow: Ints, sequence: Ints, at: Ints, residence: Ints | None = None) -> npt.NDArray[np.bool_]:
-        """Hand replies to the ledger and their delays to the histogram; which of them answer a probe of ours."""
-        if not len(flow):
-            return np.zeros(0, bool)
-        arrivals = self.ledger.receive(flow, sequence, at)
-        self._foreign(int(arrivals.unknown.sum()))
-        timed = arrivals.answered
-        if timed.any():
-            rtt, of = arrivals.rtt_ns[timed], flow[timed]
-            self._rtt_recent[of] = rtt
-            if residence is not None:  # the time a probe spent inside the reflector is not the network's
-                inside = residence[timed]
-                rtt = np.where((inside > 0) & (inside < rtt), rtt - inside, rtt)
-            self._delays(of, np.maximum(rtt, 0))
-        return ~arrivals.unknown
-
-    def _delays(self, flow: Ints, rtt: Ints) -> None:
-        rows = self._shared.flows
-        np.add.at(self._shared.histogram.reshape(-1), flow * BINS + bins_of(rtt), 1)
-        if (flow == flow[0]).all():
-            f = int(flow[0])
-            rows["rtt_min"][f] = min(rows["rtt_min"][f], rtt.min())
-            rows["rtt_max"][f] = max(rows["rtt_max"][f], rtt.max())
-            rows["rtt_sum"][f] += float(rtt.sum())
-            return
-        np.minimum.at(rows["rtt_min"], flow, rtt)
-        np.maximum.at(rows["rtt_max"], flow, rtt)
-        np.add.at(rows["rtt_sum"], flow, rtt)
+            if flow.first_ns:
+                self._tell_unobserved(flow, start, end, "ring_drop")
 
     # --- the tick ----------------------------------------------------------------------------------------------
 
     def _tick(self, now: int) -> None:
-        self.ledger.settle(self._drained_to)
+        self.ledger.settle(self._intake.drained_to)
         self._tell_findings(now)
-        self._poll_clients(now)
+        self._connections.poll(now)
         self._update_states(now)
         self._publish(now)
 
@@ -730,44 +450,18 @@ class Sender:
                 record[name] += self.anchor
         return record
 
-    def _poll_clients(self, now: int) -> None:
-        for flow in self.table.flows.values():
-            client = flow.client
-            if client is None or client.state not in (State.SYN_SENT, State.ACKED):
-                continue
-            frame = client.poll(now)
-            if frame is not None:
-                self._transmit_one(flow, frame)
-            elif client.established:
-                self._established(flow)
-
     def _update_states(self, now: int) -> None:
-        ledger = self.ledger
-        silent = ledger.last_sent_at - ledger.last_answered_at
-        heard = ledger.last_answered_at > 0
-        allowance = self._suspect_after + 4 * self._rtt_recent
-        state = np.where(
-            silent > np.maximum(self._down_after, allowance), DOWN, np.where(silent > allowance, SUSPECT, UP)
-        )
-        state = np.where(heard, state, np.where(silent > self._down_after, DOWN, CONNECTING))
-        # Before the first probe there is no silence to speak of.
-        first = np.array([f.first_ns for f in self.table.flows.values()], np.int64)
-        index = np.fromiter(self.table.flows, np.int64, len(self.table.flows))
-        young = index[(~heard[index]) & (now - first < self._down_after[index])]
-        state[young] = CONNECTING
-        state[self._state == ENDED] = ENDED
-        state[~self._started] = CONNECTING
         for flow in self.table.flows.values():
             over = flow.limit is not None and not flow.done and flow.first_ns and not self.schedule.active(flow.index)
             if over and not any(q.holds(flow.index) for q in self._queues):
                 flow.done = True
                 self._tell({"event": "done", "flow": flow.index})
-        for f in index[state[index] != self._state[index]].tolist():
-            self._state[f] = state[f]
+        index = np.fromiter(self.table.flows, np.int64, len(self.table.flows))
+        for f in self._liveness.update(index, self.ledger, self._intake.rtt_recent, now).tolist():
             self._tell_state(f, now)
 
     def _tell_state(self, flow: int, at: int) -> None:
-        state = FLOW_STATES[int(self._state[flow])]
+        state = FLOW_STATES[int(self._liveness.state[flow])]
         self._tell({"event": "state", "flow": flow, "state": state, "at_ns": at + self.anchor})
 
     def _publish(self, now: int) -> None:
@@ -777,9 +471,9 @@ class Sender:
         self._shared.publish(ledger.settled_to + self.anchor, ledger.settled)
         rows["last_sent"] = np.where(ledger.last_sent_at > 0, ledger.last_sent_at + self.anchor, 0)
         rows["last_answered"] = np.where(ledger.last_answered_at > 0, ledger.last_answered_at + self.anchor, 0)
-        rows["state"] = self._state
+        rows["state"] = self._liveness.state
         header["heartbeat"] = now
-        header["wall_offset"] = self._offset
+        header["wall_offset"] = self._intake.offset
         header["cpu_ns"] = time.process_time_ns()
         if now - self._lateness_reset > 1_000_000_000 and self._lateness:
             late = np.concatenate(self._lateness)
@@ -803,14 +497,6 @@ def fresh_ids(proto: str, kind: int, interval_ns: int) -> tuple[int, int]:
         return max(2, min(wanted, most)), 1
     per_id = -(-wanted // most)
     return max(2, min(most, -(-wanted // per_id))), per_id
-
-
-def _ntp_difference(earlier: npt.NDArray[Any], later: npt.NDArray[Any]) -> Ints:
-    """Later - earlier in nanoseconds, for NTP timestamps less than half an hour apart; 0 for anything longer."""
-    difference = (later.astype(np.uint64) - earlier.astype(np.uint64)).astype(np.int64)
-    sane = (difference >= 0) & (difference < 1 << 43)
-    difference = np.where(sane, difference, 0)
-    return (difference >> 16) * 1_000_000_000 >> 16
 
 
 def run(sender: Sender, channel: Channel, stop: Callable[[], bool]) -> None:

@@ -1,0 +1,280 @@
+"""Taking in what the receive rings hold: replies to the ledger, delays to the histogram, the rest where it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from probe.border import SharedState
+from probe.clock import Clock, wall_offset_ns
+from probe.core.histogram import BINS, bins_of
+from probe.core.ledger import Ledger, Reports
+from probe.core.sequence import unwrap_below
+from probe.link.base import FrameReceiver
+from probe.session.connections import Connections
+from probe.session.flows import ONE_ID, SYN_STEP_INVERSE, FlowTable
+from probe.session.tcp import SERIAL
+from probe.wire import layout, sizes
+from probe.wire.dissect import Batch, address_text, frame_ends, icmp_error, intact, split
+from probe.wire.stamp import TLV_REPORT, TLV_UNKNOWN
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+MAX_BATCH = 2048  # frames taken from a ring at a time
+MAX_BATCHES = 256  # a ring that fills faster than it is emptied must not keep us from sending
+
+
+class Intake:
+    """The receiving side of a sender.
+
+    Args:
+        table: Flows.
+        ledger: Decides what a reply is.
+        connections: Gets TCP segments that are no replies.
+        clock: Both clocks.
+        shared: Histograms and counters.
+        tell: Called with each event.
+        on_drops: Called with (start, end, frames) when a ring had no room, CLOCK_MONOTONIC ns.
+    """
+
+    def __init__(
+        self,
+        table: FlowTable,
+        ledger: Ledger,
+        connections: Connections,
+        clock: Clock,
+        shared: SharedState,
+        tell: Callable[[dict[str, Any]], None],
+        on_drops: Callable[[int, int, int], None],
+    ):
+        self._table, self._ledger, self._connections = table, ledger, connections
+        self._clock, self._shared, self._tell, self._on_drops = clock, shared, tell, on_drops
+        capacity = table.capacity
+        self.rtt_recent = np.zeros(capacity, np.int64)
+        self.drained_to = clock.mono_ns()  # every reply that arrived by then is in the ledger
+        self.offset = wall_offset_ns(clock)
+        self._seen = np.zeros(capacity, np.int64)  # digest of the address and port its reflector saw; 0: none yet
+        self._views: dict[tuple[int, str, int], npt.NDArray[Any]] = {}
+        shared.flows["rtt_min"] = np.iinfo(np.int64).max
+
+    def reset(self, flow: int) -> None:
+        """Forget what is known of a row; it is about to be another flow."""
+        self.rtt_recent[flow] = self._seen[flow] = 0
+        self._shared.histogram[flow] = 0
+
+    def drain(self, receivers: list[FrameReceiver]) -> None:
+        """Take in everything that has arrived."""
+        self.offset = wall_offset_ns(self._clock, 3)
+        started = self._clock.mono_ns()
+        emptied = True
+        for receiver in receivers:
+            last_stamp = self.drained_to
+            for _ in range(MAX_BATCHES):
+                first, count = receiver.ready(MAX_BATCH)
+                if not count:
+                    break
+                stamps = receiver.stamps_ns(first, count)
+                last_stamp = int(stamps[-1]) - self.offset
+                self._take(receiver, first, count, stamps)
+                receiver.release(count)
+            else:
+                emptied = False
+            drops = receiver.drops()
+            if drops:
+                now = self._clock.mono_ns()
+                self._shared.header["ring_drops"] += drops
+                self._on_drops(min(max(last_stamp, self.drained_to), now), now, drops)
+        if emptied:
+            self.drained_to = started
+
+    def _view(self, receiver: FrameReceiver, name: str, family: int) -> npt.NDArray[Any]:
+        key = (id(receiver), name, family)
+        if key not in self._views:
+            dtype = layout.raw_dtype(receiver.slot_octets) if name == "raw" else layout.frame_dtype(name, family)
+            self._views[key] = receiver.view(dtype)
+        return self._views[key]
+
+    def _take(self, receiver: FrameReceiver, first: int, count: int, stamps: Ints) -> None:
+        window = slice(first, first + count)
+        network = {f: self._view(receiver, "network", f)[window] for f in (4, 6)}
+        raw = self._view(receiver, "raw", 0)[window]
+        status = receiver.status(first, count)
+        # A kernel stamp cannot lie ahead of now; if it seems to, the wall clock has just been stepped.
+        now = self._clock.mono_ns()
+        at = np.minimum(stamps - self.offset, now)
+        for batch in split(network[4], network[6]):
+            ends = frame_ends(batch, network[batch.family])
+            good = intact(raw, batch, ends, status[batch.rows])
+            slots = lambda name, b=batch: self._view(receiver, name, b.family)[window]  # noqa: E731
+            if batch.proto == layout.IPPROTO_UDP:
+                self._take_udp(batch, slots, good, at, ends)
+            elif batch.proto == layout.IPPROTO_TCP:
+                self._take_tcp(batch, slots, good, at, ends)
+            elif batch.proto in (layout.IPPROTO_ICMP, layout.IPPROTO_ICMPV6):
+                self._take_icmp(batch, slots, good, at, raw, ends)
+
+    def _foreign(self, count: int) -> None:
+        self._shared.header["unknown_frames"] += count
+
+    def _owned_rows(
+        self, proto: str, ids: npt.NDArray[Any], good: npt.NDArray[np.bool_]
+    ) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """(owner, mask): which frames are some flow's and intact; damaged ones are counted."""
+        owner = self._table.owner[proto][ids.astype(np.int64)]
+        mine = owner >= 0
+        self._foreign(int((~mine).sum()))
+        for f in owner[mine & ~good].tolist():
+            self._ledger.count(f, "corrupt")
+        return owner, mine & good
+
+    def _take_icmp(self, batch: Batch, slots: Any, good: Any, at: Ints, raw: Any, ends: Ints) -> None:
+        view = slots("icmp")[batch.rows]
+        reply = view["type"] == (0 if batch.family == 4 else 129)
+        for i in np.flatnonzero(~reply & good).tolist():
+            self._take_error(bytes(raw[batch.rows[i], : int(ends[i])]), batch.family)
+        rows, view, good = batch.rows[reply], view[reply], good[reply]
+        owner, mine = self._owned_rows("icmp", view["id"], good)
+        mine &= (view["magic"] == layout.MAGIC) & (view["session"] == self._table.session[owner])
+        self._account(owner[mine], view["sequence"][mine].astype(np.int64), at[rows[mine]])
+
+    def _take_udp(self, batch: Batch, slots: Any, good: Any, at: Ints, ends: Ints) -> None:
+        view = slots("udp")[batch.rows]
+        owner, mine = self._owned_rows("udp", view["dport"], good)
+        l4 = layout.l4_offset(batch.family)
+        mine &= ends >= l4 + sizes.UDP_HEADER + sizes.STAMP_BASE
+        if not mine.any():
+            return
+        view, flow, when = view[mine], owner[mine], at[batch.rows[mine]]
+        sequence = unwrap_below(view["sender_seq"].astype(np.int64), self._ledger.next_seq[flow], 32)
+        ours = (ends[mine] >= l4 + sizes.UDP_HEADER + sizes.UDP_PAYLOAD) & (view["tlv_type"] == TLV_REPORT)
+        ours &= view["session"] == self._table.session[flow]
+        reported = ours & (view["tlv_flags"] & TLV_UNKNOWN == 0)
+        residence = _ntp_difference(view["received_time"], view["stamp_time"])
+        known = self._account(flow, sequence, when, residence)
+        self._reported(view, flow, sequence, reported & known)
+        other = known & ~reported
+        if other.any():
+            self._ledger.numbers(flow[other], sequence[other], view["stamp_seq"][other].astype(np.int64))
+
+    def _take_tcp(self, batch: Batch, slots: Any, good: Any, at: Ints, ends: Ints) -> None:
+        view = slots("tcp")[batch.rows]
+        owner, mine = self._owned_rows("tcp", view["dport"], good)
+        control = view["flags"] & (layout.TCP_SYN | layout.TCP_RST | layout.TCP_FIN) != 0
+        l4 = layout.l4_offset(batch.family)
+        data = (
+            mine
+            & ~control
+            & (ends >= l4 + sizes.TCP_HEADER + sizes.TCP_PAYLOAD)
+            & (view["offset"] == 5 << 4)
+            & (view["magic"] == layout.MAGIC)
+        )
+        data &= view["session"] == self._table.session[owner]
+        data &= self._table.kind[owner] == layout.TCP
+        if data.any():
+            part, flow = view[data], owner[data]
+            sequence = part["sequence"].astype(np.int64)
+            residence = (part["reply_time"] - part["received_time"]).astype(np.int64)
+            known = self._account(flow, sequence, at[batch.rows[data]], residence)
+            self._reported(part, flow, sequence, known)
+            self._connections.acknowledge(flow[known], part[known], ends[data][known] - l4 - 20)
+        rest = mine & ~data
+        if not rest.any():
+            return
+        fresh = rest & (self._table.kind[owner] == layout.SYN)
+        if fresh.any():
+            self._take_answers(view[fresh], owner[fresh], at[batch.rows[fresh]])
+        for i in np.flatnonzero(rest & ~fresh).tolist():
+            self._connections.take(
+                self._table.flows[int(owner[i])], view[i], int(at[batch.rows[i]]), int(ends[i]), batch.family
+            )
+
+    def _take_answers(self, view: npt.NDArray[Any], flow: Ints, at: Ints) -> None:
+        """SYN/ACKs and RSTs: answers to fresh TCP probes. A half-open connection is closed at once."""
+        syn_ack = view["flags"] & (layout.TCP_SYN | layout.TCP_ACK) == layout.TCP_SYN | layout.TCP_ACK
+        reset = view["flags"] & (layout.TCP_RST | layout.TCP_ACK) == layout.TCP_RST | layout.TCP_ACK
+        answer = syn_ack | reset
+        distance = (view["ack"].astype(np.int64) - 1 - self._table.tcp_base[flow]) % SERIAL
+        number = (distance.astype(np.uint64) * np.uint64(SYN_STEP_INVERSE)) & np.uint64(SERIAL - 1)
+        sequence = unwrap_below(number.astype(np.int64), self._ledger.next_seq[flow], 32)
+        answer &= (sequence >= 0) & (self._table.ids(flow, np.maximum(sequence, 0)) == view["dport"])
+        self._account(flow[answer], sequence[answer], at[answer])
+        for f in flow[answer & reset].tolist():
+            self._ledger.count(f, "reset")
+        close = answer & syn_ack
+        if close.any():
+            self._connections.send_resets(
+                flow[close], view["dport"][close].astype(np.int64), view["ack"][close].astype(np.int64)
+            )
+
+    def _take_error(self, frame: bytes, family: int) -> None:
+        error = icmp_error(frame, family)
+        proto = {1: "icmp", 58: "icmp", 17: "udp", 6: "tcp"}.get(error.proto) if error is not None else None
+        if error is None or proto is None or self._table.owner[proto][error.number] < 0:
+            self._foreign(1)
+            return
+        self._ledger.count(int(self._table.owner[proto][error.number]), "icmp_error")
+
+    def _reported(self, view: npt.NDArray[Any], flow: Ints, sequence: Ints, which: Any) -> None:
+        if not which.any():
+            return
+        part = view[which]
+        columns = (
+            part[name].astype(np.int64) for name in ("boot", "q", "gap_total", "gap_index", "gap_start", "gap_length")
+        )
+        self._ledger.reports(flow[which], sequence[which], Reports(*columns))
+        self._translations(part, flow[which], sequence[which])
+
+    def _translations(self, part: npt.NDArray[Any], flow: Ints, sequence: Ints) -> None:
+        """Tell when the reflector sees a kept flow come from another address or port than before."""
+        key = part["seen_port"].astype(np.int64)
+        address = np.ascontiguousarray(part["seen_address"]).view(np.uint64).reshape(len(part), 2)
+        key = key ^ (address[:, 0] ^ address[:, 1]).astype(np.int64)
+        moved = (key != self._seen[flow]) & (self._table.per_id[flow] == ONE_ID)
+        for i in np.flatnonzero(moved).tolist():
+            f = int(flow[i])
+            if self._seen[f] == key[i]:
+                continue
+            first_time, self._seen[f] = self._seen[f] == 0, key[i]
+            seen = address_text(bytes(part["seen_address"][i]))
+            event = {"event": "translation", "flow": f, "address": seen, "port": int(part["seen_port"][i])}
+            self._tell({**event, "changed": not first_time, "sequence": int(sequence[i])})
+
+    def _account(self, flow: Ints, sequence: Ints, at: Ints, residence: Ints | None = None) -> npt.NDArray[np.bool_]:
+        """Hand replies to the ledger and their delays to the histogram; which of them answer a probe of ours."""
+        if not len(flow):
+            return np.zeros(0, bool)
+        arrivals = self._ledger.receive(flow, sequence, at)
+        self._foreign(int(arrivals.unknown.sum()))
+        timed = arrivals.answered
+        if timed.any():
+            rtt, of = arrivals.rtt_ns[timed], flow[timed]
+            self.rtt_recent[of] = rtt
+            if residence is not None:  # the time a probe spent inside the reflector is not the network's
+                inside = residence[timed]
+                rtt = np.where((inside > 0) & (inside < rtt), rtt - inside, rtt)
+            self._delays(of, np.maximum(rtt, 0))
+        return ~arrivals.unknown
+
+    def _delays(self, flow: Ints, rtt: Ints) -> None:
+        rows = self._shared.flows
+        np.add.at(self._shared.histogram.reshape(-1), flow * BINS + bins_of(rtt), 1)
+        if (flow == flow[0]).all():
+            f = int(flow[0])
+            rows["rtt_min"][f] = min(rows["rtt_min"][f], rtt.min())
+            rows["rtt_max"][f] = max(rows["rtt_max"][f], rtt.max())
+            rows["rtt_sum"][f] += float(rtt.sum())
+            return
+        np.minimum.at(rows["rtt_min"], flow, rtt)
+        np.maximum.at(rows["rtt_max"], flow, rtt)
+        np.add.at(rows["rtt_sum"], flow, rtt)
+
+
+def _ntp_difference(earlier: npt.NDArray[Any], later: npt.NDArray[Any]) -> Ints:
+    """Later - earlier in nanoseconds, for NTP timestamps less than half an hour apart; 0 for anything longer."""
+    difference = (later.astype(np.uint64) - earlier.astype(np.uint64)).astype(np.int64)
+    sane = (difference >= 0) & (difference < 1 << 43)
+    difference = np.where(sane, difference, 0)
+    return (difference >> 16) * 1_000_000_000 >> 16
