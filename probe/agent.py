@@ -88,12 +88,9 @@ class Agent:
         self._tracks: dict[str, FlowTrack] = {}
         reflector = self.config.reflector
         if reflector is not None:
-            if reflector.key_file is not None:
-                raise ConfigError(
-                    f"{config_path}: reflector.key_file: authenticated STAMP is not available in this version"
-                )
             allow = tuple(str(network) for network in reflector.allow)
-            self._reflector = reflector_engine(reflector.udp, reflector.tcp, allow=allow)
+            key_file = None if reflector.key_file is None else str(reflector.key_file)
+            self._reflector = reflector_engine(reflector.udp, reflector.tcp, allow=allow, key_file=key_file)
         try:
             estimate = error_estimate(kernel_clock().max_error_ns)
             self._prober = Prober(self.config.flow_specs(), error_estimate=estimate, listener=self._heard)

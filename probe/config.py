@@ -95,6 +95,9 @@ class Flow(_Part):
     outage_min_probes: Annotated[int, number(int, 1, 1_000_000, "1 to 1000000 probes")] = Field(
         default=3, description="Consecutive losses that make an outage; below 2, ordinary loss looks like outages."
     )
+    key_file: File | None = Field(
+        default=None, description="udp: authenticated STAMP with the key in this file, which the reflector needs too."
+    )
     pacing: Annotated[Literal["fine", "coarse"], Allowed("fine or coarse")] = Field(
         default="fine", description="fine: each probe at its instant. coarse: small bursts, less processor time."
     )
@@ -117,6 +120,7 @@ class Flow(_Part):
             "loss_threshold_ns": round(self.loss_threshold * 1e9),
             "outage_min_probes": self.outage_min_probes,
             "pacing": self.pacing,
+            "key_file": None if self.key_file is None else str(self.key_file),
         }
         if self.session != "both":
             return [FlowSpec(name=self.name, session=self.session, **common)]
@@ -133,7 +137,8 @@ class Reflector(_Part):
     tcp: Port | None = Field(default=None, description="Port for kept TCP sessions. None: no TCP.")
     allow: list[Network] = Field(default_factory=list, description="Networks that are answered. Empty: everybody.")
     key_file: File | None = Field(
-        default=None, description="File with the STAMP authentication key. None: unauthenticated mode."
+        default=None,
+        description="File with the STAMP key, 16 octets or more. With it, only authenticated UDP is answered.",
     )
 
 

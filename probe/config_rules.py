@@ -166,6 +166,8 @@ def _flow_problems(flow: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield "stack", f"kernel is for tcp only, not for {protocol}; allowed: packet"
         else:
             yield "stack", "kernel is not available in this version; allowed: packet"
+    if protocol in ("icmp", "tcp") and flow.get("key_file") is not None:
+        yield "key_file", f"is for authenticated STAMP; allowed: with protocol udp only, not with {protocol}"
     target, source = _ip(flow.get("target")), _ip(flow.get("source"))
     if target and source and target.version != source.version:
         yield (
@@ -242,9 +244,6 @@ def notices(data: dict[str, Any]) -> Iterable[Problem]:
         if size is not None and sent != size:
             text = f"{size} raised to {sent}, the next IP packet that carries a whole {flow['protocol']} probe"
             yield ("flows", index, "size"), text
-    if _dict(data.get("reflector")).get("key_file") is not None:
-        text = "authenticated STAMP is not available in this version; left unused, probes are answered unauthenticated"
-        yield ("reflector", "key_file"), text
     if _dict(data.get("watchers")).get("fortigate") is not None:
         yield ("watchers", "fortigate"), "is not available in this version; left unused"
 

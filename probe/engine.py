@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import socket
 import sys
@@ -132,6 +133,7 @@ def run_sender(channel: Channel, shared: SharedState, options: argparse.Namespac
 
 def run_reflector(channel: Channel, shared: SharedState, options: argparse.Namespace, stop: Any) -> None:
     """Be a Session-Reflector until stopped."""
+    key = _receive_key(channel) if options.authenticated else b""
     ports = QuietPorts()
     with contextlib.closing(ports):
         if options.udp:
@@ -148,9 +150,19 @@ def run_reflector(channel: Channel, shared: SharedState, options: argparse.Names
                 tcp=options.tcp,
                 allow=options.allow,
                 error_estimate=options.error_estimate,
+                key=key,
             )
             channel.send({"event": "ready"})
             reflecting.run(reflector, channel, links.receivers(), stop)
+
+
+def _receive_key(channel: Channel) -> bytes:
+    """The STAMP key, which comes as the first message: an argument would be there for all to see."""
+    while not channel.closed:
+        select.select([channel], [], [], 1.0)
+        for message in channel.receive():
+            return bytes.fromhex(message["key"])
+    raise HaprobeError("the control process went away before it gave the key")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -165,6 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tcp", type=int, default=0)
     parser.add_argument("--ifindex", type=int, default=0)
     parser.add_argument("--allow", action="append", default=[])
+    parser.add_argument("--authenticated", action="store_true")
     parser.add_argument("--error-estimate", type=int, default=1)
     options = parser.parse_args(argv)
     libc = ctypes.CDLL(None, use_errno=True)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from probe import __version__
 from probe.core.events import FlowSpec, Session
 from probe.errors import PeerError
+from probe.interrupts import interruptible
 from probe.prober import Prober
 from probe.progress import Progress
 from probe.recorder import FlowTrack
@@ -115,31 +114,6 @@ def flow_specs(
                 )
             )
     return specs
-
-
-@contextmanager
-def interruptible(halt: Callable[[], None]) -> Any:
-    """Let Ctrl-C (or SIGTERM) end the measurement early: `halt` is called, and the event yielded is set.
-
-    A second Ctrl-C interrupts for good.
-    """
-    interrupted = threading.Event()
-
-    def stop(_number: int, _frame: object) -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        interrupted.set()
-        halt()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _connect(tracks: list[FlowTrack], interrupted: threading.Event) -> None:

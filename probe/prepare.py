@@ -10,6 +10,7 @@ from typing import Any
 from probe.core.events import FlowSpec
 from probe.engine import LARGE, SMALL
 from probe.errors import ConfigError, PeerError
+from probe.keys import read_key
 from probe.link.path import Path, resolve
 from probe.wire.craft import Template, flow_template
 
@@ -75,6 +76,7 @@ class PreparedFlow:
             "threshold_ns": spec.loss_threshold_ns,
             "limit": limit,
             "lead_ns": lead_ns,
+            "key": read_key(spec.key_file).hex() if spec.key_file is not None else "",
             **self.frame_fields(),
         }
 

@@ -8,14 +8,20 @@ import threading
 from typing import Any
 
 from probe.errors import HaprobeError, UsageError
-from probe.measure import interruptible
+from probe.interrupts import interruptible
+from probe.keys import read_key
 from probe.supervise import Engine
 from probe.timesync import kernel_clock
 from probe.wire.stamp import error_estimate
 
 
 def reflector_engine(
-    udp: int | None, tcp: int | None, *, interface: str | None = None, allow: tuple[str, ...] = ()
+    udp: int | None,
+    tcp: int | None,
+    *,
+    interface: str | None = None,
+    allow: tuple[str, ...] = (),
+    key_file: str | None = None,
 ) -> Engine:
     """Start a reflector process.
 
@@ -32,7 +38,9 @@ def reflector_engine(
             raise UsageError(f"no interface named {interface}") from error
     for network in allow:
         options += ["--allow", network]
-    return Engine("reflector", options, _ignore)
+    if key_file is None:
+        return Engine("reflector", options, _ignore)
+    return Engine("reflector", [*options, "--authenticated"], _ignore, first={"key": read_key(key_file).hex()})
 
 
 def _ignore(message: dict[str, Any]) -> None:
@@ -43,14 +51,13 @@ def reflect(*, udp_port: int | None, tcp_port: int | None, interface: str | None
     """Reflect until interrupted.
 
     Raises:
-        UsageError: If asked for authenticated STAMP, or a port is taken.
+        UsageError: If a port is taken.
+        ConfigError: If the key cannot be used.
         HaprobeError: If the reflector process ends by itself.
     """
-    if key_file:
-        raise UsageError("--key-file: authenticated STAMP is not available in this version")
     stop = threading.Event()
     with interruptible(stop.set):
-        engine = reflector_engine(udp_port, tcp_port, interface=interface)
+        engine = reflector_engine(udp_port, tcp_port, interface=interface, key_file=key_file)
         try:
             ports = [f"{name} {port}" for name, port in (("udp", udp_port), ("tcp", tcp_port)) if port]
             print(f"haprobe: reflecting on {', '.join(ports)}", file=sys.stderr, flush=True)

@@ -28,12 +28,20 @@ class Engine:
         options: Further arguments of `probe.engine`.
         on_event: Called with each event from the engine, from a thread of its own.
         capacity: Number of flow rows.
+        first: A message that the engine needs before it can start.
 
     Raises:
         HaprobeError: As the engine reported it while starting: a missing privilege, a port in use.
     """
 
-    def __init__(self, role: str, options: list[str], on_event: Callable[[dict[str, Any]], None], capacity: int = 1):
+    def __init__(
+        self,
+        role: str,
+        options: list[str],
+        on_event: Callable[[dict[str, Any]], None],
+        capacity: int = 1,
+        first: dict[str, Any] | None = None,
+    ):
         self.role = role
         self.shared = SharedState.create(capacity)
         self._on_event = on_event
@@ -48,6 +56,8 @@ class Engine:
             argv += ["--capacity", str(capacity), *options]
             self.process = subprocess.Popen(argv, pass_fds=fds, stdin=subprocess.DEVNULL)
         self._channel = Channel(ours)
+        if first is not None:
+            self._channel.send(first)
         self._thread = threading.Thread(target=self._listen, name=f"{role}-events", daemon=True)
         self._thread.start()
         if not self._ready.wait(START_S) or self._error is not None:

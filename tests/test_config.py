@@ -90,8 +90,6 @@ def test_both_sessions_make_twins() -> None:
 def test_what_is_not_carried_out_to_the_letter_is_told() -> None:
     assert parse(CONTRACT).notices == [
         "f.yml:10: flows[0].size: 64 raised to 72, the next IP packet that carries a whole udp probe",
-        "f.yml:11: reflector.key_file: authenticated STAMP is not available in this version;"
-        " left unused, probes are answered unauthenticated",
         "f.yml:16: watchers.fortigate: is not available in this version; left unused",
     ]
 

@@ -44,6 +44,7 @@ class FlowSpec:
     loss_threshold_ns: int = 2_000_000_000
     outage_min_probes: int = 3
     pacing: Literal["fine", "coarse"] = "fine"
+    key_file: str | None = None  # udp: authenticated STAMP with the key in this file
 
     @property
     def interval_ns(self) -> int:

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from probe.link.base import FrameSender
 from probe.session.flows import SYN_STEP, FlowTable
-from probe.wire import layout
-from probe.wire.checksum import complements
-from probe.wire.stamp import ntp_from_unix_ns
+from probe.wire import layout, sizes
+from probe.wire.checksum import complements, word_sum
+from probe.wire.stamp import ntp_from_unix_ns, sign
 
 Ints = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
@@ -22,6 +22,7 @@ _LAYOUT = {
     layout.ICMP6: "icmp",
     layout.UDP: "udp_sender",
     layout.UDP_BASE: "udp_base",
+    layout.UDP_AUTH: "udp_auth",
     layout.TCP: "tcp",
     layout.SYN: "tcp_header",
 }
@@ -121,6 +122,12 @@ class Filler:
                 slots["stamp_seq"][at] = number
                 slots["stamp_time"][at] = stamp
                 slots["checksum"][at] = complements(total + table.rest[flow])
+        elif kind == layout.UDP_AUTH:
+            stamp = ntp_from_unix_ns(wall_ns)
+            number = sequence & _U32
+            slots["sport"][at], slots["stamp_seq"][at], slots["stamp_time"][at] = ids, number, stamp
+            total = table.rest[flow] + ids + number + stamp % np.uint64(0xFFFF)
+            slots["checksum"][at] = complements(total + self._sign(slots, at, flow))
         elif kind == layout.TCP:
             number = (table.tcp_base[flow].astype(np.uint64) + sequence * table.tcp_step[flow].astype(np.uint64)) & _U32
             ack = table.tcp_ack[flow].astype(np.uint64)
@@ -135,6 +142,17 @@ class Filler:
             slots["sport"][at] = ids
             slots["seq"][at] = number
             slots["checksum"][at] = complements(table.rest[flow] + ids + number)
+
+    def _sign(self, slots: Any, at: Ints, flow: Ints) -> UInt64s:
+        """Write each frame's HMAC; returns the word sum of each."""
+        signed_at = slots.dtype.fields["stamp_seq"][1]
+        sums = np.zeros(len(at), np.uint64)
+        for row, (i, f) in enumerate(zip(at.tolist(), flow.tolist(), strict=True)):
+            packet = slots[i].tobytes()[signed_at : signed_at + sizes.STAMP_SIGNED]
+            signature = sign(self._table.flows[f].key, packet)
+            slots["hmac"][i] = np.void(signature)
+            sums[row] = word_sum(signature)
+        return sums
 
 
 def syn_number(base: Ints, sequence: UInt64s) -> UInt64s:

@@ -19,6 +19,7 @@ PORT_SPACE = {
     layout.ICMP6: "icmp",
     layout.UDP: "udp",
     layout.UDP_BASE: "udp",
+    layout.UDP_AUTH: "udp",
     layout.TCP: "tcp",
     layout.SYN: "tcp",
 }
@@ -60,6 +61,7 @@ class Flow:
     threshold_ns: int
     limit: int | None = None
     lead_ns: int = 0
+    key: bytes = b""  # authenticated STAMP
     client: TcpClient | None = None
     first_ns: int = 0
     done: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from probe.session.flows import ONE_ID, SYN_STEP_INVERSE, FlowTable
 from probe.session.tcp import SERIAL
 from probe.wire import layout, sizes
 from probe.wire.dissect import Batch, address_text, frame_ends, icmp_error, intact, split
-from probe.wire.stamp import TLV_REPORT, TLV_UNKNOWN
+from probe.wire.stamp import TLV_REPORT, TLV_UNKNOWN, sign
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -141,23 +142,47 @@ class Intake:
         self._account(owner[mine], view["sequence"][mine].astype(np.int64), at[rows[mine]])
 
     def _take_udp(self, batch: Batch, slots: Any, good: Any, at: Ints, ends: Ints) -> None:
-        view = slots("udp")[batch.rows]
+        view = slots("udp_base_reply")[batch.rows]
         owner, mine = self._owned_rows("udp", view["dport"], good)
         l4 = layout.l4_offset(batch.family)
         mine &= ends >= l4 + sizes.UDP_HEADER + sizes.STAMP_BASE
+        signed = mine & (self._table.kind[owner] == layout.UDP_AUTH)
+        if signed.any():
+            self._take_signed(
+                slots("udp_auth_reply")[batch.rows[signed]], owner[signed], at[batch.rows[signed]], ends[signed] - l4
+            )
+            mine &= ~signed
         if not mine.any():
             return
-        view, flow, when = view[mine], owner[mine], at[batch.rows[mine]]
+        rows, flow = batch.rows[mine], owner[mine]
+        view = slots("udp")[rows]
         sequence = unwrap_below(view["sender_seq"].astype(np.int64), self._ledger.next_seq[flow], 32)
         ours = (ends[mine] >= l4 + sizes.UDP_HEADER + sizes.UDP_PAYLOAD) & (view["tlv_type"] == TLV_REPORT)
         ours &= view["session"] == self._table.session[flow]
         reported = ours & (view["tlv_flags"] & TLV_UNKNOWN == 0)
-        residence = _ntp_difference(view["received_time"], view["stamp_time"])
-        known = self._account(flow, sequence, when, residence)
+        known = self._account(flow, sequence, at[rows], _ntp_difference(view["received_time"], view["stamp_time"]))
         self._reported(view, flow, sequence, reported & known)
-        other = known & ~reported
-        if other.any():
-            self._ledger.numbers(flow[other], sequence[other], view["stamp_seq"][other].astype(np.int64))
+        self._numbered(view, flow, sequence, known & ~reported)
+
+    def _take_signed(self, view: npt.NDArray[Any], flow: Ints, at: Ints, octets: Ints) -> None:
+        """Authenticated replies (RFC 8762, section 4.3.2). A wrong signature makes a packet corrupt."""
+        start = view.dtype.fields["stamp_seq"][1] if view.dtype.fields is not None else 0
+        genuine = octets >= sizes.UDP_HEADER + sizes.STAMP_AUTH
+        for i, f in enumerate(flow.tolist()):
+            packet = view[i].tobytes()[start : start + sizes.STAMP_AUTH]
+            key = self._table.flows[f].key
+            genuine[i] &= hmac.compare_digest(sign(key, packet[: sizes.STAMP_SIGNED]), packet[sizes.STAMP_SIGNED :])
+            if not genuine[i]:
+                self._ledger.count(f, "corrupt")
+        view, flow, at = view[genuine], flow[genuine], at[genuine]
+        sequence = unwrap_below(view["sender_seq"].astype(np.int64), self._ledger.next_seq[flow], 32)
+        known = self._account(flow, sequence, at, _ntp_difference(view["received_time"], view["stamp_time"]))
+        self._numbered(view, flow, sequence, known)
+
+    def _numbered(self, view: npt.NDArray[Any], flow: Ints, sequence: Ints, which: Bools) -> None:
+        """Replies without our report: the reflector's own number is all there is to tell a loss's direction by."""
+        if which.any():
+            self._ledger.numbers(flow[which], sequence[which], view["stamp_seq"][which].astype(np.int64))
 
     def _take_tcp(self, batch: Batch, slots: Any, good: Any, at: Ints, ends: Ints) -> None:
         view = slots("tcp")[batch.rows]

@@ -11,6 +11,7 @@ window is scaled (session/tcp.py says why); data with data of the same length.
 from __future__ import annotations
 
 import gc
+import hmac
 import ipaddress
 import random
 import select
@@ -30,7 +31,7 @@ from probe.session.tcp import SERIAL, SYN_OPTIONS, control_segment
 from probe.wire import layout, sizes
 from probe.wire.checksum import complements, row_sums
 from probe.wire.dissect import Batch, frame_ends, intact, split
-from probe.wire.stamp import TLV_EXTRA_PADDING, TLV_REPORT, TLV_UNKNOWN, ntp_from_unix_ns
+from probe.wire.stamp import TLV_EXTRA_PADDING, TLV_REPORT, TLV_UNKNOWN, ntp_from_unix_ns, sign
 
 Ints = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
@@ -61,6 +62,7 @@ class Reflector:
         tcp: TCP port, 0: none.
         allow: Networks that may use it; empty: all.
         error_estimate: STAMP Error Estimate of our clock.
+        key: For authenticated STAMP: with a key, nothing else is answered over UDP.
         rng: For initial sequence and boot numbers.
     """
 
@@ -74,12 +76,14 @@ class Reflector:
         tcp: int,
         allow: list[str],
         error_estimate: int,
+        key: bytes = b"",
         rng: random.Random | None = None,
     ):
         self._links, self._clock, self._shared = links, clock, shared
         self._udp, self._tcp = udp, tcp
         self._allow = [ipaddress.ip_network(net) for net in allow]
         self._error_estimate = error_estimate
+        self._key = key
         self._rng = rng or random.SystemRandom()
         self._probes = Peers(self._rng)
         self._connections: dict[int, Session] = {}
@@ -139,7 +143,9 @@ class Reflector:
                 if not rows.any():
                     continue
                 part = Batch(batch.family, batch.proto, batch.rows[rows])
-                if batch.proto == layout.IPPROTO_UDP:
+                if batch.proto == layout.IPPROTO_UDP and self._key:
+                    self._answer_signed(raw, part, ends[rows], stamps[part.rows], index)
+                elif batch.proto == layout.IPPROTO_UDP:
                     self._answer_udp(raw, part, ends[rows], stamps[part.rows], index)
                 elif batch.proto == layout.IPPROTO_TCP:
                     self._answer_tcp(raw, part, ends[rows], stamps[part.rows], index)
@@ -190,6 +196,41 @@ class Reflector:
             reply["tlv_flags"][ours] = 0
         self._understand_padding(frames, ends, base, ours)
         self._send(frames, reply, ends, batch.family, ifindex, ours)
+
+    def _answer_signed(self, raw: npt.NDArray[np.uint8], batch: Batch, ends: Ints, stamps: Ints, ifindex: int) -> None:
+        """Authenticated STAMP (RFC 8762, sections 4.2.2 and 4.3.2): the signature is looked at first."""
+        l4 = layout.l4_offset(batch.family)
+        start = l4 + sizes.UDP_HEADER
+        view = _rows(raw, batch.rows, "udp_auth", batch.family)
+        mine = (view["dport"] == self._udp) & (ends >= start + sizes.STAMP_AUTH)
+        for i in np.flatnonzero(mine).tolist():
+            packet = raw[batch.rows[i], start : start + sizes.STAMP_AUTH].tobytes()
+            genuine = sign(self._key, packet[: sizes.STAMP_SIGNED])
+            mine[i] = hmac.compare_digest(genuine, packet[sizes.STAMP_SIGNED :])
+        if not mine.any():
+            return
+        rows, ends, stamps, view = batch.rows[mine], ends[mine], stamps[mine], view[mine]
+        key = _sender_key(view, batch.family)
+        sequence = self._unwrapped(key, view["stamp_seq"].astype(np.int64))
+        answer = self._probes.answer(key, sequence, self._clock.mono_ns())
+        frames = _padded(raw, rows, ends)
+        reply = _as(frames, "udp_auth_reply", batch.family)
+        ttl = reply["ttl"].copy()
+        _turn_round(reply)
+        sender = {name: reply[name].copy() for name in ("stamp_seq", "stamp_time", "error_estimate")}
+        for name in ("mbz1", "mbz2", "mbz3", "mbz4", "mbz5", "mbz6"):
+            reply[name] = np.zeros((), reply.dtype[name])
+        reply["stamp_seq"] = answer.q & 0xFFFFFFFF
+        reply["stamp_time"] = ntp_from_unix_ns(np.array([self._clock.wall_ns()], np.int64))[0]
+        reply["error_estimate"] = self._error_estimate
+        reply["received_time"] = ntp_from_unix_ns(stamps)
+        reply["sender_seq"], reply["sender_time"] = sender["stamp_seq"], sender["stamp_time"]
+        reply["sender_error"], reply["sender_ttl"] = sender["error_estimate"], ttl
+        self._understand_padding(frames, ends, start + sizes.STAMP_AUTH, np.zeros(len(rows), bool))
+        for i in range(len(rows)):
+            signature = sign(self._key, frames[i, start : start + sizes.STAMP_SIGNED].tobytes())
+            frames[i, start + sizes.STAMP_SIGNED : start + sizes.STAMP_AUTH] = np.frombuffer(signature, np.uint8)
+        self._send(frames, reply, ends, batch.family, ifindex, np.zeros(len(rows), bool))
 
     def _unwrapped(self, key: UInt64s, wire: Ints) -> Ints:
         """Sequences of senders that send 32 bits, continued from what their session has seen."""
@@ -329,14 +370,16 @@ class Reflector:
             reply["ip_checksum"] = complements(row_sums(frames, 14, 34))
         proto = np.uint64(int(reply["proto"][0]))
         reply["checksum"] = np.where(compensated, 0x5A5A, 0)
-        reply["comp"][compensated] = 0
+        if compensated.any():
+            reply["comp"][compensated] = 0
         for end in distinct(ends):
             rows = np.flatnonzero(ends == end)
             part = frames[rows, : end + end % 2]
             total = row_sums(part, l4, part.shape[1]) + row_sums(part, *((26, 34) if family == 4 else (22, 54)))
             word = complements(total + proto + np.uint64(end - l4))
             constant = compensated[rows]
-            reply["comp"][rows[constant]] = word[constant]
+            if constant.any():
+                reply["comp"][rows[constant]] = word[constant]
             reply["checksum"][rows[~constant]] = word[~constant]
         link = self._links.transmitter_on(ifindex)
         slots = self._view(link, "raw", 0)

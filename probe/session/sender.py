@@ -147,6 +147,7 @@ class Sender:
             threshold_ns=int(message["threshold_ns"]),
             limit=message.get("limit"),
             lead_ns=int(message.get("lead_ns", 0)),
+            key=bytes.fromhex(message.get("key", "")),
         )
         transmitter = self._transmitter(flow.transmitter)
         self.ledger.add(index, flow.name, 1e9 / interval, flow.threshold_ns, flow.min_probes)

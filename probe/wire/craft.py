@@ -22,6 +22,7 @@ PROTO = {
     layout.ICMP6: layout.IPPROTO_ICMPV6,
     layout.UDP: layout.IPPROTO_UDP,
     layout.UDP_BASE: layout.IPPROTO_UDP,
+    layout.UDP_AUTH: layout.IPPROTO_UDP,
     layout.TCP: layout.IPPROTO_TCP,
     layout.SYN: layout.IPPROTO_TCP,
 }
@@ -55,6 +56,8 @@ def kind_of(spec: FlowSpec, family: int) -> int:
     """The template kind that a flow's probes use."""
     if spec.protocol == "icmp":
         return layout.ICMP4 if family == 4 else layout.ICMP6
+    if spec.protocol == "udp" and spec.key_file is not None:
+        return layout.UDP_AUTH
     if spec.protocol == "udp":
         size = sizes.effective_size("udp", spec.size) + sizes.IP_HEADER[family] - sizes.IP_HEADER[4]
         room = size - sizes.IP_HEADER[family] - sizes.UDP_HEADER
@@ -89,6 +92,8 @@ def flow_template(
     if family == 6:
         size += sizes.IP_HEADER[6] - sizes.IP_HEADER[4]
     payload_room = size - sizes.IP_HEADER[family]
+    if kind == layout.UDP_AUTH:
+        payload_room = max(payload_room, sizes.UDP_HEADER + sizes.STAMP_AUTH)
     transport = _transport(kind, spec.port, payload_room, session, error_estimate)
     network = _network(spec, family, source, target)
     ethernet = target_mac + source_mac + struct.pack("!H", layout.ETH_IP if family == 4 else layout.ETH_IPV6)
@@ -129,6 +134,9 @@ def _transport(kind: int, port: int, room: int, session: int, error_estimate: in
         return ICMP(type=8, id=0, seq=0) / Raw(cookie(session).ljust(room - sizes.ICMP_HEADER, b"\0"))
     if kind == layout.ICMP6:
         return ICMPv6EchoRequest(id=0, seq=0, data=cookie(session).ljust(room - sizes.ICMP_HEADER, b"\0"))
+    if kind == layout.UDP_AUTH:
+        content = struct.pack("!I12x8xHH84x", 0, error_estimate, session & 0xFFFF or 1)
+        return UDP(sport=0, dport=port) / Raw(_with_padding(content, room - sizes.UDP_HEADER))
     if kind in (layout.UDP, layout.UDP_BASE):
         content = stamp_request(session, error_estimate, room - sizes.UDP_HEADER, report=kind == layout.UDP)
         # The class is built field by field: with port 862 Scapy would otherwise take the payload apart again.
@@ -157,6 +165,11 @@ def stamp_request(session: int, error_estimate: int, octets: int, *, report: boo
     if report:
         packet += struct.pack("!BBHQQHHI", TLV_UNKNOWN, TLV_REPORT, sizes.TLV_VALUE, session, 0, layout.VERSION, 0, 0)
         packet += bytes(sizes.REPORT)
+    return _with_padding(packet, octets)
+
+
+def _with_padding(packet: bytes, octets: int) -> bytes:
+    """A STAMP packet made `octets` long by an Extra Padding TLV, if there is room for one (RFC 8972, section 4.1)."""
     padding = octets - len(packet)
     if padding >= sizes.TLV_HEADER:
         packet += struct.pack("!BBH", TLV_UNKNOWN, TLV_EXTRA_PADDING, padding - sizes.TLV_HEADER)

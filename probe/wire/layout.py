@@ -38,8 +38,8 @@ from probe.wire.sizes import ETHERNET, IP_HEADER
 MAGIC = 0x68617072  # "hapr"
 VERSION = 1
 
-ICMP4, UDP, UDP_BASE, TCP, SYN, ICMP6 = range(6)  # kinds of template
-KIND_NAMES = ("icmp", "udp", "udp_base", "tcp", "syn", "icmp6")
+ICMP4, UDP, UDP_BASE, TCP, SYN, ICMP6, UDP_AUTH = range(7)  # kinds of template
+KIND_NAMES = ("icmp", "udp", "udp_base", "tcp", "syn", "icmp6", "udp_auth")
 
 IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMPV6 = 1, 6, 17, 58
 ETH_IP, ETH_IPV6 = 0x0800, 0x86DD
@@ -89,6 +89,27 @@ _STAMP_REFLECTOR = {
     "sender_mbz": (">u2", 38),
     "sender_ttl": ("u1", 40),
     "mbz3": ("V3", 41),
+}
+_AUTH_SENDER = {
+    "stamp_seq": (">u4", 0),
+    "stamp_time": (">u8", 16),
+    "error_estimate": (">u2", 24),
+    "ssid": (">u2", 26),
+    "hmac": ("V16", 96),
+}
+_AUTH_REFLECTOR = {
+    **_AUTH_SENDER,
+    "mbz1": ("V12", 4),
+    "mbz2": ("V4", 28),
+    "received_time": (">u8", 32),
+    "mbz3": ("V8", 40),
+    "sender_seq": (">u4", 48),
+    "mbz4": ("V12", 52),
+    "sender_time": (">u8", 64),
+    "sender_error": (">u2", 72),
+    "mbz5": ("V6", 74),
+    "sender_ttl": ("u1", 80),
+    "mbz6": ("V15", 81),
 }
 _TLV = {"tlv_flags": ("u1", 0), "tlv_type": ("u1", 1), "tlv_length": (">u2", 2)}
 _TLV_SENDER = {"session": (">u8", 4), "sequence": (">u8", 12), "version": (">u2", 20), "comp": (">u2", 22)}
@@ -155,6 +176,9 @@ def frame_dtype(layout: str, family: int = 4) -> np.dtype[Any]:
     elif layout in ("udp_base", "udp_base_reply"):
         base = _STAMP_REFLECTOR if layout == "udp_base_reply" else _STAMP_SENDER
         fields |= _shift(_UDP, l4) | _shift(base, l4 + 8)
+    elif layout in ("udp_auth", "udp_auth_reply"):
+        auth = _AUTH_REFLECTOR if layout == "udp_auth_reply" else _AUTH_SENDER
+        fields |= _shift(_UDP, l4) | _shift(auth, l4 + 8)
     elif layout in ("tcp", "tcp_header"):
         fields |= _shift(_TCP, l4)
         if layout == "tcp":

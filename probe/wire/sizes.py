@@ -12,6 +12,9 @@ TCP_HEADER = 20
 COOKIE = 32  # our payload in ICMP and TCP: magic, compensator, session, sequence, TX time
 REPORT = 52  # what our reflector says about itself and about what it received: see layout.py
 STAMP_BASE = 44  # RFC 8762, section 4.2.1
+STAMP_AUTH = 112  # RFC 8762, section 4.2.2
+STAMP_SIGNED = 96  # octets of it that the HMAC covers; it stands right behind them
+STAMP_HMAC = 16
 TLV_HEADER = 4  # RFC 8972, section 4
 TLV_VALUE = 24 + REPORT
 

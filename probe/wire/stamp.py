@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hmac
 import math
 
 import numpy as np
 import numpy.typing as npt
 
+from probe.wire.sizes import STAMP_HMAC
+
+SHORTEST_KEY = 16
 NTP_EPOCH_OFFSET_S = 2_208_988_800  # 1900-01-01 to 1970-01-01
 NS = 1_000_000_000
 
@@ -34,6 +38,23 @@ def unix_ns_from_ntp(stamp: npt.NDArray[np.uint64], near_unix_s: int) -> npt.NDA
     era = np.rint((near_unix_s - seconds) / 2.0**32).astype(np.int64)
     fraction = stamp & np.uint64(0xFFFFFFFF)
     return (seconds + era * 2**32) * NS + ((fraction * np.uint64(NS)) >> np.uint64(32)).astype(np.int64)
+
+
+def sign(key: bytes, signed: bytes) -> bytes:
+    """HMAC-SHA-256 truncated to 128 bits, over the first six 16-octet blocks of a packet (RFC 8762, section 4.4)."""
+    return hmac.digest(key, signed, "sha256")[:STAMP_HMAC]
+
+
+def load_key(text: bytes) -> bytes:
+    """The key in a key file: its content without the line end.
+
+    Raises:
+        ValueError: If it is shorter than SHORTEST_KEY octets.
+    """
+    key = text.rstrip(b"\r\n")
+    if len(key) < SHORTEST_KEY:
+        raise ValueError(f"the key has {len(key)} octets; at least {SHORTEST_KEY} are needed")
+    return key
 
 
 def error_estimate(max_error_ns: int | None) -> int:
