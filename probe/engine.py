@@ -91,19 +91,25 @@ class ReflectorLinks:
     def __init__(self, ifindex: int, udp: int, tcp: int):
         program = bpf.probe_filter(udp_reflect=udp or None, tcp_reflect=tcp or None, snaplen=LARGE)
         self._receiver = RxRing(ifindex, program, slots=16384, slot_octets=LARGE)
-        self._transmitters: dict[int, FrameSender] = {}
+        self._transmitters: dict[tuple[int, bool], FrameSender] = {}
+        self._fast = False
 
     def receivers(self) -> list[FrameReceiver]:
         return [self._receiver]
 
+    def expect(self, rate_pps: float) -> None:
+        """Above HIGH_RATE_PPS replies skip the queueing discipline."""
+        self._fast = rate_pps > HIGH_RATE_PPS
+
     def transmitter_on(self, ifindex: int) -> FrameSender:
         """The way back out of an interface. Loopback has no next hop to name: its replies are routed."""
-        if ifindex not in self._transmitters:
+        key = (ifindex, self._fast)
+        if key not in self._transmitters:
             if socket.if_indextoname(ifindex) == "lo":
-                self._transmitters[ifindex] = RawIpSender(slots=4096, slot_octets=LARGE)
+                self._transmitters[key] = RawIpSender(slots=4096, slot_octets=LARGE)
             else:
-                self._transmitters[ifindex] = TxRing(ifindex, slots=4096, slot_octets=LARGE, qdisc_bypass=False)
-        return self._transmitters[ifindex]
+                self._transmitters[key] = TxRing(ifindex, slots=4096, slot_octets=LARGE, qdisc_bypass=self._fast)
+        return self._transmitters[key]
 
     def close(self) -> None:
         self._receiver.close()

@@ -10,6 +10,18 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 
 
+def pick(values: npt.NDArray[Any], rows: Ints) -> npt.NDArray[Any]:
+    """`values[rows]`, without a copy when `rows` are ascending neighbours, as they are when a batch holds one kind."""
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return values[int(rows[0]) : int(rows[-1]) + 1]
+    return values[rows]
+
+
+def where_all(mask: npt.NDArray[np.bool_], *columns: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+    """Each column's elements under the mask; the columns themselves when it is true everywhere."""
+    return columns if mask.all() else tuple(column[mask] for column in columns)
+
+
 def cumcount(groups: Ints) -> Ints:
     """For each element, how many equal ones stand before it: [5, 7, 5, 5] gives [0, 0, 1, 2]."""
     n = len(groups)

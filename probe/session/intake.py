@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from probe.border import SharedState
 from probe.clock import Clock, wall_offset_ns
+from probe.core.arrays import pick, where_all
 from probe.core.histogram import BINS, bins_of
 from probe.core.ledger import Ledger, Reports
 from probe.core.sequence import unwrap_below
@@ -108,7 +109,7 @@ class Intake:
         at = np.minimum(stamps - self.offset, now)
         for batch in split(network[4], network[6]):
             ends = frame_ends(batch, network[batch.family])
-            good = intact(raw, batch, ends, status[batch.rows])
+            good = intact(raw, batch, ends, pick(status, batch.rows))
             slots = lambda name, b=batch: self._view(receiver, name, b.family)[window]  # noqa: E731
             if batch.proto == layout.IPPROTO_UDP:
                 self._take_udp(batch, slots, good, at, ends)
@@ -132,17 +133,17 @@ class Intake:
         return owner, mine & good
 
     def _take_icmp(self, batch: Batch, slots: Any, good: Any, at: Ints, raw: Any, ends: Ints) -> None:
-        view = slots("icmp")[batch.rows]
+        view = pick(slots("icmp"), batch.rows)
         reply = view["type"] == (0 if batch.family == 4 else 129)
         for i in np.flatnonzero(~reply & good).tolist():
             self._take_error(bytes(raw[batch.rows[i], : int(ends[i])]), batch.family)
-        rows, view, good = batch.rows[reply], view[reply], good[reply]
+        rows, view, good = where_all(reply, batch.rows, view, good)
         owner, mine = self._owned_rows("icmp", view["id"], good)
         mine &= (view["magic"] == layout.MAGIC) & (view["session"] == self._table.session[owner])
         self._account(owner[mine], view["sequence"][mine].astype(np.int64), at[rows[mine]])
 
     def _take_udp(self, batch: Batch, slots: Any, good: Any, at: Ints, ends: Ints) -> None:
-        view = slots("udp_base_reply")[batch.rows]
+        view = pick(slots("udp_base_reply"), batch.rows)
         owner, mine = self._owned_rows("udp", view["dport"], good)
         l4 = layout.l4_offset(batch.family)
         mine &= ends >= l4 + sizes.UDP_HEADER + sizes.STAMP_BASE
@@ -154,13 +155,15 @@ class Intake:
             mine &= ~signed
         if not mine.any():
             return
-        rows, flow = batch.rows[mine], owner[mine]
-        view = slots("udp")[rows]
+        rows, flow, ends = where_all(mine, batch.rows, owner, ends)
+        view = pick(slots("udp"), rows)
         sequence = unwrap_below(view["sender_seq"].astype(np.int64), self._ledger.next_seq[flow], 32)
-        ours = (ends[mine] >= l4 + sizes.UDP_HEADER + sizes.UDP_PAYLOAD) & (view["tlv_type"] == TLV_REPORT)
+        ours = (ends >= l4 + sizes.UDP_HEADER + sizes.UDP_PAYLOAD) & (view["tlv_type"] == TLV_REPORT)
         ours &= view["session"] == self._table.session[flow]
         reported = ours & (view["tlv_flags"] & TLV_UNKNOWN == 0)
-        known = self._account(flow, sequence, at[rows], _ntp_difference(view["received_time"], view["stamp_time"]))
+        known = self._account(
+            flow, sequence, pick(at, rows), _ntp_difference(view["received_time"], view["stamp_time"])
+        )
         self._reported(view, flow, sequence, reported & known)
         self._numbered(view, flow, sequence, known & ~reported)
 
@@ -185,7 +188,7 @@ class Intake:
             self._ledger.numbers(flow[which], sequence[which], view["stamp_seq"][which].astype(np.int64))
 
     def _take_tcp(self, batch: Batch, slots: Any, good: Any, at: Ints, ends: Ints) -> None:
-        view = slots("tcp")[batch.rows]
+        view = pick(slots("tcp"), batch.rows)
         owner, mine = self._owned_rows("tcp", view["dport"], good)
         control = view["flags"] & (layout.TCP_SYN | layout.TCP_RST | layout.TCP_FIN) != 0
         l4 = layout.l4_offset(batch.family)
@@ -199,12 +202,12 @@ class Intake:
         data &= view["session"] == self._table.session[owner]
         data &= self._table.kind[owner] == layout.TCP
         if data.any():
-            part, flow = view[data], owner[data]
+            part, flow, rows, part_ends = where_all(data, view, owner, batch.rows, ends)
             sequence = part["sequence"].astype(np.int64)
             residence = (part["reply_time"] - part["received_time"]).astype(np.int64)
-            known = self._account(flow, sequence, at[batch.rows[data]], residence)
+            known = self._account(flow, sequence, pick(at, rows), residence)
             self._reported(part, flow, sequence, known)
-            self._connections.acknowledge(flow[known], part[known], ends[data][known] - l4 - 20)
+            self._connections.acknowledge(*where_all(known, flow, part, part_ends - l4 - 20))
         rest = mine & ~data
         if not rest.any():
             return
@@ -245,12 +248,12 @@ class Intake:
     def _reported(self, view: npt.NDArray[Any], flow: Ints, sequence: Ints, which: Any) -> None:
         if not which.any():
             return
-        part = view[which]
+        part, flow, sequence = where_all(which, view, flow, sequence)
         columns = (
             part[name].astype(np.int64) for name in ("boot", "q", "gap_total", "gap_index", "gap_start", "gap_length")
         )
-        self._ledger.reports(flow[which], sequence[which], Reports(*columns))
-        self._translations(part, flow[which], sequence[which])
+        self._ledger.reports(flow, sequence, Reports(*columns))
+        self._translations(part, flow, sequence)
 
     def _translations(self, part: npt.NDArray[Any], flow: Ints, sequence: Ints) -> None:
         """Tell when the reflector sees a kept flow come from another address or port than before."""

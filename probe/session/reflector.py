@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from probe.border import Channel, SharedState
 from probe.clock import Clock
-from probe.core.arrays import distinct
+from probe.core.arrays import distinct, pick, where_all
 from probe.link.base import FrameReceiver, FrameSender
 from probe.session.peers import Answer, Peers, Session
 from probe.session.tcp import SERIAL, SYN_OPTIONS, control_segment
@@ -49,6 +49,9 @@ class ReflectorLinks(Protocol):
     def receivers(self) -> list[FrameReceiver]: ...
 
     def transmitter_on(self, ifindex: int) -> FrameSender: ...
+
+    def expect(self, rate_pps: float) -> None:
+        """How many replies a second there are at present: links may be chosen by it."""
 
 
 class Reflector:
@@ -90,6 +93,7 @@ class Reflector:
         self._half_open: dict[int, tuple[int, int]] = {}  # connection key to (our initial number, time)
         self._drops = 0
         self._next_tick = 0
+        self._reflected = self._ticked = 0  # replies at the last tick, and its time
         self._views: dict[tuple[int, str, int], npt.NDArray[Any]] = {}
 
     def turn(self) -> int:
@@ -119,6 +123,9 @@ class Reflector:
         header["heartbeat"], header["ring_drops"] = now, self._drops
         header["sessions"] = len(self._probes.sessions)
         header["cpu_ns"] = time.process_time_ns()
+        reflected = int(header["reflected"][0])
+        self._links.expect((reflected - self._reflected) * 1e9 / (now - self._ticked) if self._ticked else 0.0)
+        self._reflected, self._ticked = reflected, now
 
     def _view(self, link: FrameReceiver | FrameSender, name: str, family: int) -> npt.NDArray[Any]:
         key = (id(link), name, family)
@@ -163,13 +170,14 @@ class Reflector:
         mine = (view["dport"] == self._udp) & (ends >= l4 + 8 + SHORTEST_REQUEST)
         if not mine.any():
             return
-        rows, ends, stamps, view = batch.rows[mine], ends[mine], stamps[mine], view[mine]
+        rows, ends, stamps, view = where_all(mine, batch.rows, ends, stamps, view)
         base = l4 + 8 + sizes.STAMP_BASE
         ours = (ends >= base + sizes.TLV_HEADER + sizes.TLV_VALUE) & (view["tlv_type"] == TLV_REPORT)
         ours &= (view["tlv_length"] == sizes.TLV_VALUE) & (view["version"] == layout.VERSION)
-        key = np.where(ours, view["session"].astype(_U64), _sender_key(view, batch.family))
-        sequence = view["stamp_seq"].astype(np.int64)
-        sequence = np.where(ours, view["sequence"].astype(np.int64), self._unwrapped(key, sequence))
+        key, sequence = view["session"].astype(_U64), view["sequence"].astype(np.int64)
+        if not ours.all():
+            key = np.where(ours, key, _sender_key(view, batch.family))
+            sequence = np.where(ours, sequence, self._unwrapped(key, view["stamp_seq"].astype(np.int64)))
         now = self._clock.mono_ns()
         answer = self._probes.answer(key, sequence, now)
         frames = _padded(raw, rows, np.maximum(ends, base))
@@ -404,24 +412,26 @@ class Reflector:
 
 
 def _rows(raw: npt.NDArray[np.uint8], rows: Ints, name: str, family: int) -> npt.NDArray[Any]:
-    """The given slots as records; a copy of what the layout covers."""
-    dtype = layout.frame_dtype(name, family)
-    return _as(raw[rows, : max(dtype.itemsize, 1)], name, family)
+    """The given slots as records. They may share the ring's memory: good until the slots are released."""
+    return _as(pick(raw, rows), name, family)
 
 
 def _as(frames: npt.NDArray[np.uint8], name: str, family: int) -> npt.NDArray[Any]:
     """Rows of octets as records that share their memory."""
     dtype = layout.frame_dtype(name, family)
-    return np.ndarray((len(frames),), dtype, frames.data, 0, (frames.strides[0],))
+    view: npt.NDArray[Any] = frames[:, : dtype.itemsize].view(dtype)[:, 0]
+    return view
 
 
 def _padded(raw: npt.NDArray[np.uint8], rows: Ints, ends: Ints) -> npt.NDArray[np.uint8]:
     """A copy of the frames, wide enough for every layout, with zeros behind each one's end."""
-    width = max(int(ends.max()) + 1, 192)
-    frames = np.zeros((len(rows), width + width % 2), np.uint8)
-    copied = min(width, raw.shape[1])
-    frames[:, :copied] = raw[rows, :copied]
-    frames[np.arange(frames.shape[1]) >= ends[:, None]] = 0
+    longest = int(ends.max())
+    width = max(longest + longest % 2, 192)
+    frames = np.empty((len(rows), width), np.uint8)
+    frames[:, :longest] = pick(raw, rows)[:, :longest]
+    frames[:, longest:] = 0
+    if (ends != longest).any():
+        frames[np.arange(width) >= ends[:, None]] = 0
     return frames
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from probe.core.arrays import distinct
+from probe.core.arrays import distinct, pick
 from probe.wire import layout
 from probe.wire.checksum import MODULUS, row_sums
 
@@ -52,8 +52,8 @@ def split(network4: npt.NDArray[Any], network6: npt.NDArray[Any]) -> list[Batch]
 def frame_ends(batch: Batch, network: npt.NDArray[Any]) -> Ints:
     """Where each packet ends by its IP header, counted from the start of the frame: Ethernet padding is not counted."""
     if batch.family == 4:
-        return network["ip_length"][batch.rows].astype(np.int64) + 14
-    return network["payload_length"][batch.rows].astype(np.int64) + 54
+        return pick(network["ip_length"], batch.rows).astype(np.int64) + 14
+    return pick(network["payload_length"], batch.rows).astype(np.int64) + 54
 
 
 def intact(raw: npt.NDArray[np.uint8], batch: Batch, ends: Ints, status: npt.NDArray[np.uint32]) -> Bools:
@@ -71,10 +71,8 @@ def intact(raw: npt.NDArray[np.uint8], batch: Batch, ends: Ints, status: npt.NDA
     addresses = (26, 34) if batch.family == 4 else (22, 54)
     for end in distinct(ends[judged]):
         which = np.flatnonzero(judged & (ends == end))
-        frames = raw[batch.rows[which], : end + end % 2]
-        if end % 2:
-            frames[:, end] = 0
-        total = row_sums(frames, l4, frames.shape[1])
+        frames = pick(raw, pick(batch.rows, which))[:, :end]
+        total = row_sums(frames, l4, end)
         if batch.proto != layout.IPPROTO_ICMP:
             total += row_sums(frames, *addresses) + np.uint64(batch.proto + end - l4)
         ok = total % np.uint64(MODULUS) == 0
