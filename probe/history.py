@@ -120,6 +120,10 @@ class History:
         for sample in self._samples[first:last]:
             mine = (sample.delay_at >= flow * BINS) & (sample.delay_at < (flow + 1) * BINS)
             np.add.at(total, sample.delay_at[mine] - flow * BINS, sample.delay_by[mine])
+        if end_ns is None and self._latest is not None:  # and what came after the last sample
+            total += self._latest.histogram[flow]
+            if self._histogram is not None and flow < len(self._histogram):
+                total -= self._histogram[flow]
         return total
 
     def _live(self, flow: int) -> Ints:

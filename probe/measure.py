@@ -12,7 +12,7 @@ from typing import Any
 
 from probe import __version__
 from probe.core.events import FlowSpec, Session
-from probe.errors import PeerError
+from probe.errors import HaprobeError, PeerError
 from probe.interrupts import interruptible
 from probe.prober import Prober
 from probe.progress import Progress
@@ -49,6 +49,7 @@ def measure(
         PeerError: If there is no way to a target, or a TCP reflector does not accept the session.
         PrivilegeError: Without the capabilities that raw sockets need.
         ConfigError: If a target's name does not resolve.
+        HaprobeError: If the engine ends by itself; what it had measured is printed first.
     """
     specs = flow_specs(targets, rate_pps, sessions, path, interface, loss_threshold_ns)
     clock = kernel_clock()
@@ -61,8 +62,9 @@ def measure(
                 tracks = [prober.add(spec, limit=limit) for spec in specs]
                 prober.begin()
                 prober.follow_paths()
-                _connect(tracks, interrupted)
+                _connect(prober, tracks, interrupted)
                 _wait(prober, tracks, duration_s, loss_threshold_ns / 1e9, progress, interrupted)
+                failed = not prober.engine.alive()
         finally:
             prober.close()
     document = new_document(
@@ -79,6 +81,8 @@ def measure(
         flows=[prober.recorder.flow_document(t, None, None) for t in tracks],
     )
     _write(document, json_path, html_path)
+    if failed:
+        raise HaprobeError("the sender process has ended unexpectedly: the result stops there")
     silent = [f for f in document["flows"] if f["counts"]["received"] + f["counts"]["late"] == 0]
     for flow, spec in ((f, s) for f, s in zip(document["flows"], specs, strict=True) if f in silent):
         print(f"haprobe: {_silence(flow, spec)}", file=sys.stderr)
@@ -116,11 +120,11 @@ def flow_specs(
     return specs
 
 
-def _connect(tracks: list[FlowTrack], interrupted: threading.Event) -> None:
+def _connect(prober: Prober, tracks: list[FlowTrack], interrupted: threading.Event) -> None:
     """Wait until every kept TCP session is established."""
     waiting = [t for t in tracks if t.spec.protocol == "tcp" and t.spec.session == "kept"]
     deadline = time.monotonic() + CONNECT_S
-    while waiting and not interrupted.is_set():
+    while waiting and not interrupted.is_set() and prober.engine.alive():
         waiting = [t for t in waiting if not t.established_ns]
         if waiting and time.monotonic() > deadline:
             spec = waiting[0].spec

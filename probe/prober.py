@@ -40,6 +40,7 @@ class Prober:
         capacity = len(specs) + SPARE_FLOWS
         self.engine = Engine("sender", ["--rate", str(rate)], self.recorder.take, capacity)
         self._capacity = capacity
+        self._next_index = 0
         self.recorder.attach(self.engine.shared)
         self._monitor: PathMonitor | None = None
 
@@ -72,10 +73,13 @@ class Prober:
             HaprobeError: If the engine is full.
         """
         with self._lock:
-            index = next((i for i in range(self._capacity) if i not in self._flows), None)
+            # Round robin: the readings of a removed flow must not run into those of the next one for as long as possible.
+            places = ((self._next_index + i) % self._capacity for i in range(self._capacity))
+            index = next((i for i in places if i not in self._flows), None)
             if index is None:
                 raise HaprobeError(f"no room for flow {spec.name}: restart the agent to make room for more flows")
             track = FlowTrack(spec, index, host_address(spec.target))
+            self._next_index = index + 1
             try:
                 prepared = prepare(spec, index, error_estimate=self._error_estimate)
             except PeerError as error:

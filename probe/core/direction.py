@@ -1,15 +1,19 @@
 """Which way a probe was lost: what the reflector has told about the sequences that reached it.
 
-A `ReflectorView` is fed with the replies of one flow. Our own reflector describes its gaps (wire/layout.py); for any
-other stateful reflector (RFC 8762, section 4) consecutive replies are compared: with `ds` the step of the sender's
-and `dq` that of the reflector's sequence, `dq = 1` means that everything between was lost on the way out, `ds = dq`
-that it was lost on the way back. A mixed gap stays unknown, and so does everything with a stateless reflector, which
-merely copies our number: `q = s` proves nothing until q has once differed from s.
+A `ReflectorView` is fed with the replies of one flow. Our own reflector describes its gaps (wire/layout.py): its records
+are taken in by their number, and what lies between is known up to the first record that has not been told yet.
+
+For any other stateful reflector (RFC 8762, section 4) consecutive replies are compared: with `ds` the step of the
+sender's and `dq` that of the reflector's sequence, `dq = 1` means that everything between was lost on the way out,
+`ds = dq` that it was lost on the way back. A mixed gap stays unknown, and so does everything with a stateless reflector,
+which merely copies our number: `q = s` proves nothing until q has once differed from s. A probe that was duplicated on
+its way out and whose replies are all lost looks like one more arrival: plain STAMP cannot tell.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections import deque
 
 import numpy as np
 import numpy.typing as npt
@@ -17,28 +21,97 @@ import numpy.typing as npt
 from probe.core.sequence import unwrap_near
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 KEPT_GAPS = 4096  # gaps remembered per flow; older ones are long settled
 FILLED = 1 << 31  # in a record's length
 SENT_GAPS = 64  # how many of its newest records our reflector repeats in turn
+REORDER_REACH = 4096  # a foreign reflector's unexplained arrival may belong to a gap this many sequences back
+_U32 = 0xFFFFFFFF
+
+
+class Ranges:
+    """Inclusive ranges of sequences, ascending and apart."""
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+
+    def add(self, first: int, last: int) -> None:
+        """Add [first, last]; what it touches becomes one range with it."""
+        if first > last:
+            return
+        a, b = bisect_left(self.ends, first), bisect_right(self.starts, last)
+        if a < b:
+            first, last = min(first, self.starts[a]), max(last, self.ends[b - 1])
+        self.starts[a:b], self.ends[a:b] = [first], [last]
+
+    def cut(self, first: int, last: int) -> bool:
+        """Take [first, last] out of the range that holds all of it; False when none does."""
+        place = bisect_right(self.starts, first) - 1
+        if place < 0 or self.ends[place] < last:
+            return False
+        start, end = self.starts[place], self.ends[place]
+        rest = [(a, b) for a, b in ((start, first - 1), (last + 1, end)) if a <= b]
+        self.starts[place : place + 1] = [a for a, _ in rest]
+        self.ends[place : place + 1] = [b for _, b in rest]
+        return True
+
+    def touches(self, first: int, last: int) -> bool:
+        place = bisect_right(self.starts, last) - 1
+        return place >= 0 and self.ends[place] >= first
+
+    def covers(self, first: int, last: int) -> bool:
+        place = bisect_right(self.starts, first) - 1
+        return place >= 0 and self.ends[place] >= last
+
+    def contains(self, sequences: Ints) -> Bools:
+        """Which of the sequences, ascending, lie in one of the ranges."""
+        if not len(sequences) or not self.starts:
+            return np.zeros(len(sequences), bool)
+        a = max(bisect_right(self.starts, int(sequences[0])) - 1, 0)
+        b = bisect_right(self.starts, int(sequences[-1]))
+        if a >= b:
+            return np.zeros(len(sequences), bool)
+        starts, ends = np.array(self.starts[a:b], np.int64), np.array(self.ends[a:b], np.int64)
+        place = np.searchsorted(starts, sequences, side="right") - 1
+        inside: Bools = (place >= 0) & (sequences <= ends[np.maximum(place, 0)])
+        return inside
+
+    def trim(self, kept: int) -> int | None:
+        """Drop the oldest when there are more than twice `kept`; where the rest begins, None if nothing was dropped."""
+        if len(self.starts) <= 2 * kept:
+            return None
+        del self.starts[:-kept], self.ends[:-kept]
+        return self.starts[0]
 
 
 class ReflectorView:
-    """What is known of one flow's reflector. Sequences up to `frontier` and from `floor` on are resolved."""
+    """What is known of one flow's reflector.
+
+    Attributes:
+        boot: The nonce of its present session; None before the first report.
+        floor: Nothing below is remembered.
+        frontier: Everything from floor to here is known, but for holes.
+    """
 
     def __init__(self) -> None:
         self.boot: int | None = None
-        self.floor = 0  # nothing is known below
-        self.frontier = -1  # everything from floor to here is known, but for `holes`
-        self._records: set[int] = set()  # indices of the records received
-        self._starts: list[int] = []  # gaps, ascending and apart
-        self._ends: list[int] = []  # inclusive
-        self._early: list[tuple[int, int]] = []  # fillings whose gap has not been told yet
-        self._complete = 0  # gap records 1..complete are known, or given up
+        self.floor = 0
+        self.frontier = -1
+        self._gaps = Ranges()
+        self._holes = Ranges()  # what stays unknown
+        self._hole: int | None = 0  # where a hole begins whose end is not known yet
+        self._records: dict[int, tuple[int, int]] = {}  # told out of turn: number to (first, length)
+        self._claims: dict[int, int] = {}  # number of records to the highest sequence answered when there were so many
+        self._complete = 0  # records 1..complete are known, or given up
         self._told = 0
-        self._holes: list[tuple[int, int]] = []  # inclusive ranges that stay unknown
+        self._filled: list[tuple[int, int]] = []
+        self._fills = False  # whether the reflector has ever had to fill a gap
+        self._recent: deque[int] = deque(maxlen=SENT_GAPS)  # first sequence of each of the newest gaps
+        self._past_boots: deque[int] = deque(maxlen=8)
         self._last_s = self._last_q = -1
-        self._stateful = False
+        self._stateful = self._doubt = False
 
     def report(self, boot: int, sequence: int, q: int, total32: int, index32: int, first: int, length: int) -> bool:
         """Take in one reply of our own reflector.
@@ -47,53 +120,130 @@ class ReflectorView:
             boot: The reflector's nonce for this session; a new one means that it forgot the old session.
             sequence: The probe that this reply answers.
             q: The reflector's number of this reply, from 0.
-            total32: How many gaps it has seen, low 32 bits.
-            index32: Which of them the record describes, from 1; 0: none.
+            total32: How many records it has made, low 32 bits.
+            index32: Which of them the record is, from 1; 0: none.
             first: First sequence that the record is about.
-            length: How many. With FILLED set, they arrived after all, behind later ones.
+            length: How many; 0: the session began with `first`. With FILLED set, they arrived after all, behind later
+                ones.
 
         Returns:
             Whether the frontier moved.
         """
         if boot != self.boot:
-            # Without a gap so far, its first probe was `q` before this one.
-            self._restart(boot, max(0, sequence - q) if total32 == 0 else sequence)
-        total = unwrap_near(total32, self._complete)
+            if boot in self._past_boots:  # overtaken on its way back by replies of the new session
+                return False
+            self._begin(boot)
+        before = self.frontier
+        total = unwrap_near(total32, self._told)
         self._told = max(self._told, total)
-        if index32:
-            index = unwrap_near(index32, total)
-            if index > self._complete and index not in self._records:
-                self._records.add(index)
-                if length & FILLED:
-                    self._fill(first, first + (length & ~FILLED) - 1)
-                else:
-                    self._gap(first, first + length - 1)
-        while self._complete + 1 in self._records:
-            self._complete += 1
-            self._records.discard(self._complete)
-        if total - self._complete > SENT_GAPS:
-            # These are not repeated any more: what lies between the known ones stays unknown.
-            self._holes.append((self.frontier + 1, sequence - 1))
-            self._complete = total
-            self._records.clear()
-        if self._complete < total or sequence <= self.frontier:
-            return False
-        self.frontier = sequence
-        self._trim()
-        return True
+        index = unwrap_near(index32, total)
+        if index32 and index > self._complete:
+            self._records.setdefault(index, (first, length))
+        # Whatever was not recorded by now lies beyond this sequence, so that it becomes the frontier in its turn.
+        self._claims[total] = max(self._claims.get(total, -1), sequence)
+        self._advance()
+        return self.frontier > before
 
     @property
     def complete(self) -> bool:
-        """Whether every gap that the reflector has told of so far is known."""
-        return self._complete >= self._told
+        """Whether everything that the reflector has told of so far is known."""
+        return self._complete >= self._told and self._hole is None
+
+    @property
+    def told(self) -> int:
+        """How many records the reflector is known to have made."""
+        return self._told
+
+    def take_filled(self) -> list[tuple[int, int]]:
+        """Sequences, as inclusive ranges, that were in a gap and are now known to have arrived, since the last call."""
+        filled, self._filled = self._filled, []
+        return filled
+
+    def resolve(self, sequences: Ints) -> tuple[Bools, Bools]:
+        """Of lost probes, ascending: (known, forward), two masks.
+
+        `forward` means lost on the way out; known and not forward, on the way back.
+        """
+        known = (sequences >= self.floor) & (sequences <= self.frontier) & ~self._holes.contains(sequences)
+        if self._hole is not None:
+            known &= sequences < self._hole
+        return known, self._gaps.contains(sequences) & known
+
+    def covers(self, first: int, last: int) -> bool | None:
+        """Whether all of [first, last] was lost on the way out (True), none of it (False), or neither is known."""
+        if first < self.floor or last > self.frontier or self._holes.touches(first, last):
+            return None
+        if self._hole is not None and last >= self._hole:
+            return None
+        if not self._gaps.touches(first, last):
+            return False
+        return True if self._gaps.covers(first, last) else None
+
+    # --- our own reflector -------------------------------------------------------------------------------------
+
+    def _begin(self, boot: int) -> None:
+        """Another session of the reflector: what it received before its first record is not known."""
+        if self.boot is not None:
+            self._past_boots.append(self.boot)
+        self.boot = boot
+        self._records.clear()
+        self._claims.clear()
+        self._recent.clear()
+        self._complete = self._told = 0
+        if self._hole is None:
+            self._hole = self.frontier + 1
+
+    def _advance(self) -> None:
+        while self._complete < self._told:
+            record = self._records.pop(self._complete + 1, None)
+            if record is None:
+                if self._told - self._complete <= SENT_GAPS:
+                    break
+                self._give_up()
+            else:
+                self._take(*record)
+            self._complete += 1
+        reached = [total for total in self._claims if total <= self._complete]
+        sequence = max((self._claims.pop(total) for total in reached), default=-1)
+        if self._hole is None:
+            self.frontier = max(self.frontier, sequence)
+        self._trim()
+
+    def _take(self, first: int, length: int) -> None:
+        if length & FILLED:
+            self._fills = True
+            last = first + (length & ~FILLED) - 1
+            if self._gaps.cut(first, last):
+                self._filled.append((first, last))
+            return
+        if self._hole is not None:
+            self._holes.add(self._hole, first - 1)
+            self._hole = None
+        if length:
+            self._recent.append(first)
+            # Never below what is known already: another session of the reflector may have received that.
+            self._gaps.add(max(first, self.frontier + 1), first + length - 1)
+        self.frontier = max(self.frontier, first + length)  # the probe that arrived behind the gap
+
+    def _give_up(self) -> None:
+        """The next record is repeated no more. The hole that it leaves ends where the next known gap begins.
+
+        It may have filled one of the gaps that the reflector still remembered then, if it is one that sees reordering.
+        """
+        start = self.frontier + 1
+        if self._fills and self._recent:
+            start = min(start, self._recent[0])
+        self._hole = start if self._hole is None else min(self._hole, start)
+
+    # --- other reflectors --------------------------------------------------------------------------------------
 
     def consecutive_many(self, sequences: Ints, q: Ints) -> None:
         """`consecutive` for a batch in order of arrival, without a loop while nothing is missing."""
         if self._last_s >= 0 and len(sequences):
             steps = np.diff(np.r_[self._last_s, sequences])
-            q_steps = np.diff(np.r_[self._last_q & 0xFFFFFFFF, q])
+            q_steps = np.diff(np.r_[self._last_q & _U32, q])
             if (steps == 1).all() and (q_steps == 1).all():
-                self._last_s, self.frontier = int(sequences[-1]), int(sequences[-1])
+                self._last_s = self.frontier = int(sequences[-1])
                 self._last_q += len(q)
                 return
         for s, number in zip(sequences.tolist(), q.tolist(), strict=True):
@@ -106,79 +256,47 @@ class ReflectorView:
             Whether the frontier moved.
         """
         if self._last_s < 0:
-            self.floor, self.frontier = sequence, sequence
-            self._last_s, self._last_q = sequence, q
-            self._stateful = q != sequence & 0xFFFFFFFF
+            self._hole = None
+            self._holes.add(0, sequence - 1)
+            self._stateful = q != sequence & _U32
+            self._step_to(sequence, q)
             return True
         q = unwrap_near(q, self._last_q)
-        if q <= self._last_q or sequence <= self._last_s:
-            if q < self._last_q - 1000:  # the reflector restarted: begin anew
-                self.floor, self.frontier = sequence, sequence
-                self._last_s, self._last_q = sequence, q
-                return True
+        if sequence <= self._last_s:
+            # A copy, or overtaken on the way out. Its number is spent: the next step must not count it.
+            if q == self._last_q + 1:
+                self._last_q = q
+            elif q > self._last_q:
+                self._doubt = True
             return False
         ds, dq = sequence - self._last_s, q - self._last_q
-        self._stateful |= q & 0xFFFFFFFF != sequence & 0xFFFFFFFF
-        if ds > 1:
-            first, last = self._last_s + 1, sequence - 1
-            if dq == 1:
-                self._gap(first, last)
-            elif dq != ds or not self._stateful:
-                self._holes.append((first, last))
-        self._last_s, self._last_q = sequence, q
-        self.frontier = sequence
-        self._trim()
+        self._stateful |= q & _U32 != sequence & _U32
+        first, last = self._last_s + 1, sequence - 1
+        if dq <= 0:  # a higher probe with a lower number: the reflector began anew
+            self._holes.add(first, last)
+        elif dq > ds:
+            # More arrivals than probes: copies, or probes of an earlier gap that came late.
+            self._holes.add(first, last)
+            self._doubt_gaps(sequence)
+        elif ds > 1 and dq == 1 and not self._doubt:
+            self._gaps.add(first, last)
+        elif ds > 1 and (dq != ds or self._doubt or not self._stateful):
+            self._holes.add(first, last)
+        self._step_to(sequence, q)
         return True
 
-    def resolve(self, sequences: Ints) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Of lost probes: (known, forward), two masks. `forward` means lost on the way out; known and not forward,
-        back.
-        """
-        known = (sequences >= self.floor) & (sequences <= self.frontier)
-        for first, last in self._holes:
-            known &= (sequences < first) | (sequences > last)
-        if not self._starts:
-            return known, np.zeros(len(sequences), bool)
-        place = np.searchsorted(np.array(self._starts), sequences, side="right") - 1
-        forward = (place >= 0) & (sequences <= np.array(self._ends)[np.maximum(place, 0)])
-        return known, forward & known
+    def _step_to(self, sequence: int, q: int) -> None:
+        self._last_s, self._last_q, self._doubt = sequence, q, False
+        self.frontier = sequence
+        self._trim()
 
-    def covers(self, first: int, last: int) -> bool | None:
-        """Whether all of [first, last] was lost on the way out (True), none of it (False), or neither is known."""
-        if first < self.floor or last > self.frontier or any(a <= last and b >= first for a, b in self._holes):
-            return None
-        place = bisect_right(self._starts, last) - 1
-        if place < 0 or self._ends[place] < first:
-            return False
-        return True if self._starts[place] <= first and self._ends[place] >= last else None
-
-    def _gap(self, first: int, last: int) -> None:
-        place = bisect_right(self._starts, first)
-        self._starts.insert(place, first)
-        self._ends.insert(place, last)
-        early, self._early = self._early, []
-        for filled in early:
-            self._fill(*filled)
-
-    def _fill(self, first: int, last: int) -> None:
-        place = bisect_right(self._starts, first) - 1
-        if place < 0 or self._ends[place] < last:
-            self._early = [*self._early[-SENT_GAPS:], (first, last)]
-            return
-        start, end = self._starts[place], self._ends[place]
-        rest = [(a, b) for a, b in ((start, first - 1), (last + 1, end)) if a <= b]
-        self._starts[place : place + 1] = [a for a, _ in rest]
-        self._ends[place : place + 1] = [b for _, b in rest]
-
-    def _restart(self, boot: int, floor: int) -> None:
-        self.boot = boot
-        self.floor, self.frontier = floor, floor - 1
-        for held in (self._records, self._starts, self._ends, self._early, self._holes):
-            held.clear()
-        self._complete = self._told = 0
+    def _doubt_gaps(self, sequence: int) -> None:
+        place = bisect_left(self._gaps.ends, sequence - REORDER_REACH)
+        for first, last in zip(self._gaps.starts[place:], self._gaps.ends[place:], strict=True):
+            self._holes.add(first, last)
 
     def _trim(self) -> None:
-        if len(self._starts) > 2 * KEPT_GAPS:
-            del self._starts[:-KEPT_GAPS], self._ends[:-KEPT_GAPS]
-        if len(self._holes) > KEPT_GAPS:
-            del self._holes[:-KEPT_GAPS]
+        for ranges in (self._gaps, self._holes):
+            floor = ranges.trim(KEPT_GAPS)
+            if floor is not None:
+                self.floor = max(self.floor, floor)

@@ -11,7 +11,7 @@ import pytest
 
 from .triple import Run, Triple, opened, remove_leftovers
 
-NEEDED = {"ip": "iproute2", "nft": "nftables", "tc": "iproute2", "nsenter": "util-linux", "setpriv": "util-linux"}
+NEEDED = {"ip": "iproute2", "nft": "nftables", "nsenter": "util-linux", "setpriv": "util-linux"}
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ from .triple import TARGETS, TCP_PORT, Run, Triple
 
 pytestmark = pytest.mark.netns
 
-LOOPBACK = [url for host in ("127.0.0.1", "[::1]") for url in (f"icmp://{host}", f"udp://{host}", f"tcp://{host}:{TCP_PORT}")]
+HOSTS = ("127.0.0.1", "[::1]")
+LOOPBACK = [url for host in HOSTS for url in (f"icmp://{host}", f"udp://{host}", f"tcp://{host}:{TCP_PORT}")]
 
 
 def check_clean(document: dict[str, Any], flows: int, probes: int) -> None:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import json
 import os
 import re
@@ -15,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -187,6 +190,84 @@ class Capture:
         self._socket.close()
 
 
+Treat = Callable[[Packet, bytes], list[tuple[float, bytes]]]
+
+
+def as_it_is(_packet: Packet, frame: bytes) -> list[tuple[float, bytes]]:
+    return [(0.0, frame)]
+
+
+class Relay:
+    """Forwards from one of the router's interfaces to the other in place of its kernel, and mistreats packets on the way.
+
+    Which packets meet with what is up to the test, so that every count is known beforehand. It stands in for the
+    kernel's netem, which not every kernel has, and which draws lots.
+
+    Args:
+        triple: Where.
+        inward: Interface to take packets from.
+        outward: Interface to send them on.
+        treat: Called with each probe or reply: (delay in seconds, frame) of each copy to send.
+    """
+
+    def __init__(self, triple: Triple, inward: str, outward: str, treat: Treat):
+        self._treat = treat
+        self._in = namespace.inside(NETNS / triple.router, self._open, inward)
+        self._out = namespace.inside(NETNS / triple.router, self._open, outward)
+        far = {"b0": (triple.far, "b1"), "a1": (triple.sender, "a0")}[outward]
+        peer = namespace.inside(NETNS / far[0], self._open, far[1])
+        with peer:
+            self._header = peer.getsockname()[4] + self._out.getsockname()[4]
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name=f"relay {inward}-{outward}")
+        self._thread.start()
+
+    @staticmethod
+    def _open(interface: str) -> socket.socket:
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 16 << 20)
+        sock.bind((interface, 3))  # ETH_P_ALL
+        sock.setblocking(False)
+        return sock
+
+    def _run(self) -> None:
+        due: list[tuple[float, int, bytes]] = []
+        number = itertools.count()
+        while not self._closing:
+            pause = min(0.1, max(0.0, due[0][0] - time.monotonic())) if due else 0.1
+            select.select([self._in], [], [], pause)
+            for frame in self._frames():
+                packet = _dissect(frame, 0)
+                for delay, copy in [(0.0, frame)] if packet is None else self._treat(packet, frame):
+                    heapq.heappush(due, (time.monotonic() + delay, next(number), copy))
+            while due and due[0][0] <= time.monotonic():
+                self._out.send(self._header + heapq.heappop(due)[2][12:])
+
+    def _frames(self) -> Iterator[bytes]:
+        for _ in range(64):
+            try:
+                frame, address = self._in.recvfrom(2048)
+            except BlockingIOError:
+                return
+            outgoing = address[2] == 4
+            routed = _destination(frame) in ("10.211.1.2", IPV4, "fd11:1::2", IPV6)
+            if routed and not outgoing:
+                yield frame
+
+    def close(self) -> None:
+        self._closing = True
+        self._thread.join(5)
+        self._in.close()
+        self._out.close()
+
+
+def _destination(frame: bytes) -> str:
+    ether = struct.unpack_from("!H", frame, 12)[0]
+    if ether == 0x0800:
+        return socket.inet_ntop(socket.AF_INET, frame[30:34])
+    return socket.inet_ntop(socket.AF_INET6, frame[38:54]) if ether == 0x86DD else ""
+
+
 def _dissect(frame: bytes, at_ns: int) -> Packet | None:
     """Read independently of the product's own layouts."""
     ether = struct.unpack_from("!H", frame, 12)[0]
@@ -323,6 +404,7 @@ class Triple:
     directory: Path
     _running: list[Run | Agent] = field(default_factory=list)
     _captures: list[Capture] = field(default_factory=list)
+    _relays: list[Relay] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -374,17 +456,11 @@ class Triple:
         for one in self._running:
             if isinstance(one, Run) or one.process is not None:
                 one.kill()
-        for capture in self._captures:
-            capture.close()
-        self._running, self._captures = [], []
+        for one in (*self._captures, *self._relays):
+            one.close()
+        self._running, self._captures, self._relays = [], [], []
         if (NETNS / self.router).exists():
             self.nft("flush ruleset")
-            for interface in ("a1", "b0"):
-                subprocess.run(
-                    inside(self.router, ["tc", "qdisc", "del", "dev", interface, "root"]),
-                    check=False,
-                    capture_output=True,
-                )
 
     def run(self, name: str, *argv: str, text: str | None = None) -> str:
         """Run a tool in a namespace; what it printed."""
@@ -411,12 +487,19 @@ class Triple:
             "}",
         )
 
-    def netem(self, *parameters: str, interface: str = "b0") -> None:
-        """Impair what the router sends: `b0` towards the reflector, `a1` back. Without parameters, stop that."""
-        verb = "replace" if parameters else "del"
-        words = [word for text in parameters for word in text.split()]
-        tail = ["netem", *words, "limit", "100000"] if parameters else []
-        self.run(self.router, "tc", "qdisc", verb, "dev", interface, "root", *tail)
+    def impair(self, out: Treat | None = None, back: Treat | None = None) -> None:
+        """Let a relay of ours forward instead of the router's kernel, and treat packets as told."""
+        self.nft(
+            "flush ruleset",
+            "table inet faults {",
+            "chain forward {",
+            "type filter hook forward priority 0; policy accept;",
+            f"ip daddr {{ 10.211.1.2, {IPV4} }} drop",
+            f"ip6 daddr {{ fd11:1::2, {IPV6} }} drop",
+            "}",
+            "}",
+        )
+        self._relays += [Relay(self, "a1", "b0", out or as_it_is), Relay(self, "b0", "a1", back or as_it_is)]
 
     def capture(self, interface: str = "a1") -> Capture:
         """Record what passes the router's interface: `a1` before its rules, `b0` behind them (on the way out)."""
