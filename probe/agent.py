@@ -116,8 +116,8 @@ class Agent:
         """
         self._prober.recorder.sample()
         for engine in (self._prober.engine, self._reflector):
-            if engine is not None and not engine.alive():
-                raise HaprobeError(f"the {engine.role} process has ended unexpectedly")
+            if engine is not None:
+                engine.check()
 
     def close(self) -> None:
         """End everything, in the order that loses nothing."""

@@ -19,7 +19,7 @@ from typing import Any
 from probe.border import Channel, SharedState
 from probe.clock import SystemClock
 from probe.errors import HaprobeError
-from probe.link import bpf
+from probe.link import bpf, require_raw
 from probe.link.base import FrameReceiver, FrameSender
 from probe.link.quiet import QuietPorts
 from probe.link.raw_ip import RawIpSender
@@ -130,6 +130,7 @@ def ranges(ids: list[int]) -> list[tuple[int, int]]:
 
 def run_sender(channel: Channel, shared: SharedState, options: argparse.Namespace, stop: Any) -> None:
     """Be a Session-Sender until stopped."""
+    require_raw()  # rings are opened flow by flow; a missing privilege should show before
     links, ports = SenderLinks(options.rate), QuietPorts()
     with contextlib.closing(links), contextlib.closing(ports):
         sender = sending.Sender(links, ports, SystemClock(), shared, channel.send)

@@ -64,7 +64,7 @@ def measure(
                 prober.follow_paths()
                 _connect(prober, tracks, interrupted)
                 _wait(prober, tracks, duration_s, loss_threshold_ns / 1e9, progress, interrupted)
-                failed = not prober.engine.alive()
+                failure = _failure(prober)
         finally:
             prober.close()
     document = new_document(
@@ -81,8 +81,8 @@ def measure(
         flows=[prober.recorder.flow_document(t, None, None) for t in tracks],
     )
     _write(document, json_path, html_path)
-    if failed:
-        raise HaprobeError("the sender process has ended unexpectedly: the result stops there")
+    if failure is not None:
+        raise failure
     silent = [f for f in document["flows"] if f["counts"]["received"] + f["counts"]["late"] == 0]
     for flow, spec in ((f, s) for f, s in zip(document["flows"], specs, strict=True) if f in silent):
         print(f"haprobe: {_silence(flow, spec)}", file=sys.stderr)
@@ -127,11 +127,7 @@ def _connect(prober: Prober, tracks: list[FlowTrack], interrupted: threading.Eve
     while waiting and not interrupted.is_set() and prober.engine.alive():
         waiting = [t for t in waiting if not t.established_ns]
         if waiting and time.monotonic() > deadline:
-            spec = waiting[0].spec
-            raise PeerError(
-                f"no reflector accepts a TCP session at {spec.target} port {spec.port} within {CONNECT_S:g} s: "
-                f"start `haprobe reflect --tcp {spec.port}` there, or probe any listener with --session fresh"
-            )
+            raise PeerError(_refused(waiting[0].spec))
         time.sleep(0.02)
 
 
@@ -155,10 +151,8 @@ def _wait(
         counts = [prober.recorder.history.counts(t.index, None, None) for t in tracks]
         sent, received = sum(c.sent for c in counts), sum(c.received for c in counts)
         lost, pending = sum(c.lost for c in counts), sum(c.pending for c in counts)
-        dark = [t.spec.name for t in tracks if t.state in ("down", "suspect")]
         elapsed = min(time.monotonic() - started, duration_s)
-        state = f"dark: {', '.join(dark)}" if dark else "all answering"
-        progress.update(f"{elapsed:.1f}/{duration_s:g} s  sent {sent}  answered {received}  lost {lost}  {state}")
+        progress.update(f"{elapsed:.1f}/{duration_s:g} s  sent {sent}  answered {received}  lost {lost}  {_state(tracks)}")
         over = interrupted.is_set() or all(t.done or t.session_end is not None for t in tracks)
         if over and ended is None:
             ended = time.monotonic()
@@ -166,7 +160,34 @@ def _wait(
             return
 
 
+def _state(tracks: list[FlowTrack]) -> str:
+    """How the flows stand, in a few words."""
+    for word, states in (("dark", ("down", "suspect")), ("no answer yet", ("connecting",)), ("ended", ("ended",))):
+        names = [t.spec.name for t in tracks if t.state in states]
+        if names:
+            return f"{word}: {', '.join(names)}"
+    return "all answering"
+
+
+def _refused(spec: FlowSpec) -> str:
+    return (
+        f"no reflector accepts a TCP session at {spec.target} port {spec.port} within {CONNECT_S:g} s: "
+        f"start `haprobe reflect --tcp {spec.port}` there, or probe any listener with --session fresh"
+    )
+
+
+def _failure(prober: Prober) -> HaprobeError | None:
+    """Why the engine has ended by itself, if it has."""
+    try:
+        prober.engine.check()
+    except HaprobeError as error:
+        return error
+    return None
+
+
 def _silence(flow: dict[str, Any], spec: FlowSpec) -> str:
+    if flow["counts"]["sent"] == 0 and flow["counts"]["unsent"] == 0:
+        return f"{flow['name']}: nothing was sent to {spec.target} yet"
     if flow["counts"]["sent"] == 0:
         return f"{flow['name']}: nothing could be sent to {spec.target}; is the interface up?"
     needs = {

@@ -7,7 +7,7 @@ import sys
 import threading
 from typing import Any
 
-from probe.errors import HaprobeError, UsageError
+from probe.errors import UsageError
 from probe.interrupts import interruptible
 from probe.keys import read_key
 from probe.supervise import Engine
@@ -62,8 +62,7 @@ def reflect(*, udp_port: int | None, tcp_port: int | None, interface: str | None
             ports = [f"{name} {port}" for name, port in (("udp", udp_port), ("tcp", tcp_port)) if port]
             print(f"haprobe: reflecting on {', '.join(ports)}", file=sys.stderr, flush=True)
             while not stop.wait(0.2):
-                if not engine.alive():
-                    raise HaprobeError("the reflector process has ended unexpectedly")
+                engine.check()
         finally:
             engine.stop()
     return 0

@@ -77,6 +77,19 @@ class Engine:
     def alive(self) -> bool:
         return self.process.poll() is None
 
+    def check(self) -> None:
+        """See that the process runs.
+
+        Raises:
+            HaprobeError: If it has ended: as it said itself, if it did.
+        """
+        if self.alive():
+            return
+        self._thread.join(STOP_S)  # its last words may still be on their way
+        if isinstance(self._error, errors.PrivilegeError | errors.UsageError | errors.PeerError):
+            raise self._error
+        raise errors.HaprobeError(f"the {self.role} process has ended unexpectedly")
+
     def stop(self) -> None:
         """Ask the engine to end: it closes its sessions and tells what it knows. Then wait, then insist."""
         if self.process.poll() is None:

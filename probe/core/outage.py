@@ -19,6 +19,7 @@ States of a direction, and what moves it::
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -31,6 +32,7 @@ from probe.core.fate import GONE, MEANING, OK
 Ints = npt.NDArray[np.int64]
 Fates = npt.NDArray[np.uint8]
 DIRECTIONS: tuple[Direction, ...] = ("round_trip", "forward", "reverse")
+KEPT_UNOBSERVED = 4096  # spans remembered per flow
 EPISODE_GAP_NS = 5_000_000_000  # RFC 6412, section 3.7.5: recovery counts once it has held for 5 s
 
 
@@ -60,6 +62,7 @@ class Span:
     last_seq: int
     count: int
     closed_at: int | None
+    closed_seq: int = 1 << 62
 
 
 class RunFinder:
@@ -68,20 +71,24 @@ class RunFinder:
     def __init__(self) -> None:
         self._runs: dict[Direction, _Run] = {d: _Run() for d in DIRECTIONS}
 
-    def seed(
-        self,
-        direction: Direction,
-        ok_at: int | None,
-        first_at: int,
-        first_seq: int,
-        last_at: int,
-        last_seq: int,
-        count: int,
-    ) -> None:
-        """Resume inside a run whose beginning is known only in summary."""
-        self._runs[direction] = _Run(
-            ok_at or 0, first_seq - 1, ok_at is not None, first_at, first_seq, last_at, last_seq, count
-        )
+    def copy(self) -> RunFinder:
+        """The same state, to be fed apart from this one."""
+        twin = RunFinder()
+        twin._runs = {direction: replace(run) for direction, run in self._runs.items()}
+        return twin
+
+    def attribute(self, to: Direction) -> None:
+        """All that was lost in the open run of round trips is now known to have been lost in direction `to`."""
+        run, into = self._runs["round_trip"], self._runs[to]
+        if into.count == 0:
+            into.first_at, into.first_seq, into.last_at, into.last_seq = (
+                run.first_at, run.first_seq, run.last_at, run.last_seq,
+            )
+        else:
+            into.first_seq, into.first_at = min((into.first_seq, into.first_at), (run.first_seq, run.first_at))
+            into.last_seq, into.last_at = max((into.last_seq, into.last_at), (run.last_seq, run.last_at))
+        into.count += run.count
+        run.count = 0
 
     def passed(self, at: int, sequence: int) -> None:
         """A probe that passed both ways, before anything else is fed."""
@@ -121,7 +128,7 @@ class RunFinder:
             g = end
             if p == len(passed):
                 break
-            closed.append(self._span(direction, run, int(at[passed[p]])))
+            closed.append(self._span(direction, run, int(at[passed[p]]), int(sequences[passed[p]])))
             run.count = 0
         if len(passed) and run.count == 0:
             run.ok_at, run.ok_seq, run.has_ok = int(at[passed[-1]]), int(sequences[passed[-1]]), True
@@ -135,7 +142,7 @@ class RunFinder:
         return not any(run.count for run in self._runs.values())
 
     @staticmethod
-    def _span(direction: Direction, run: _Run, closed_at: int | None) -> Span:
+    def _span(direction: Direction, run: _Run, closed_at: int | None, closed_seq: int = 1 << 62) -> Span:
         return Span(
             direction,
             run.ok_at if run.has_ok else None,
@@ -145,6 +152,7 @@ class RunFinder:
             run.last_seq,
             run.count,
             closed_at,
+            closed_seq,
         )
 
 
@@ -162,18 +170,28 @@ class FlowOutages:
         self.min_probes = min_probes
         self.finder = RunFinder()
         self._next_id = first_id
-        self._closed: list[tuple[int, Span]] = []  # recent, ascending
+        self._closed: dict[int, Span] = {}  # those that may still be corrected
         self._open_ids: dict[Direction, int] = {}
         self._published: dict[int, Outage] = {}
-        self._unobserved: list[tuple[int, int]] = []
+        self._withdrawn: list[Outage] = []
+        self._changed: dict[int, None] = {}  # closed ones to look at in the next drain; a dict for its order
+        self._unobserved: list[tuple[int, int]] = []  # ascending and apart
 
     def quiet(self) -> bool:
         return self.finder.quiet()
 
     def unobserved(self, start: int, end: int) -> None:
         """Remember a span in which the flow did not probe on schedule."""
-        self._unobserved.append((start, end))
-        del self._unobserved[:-256]
+        if start >= end:
+            return
+        touched = [(a, b) for a, b in self._unobserved if a <= end and b >= start]
+        merged = (min([start, *(a for a, _ in touched)]), max([end, *(b for _, b in touched)]))
+        place = bisect_left(self._unobserved, merged)
+        self._unobserved[place : place + len(touched)] = [merged]
+        del self._unobserved[:-KEPT_UNOBSERVED]
+        for outage_id, span in self._closed.items():
+            if (span.closed_at or span.last_at) > start and (span.ok_at or span.first_at) < end:
+                self._changed[outage_id] = None
 
     def feed(self, sequences: Ints, at: Ints, fates: Fates) -> None:
         """Take in settled probes, ascending by sequence."""
@@ -181,15 +199,20 @@ class FlowOutages:
             self._close(span)
         self._open()
 
-    def restart(self, after_seq: int) -> list[tuple[int, Span]]:
-        """Forget every run that begins after `after_seq`, for feeding them again; returns what was forgotten."""
-        forgotten = [(i, s) for i, s in self._closed if s.last_seq > after_seq]
-        self._closed = [(i, s) for i, s in self._closed if s.last_seq <= after_seq]
+    def restart(self, start: int, finder: RunFinder) -> list[tuple[int, Span]]:
+        """Go back to `finder`, the state before sequence `start`; everything from there on is to be fed again.
+
+        Returns:
+            (id, run) of each outage that this forgets, for `rematch`.
+        """
+        forgotten = [(i, s) for i, s in self._closed.items() if s.closed_seq >= start]
+        for outage_id, _ in forgotten:
+            del self._closed[outage_id]
         forgotten += [
             (self._open_ids[s.direction], s) for s in self.finder.open_runs() if s.direction in self._open_ids
         ]
         self._open_ids = {}
-        self.finder = RunFinder()
+        self.finder = finder
         return forgotten
 
     def rematch(self, forgotten: list[tuple[int, Span]]) -> None:
@@ -198,26 +221,31 @@ class FlowOutages:
         The longest overlap keeps the id, in the same direction first: a published outage is corrected, not replaced.
         """
         known = {i for i, _ in forgotten}
-        found = [(i, s) for i, s in self._closed if i not in self._published]
+        newest_known = max(known, default=0)
         current = {s.direction: s for s in self.finder.open_runs()}
-        found += [(i, current[d]) for d, i in self._open_ids.items() if i not in self._published]
-        pairs = sorted(
-            (
-                (old.direction != new.direction, -_overlap(old, new), old_id, new_id)
-                for old_id, old in forgotten
-                for new_id, new in found
-                if _overlap(old, new) > 0
-            ),
-        )
+        found = [(i, s) for i, s in self._closed.items() if i > newest_known]
+        found += [(i, current[d]) for d, i in self._open_ids.items() if i > newest_known]
         taken: dict[int, int] = {}
-        for _, _, old_id, new_id in pairs:
-            if old_id not in taken.values() and new_id not in taken:
+        used: set[int] = set()
+        for _, _, old_id, new_id in sorted(_overlapping(forgotten, found)):
+            if old_id not in used and new_id not in taken:
                 taken[new_id] = old_id
-        self._closed = [(taken.get(i, i), s) for i, s in self._closed]
+                used.add(old_id)
+        for new_id, old_id in taken.items():
+            if new_id in self._closed:
+                self._closed[old_id] = self._closed.pop(new_id)
+                self._changed.pop(new_id, None)
+                self._changed[old_id] = None
         self._open_ids = {d: taken.get(i, i) for d, i in self._open_ids.items()}
-        for old_id in known - set(taken.values()):
+        for old_id in known - used:
             if old_id in self._published:
-                self._published[old_id] = replace(self._published[old_id], withdrawn=True)
+                self._withdrawn.append(replace(self._published.pop(old_id), withdrawn=True))
+
+    def forget_below(self, sequence: int) -> None:
+        """What was closed below `sequence` can no longer be corrected. It must have been drained."""
+        for outage_id in [i for i, s in self._closed.items() if s.closed_seq < sequence and i not in self._changed]:
+            del self._closed[outage_id]
+            self._published.pop(outage_id, None)
 
     def drain(self, *, open_too: bool) -> list[Outage]:
         """Every outage that is new or has changed since the last call, on the monotonic clock.
@@ -225,20 +253,16 @@ class FlowOutages:
         Args:
             open_too: Also those still open that have only grown.
         """
-        changed: list[Outage] = []
-        for outage_id, published in list(self._published.items()):
-            if published.withdrawn:
-                changed.append(published)
-                del self._published[outage_id]
-        for outage_id, span in self._closed[-512:]:
-            self._emit(outage_id, span, changed)
-        current = {s.direction: s for s in self.finder.open_runs()}
-        for direction, outage_id in self._open_ids.items():
-            if open_too or outage_id not in self._published:
-                self._emit(outage_id, current[direction], changed)
-        del self._closed[:-512]
-        live = {i for i, _ in self._closed} | set(self._open_ids.values())
-        self._published = {i: o for i, o in self._published.items() if i in live}
+        changed, self._withdrawn = self._withdrawn, []
+        for outage_id in self._changed:
+            if outage_id in self._closed:
+                self._emit(outage_id, self._closed[outage_id], changed)
+        self._changed.clear()
+        if self._open_ids:
+            current = {s.direction: s for s in self.finder.open_runs()}
+            for direction, outage_id in self._open_ids.items():
+                if open_too or outage_id not in self._published:
+                    self._emit(outage_id, current[direction], changed)
         return changed
 
     def _emit(self, outage_id: int, span: Span, changed: list[Outage]) -> None:
@@ -250,7 +274,9 @@ class FlowOutages:
     def _close(self, span: Span) -> None:
         outage_id = self._open_ids.pop(span.direction, None)
         if span.count >= self.min_probes:
-            self._closed.append((outage_id if outage_id is not None else self._new_id(), span))
+            outage_id = outage_id if outage_id is not None else self._new_id()
+            self._closed[outage_id] = span
+            self._changed[outage_id] = None
 
     def _open(self) -> None:
         for span in self.finder.open_runs():
@@ -288,7 +314,27 @@ class FlowOutages:
         )
 
     def _unobserved_within(self, start: int, end: int) -> int:
-        return sum(max(0, min(b, end) - max(a, start)) for a, b in self._unobserved)
+        place = max(bisect_right(self._unobserved, (start, 0)) - 1, 0)
+        total = 0
+        for a, b in self._unobserved[place:]:
+            if a >= end:
+                break
+            total += max(0, min(b, end) - max(a, start))
+        return total
+
+
+def _overlapping(old: list[tuple[int, Span]], new: list[tuple[int, Span]]) -> list[tuple[bool, int, int, int]]:
+    """(direction differs, -overlap, old id, new id) of all pairs that overlap. Runs of one direction lie apart."""
+    pairs = []
+    for direction in DIRECTIONS:
+        mine = sorted(((s.last_seq, i, s) for i, s in old if s.direction == direction), key=lambda entry: entry[:2])
+        ends = [last for last, _, _ in mine]
+        for new_id, found in new:
+            for _, old_id, span in mine[bisect_left(ends, found.first_seq) :]:
+                if span.first_seq > found.last_seq:
+                    break
+                pairs.append((span.direction != found.direction, -_overlap(span, found), old_id, new_id))
+    return pairs
 
 
 def _overlap(a: Span, b: Span) -> int:

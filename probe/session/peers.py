@@ -35,9 +35,13 @@ class Answer:
 
 
 class Session:
-    """One sender's session."""
+    """One sender's session.
 
-    __slots__ = ("ack", "boot", "last_ns", "newest", "peer_base", "q", "records", "rotation", "snd_base", "total")
+    Its first record, of length 0, says with which sequence it began: the sender must not take what came before for lost
+    on the way back.
+    """
+
+    __slots__ = ("ack", "boot", "last_ns", "newest", "peer_base", "q", "records", "snd_base", "sweep", "total", "untold")
 
     def __init__(self, first: int, boot: int):
         self.boot = boot
@@ -45,11 +49,13 @@ class Session:
         self.q = 0
         self.total = 0  # records made so far
         self.records: deque[Record] = deque(maxlen=SENT_GAPS)
-        self.rotation = 0
+        self.untold = 0  # how many of the newest records no reply has carried yet
+        self.sweep = 1  # number of the record that is repeated next
         self.last_ns = 0
         self.snd_base = 0  # TCP: sequence number of our first reply
         self.ack = 0  # TCP: furthest octet received
         self.peer_base = 0
+        self._record(first, 0)
 
     def arrived(self, sequences: Ints) -> None:
         """Note a batch in order of arrival: gaps that opened, and late arrivals that filled one."""
@@ -57,13 +63,38 @@ class Session:
         before = top[:-1]
         for i in np.flatnonzero(sequences > before + 1).tolist():
             self._record(int(before[i]) + 1, int(sequences[i] - before[i]) - 1)
-        for i in np.flatnonzero(sequences <= before).tolist():
-            self._late(int(sequences[i]))
+        behind = sequences[sequences <= before]
+        if len(behind):
+            for sequence in behind[self._in_records(behind)].tolist():
+                self._late(sequence)
         self.newest = int(top[-1])
+
+    def choose(self, count: int) -> tuple[Ints, Ints]:
+        """The records that the next `count` replies carry: (number, row of first and length) of each.
+
+        A new record is told at once, and then again whenever its turn comes: replies may be lost in bursts.
+        """
+        held = len(self.records)
+        oldest = self.total - held + 1
+        new = min(self.untold, count)
+        number = np.empty(count, np.int64)
+        number[:new] = self.total - self.untold + 1 + np.arange(new)
+        self.untold -= new
+        start = max(self.sweep, oldest)
+        number[new:] = oldest + (start - oldest + np.arange(count - new)) % held
+        self.sweep = oldest + (start - oldest + count - new) % held
+        return number, np.array(self.records, np.int64)[number - oldest]
 
     def _record(self, first: int, length: int) -> None:
         self.total += 1
+        self.untold = min(self.untold + 1, SENT_GAPS)
         self.records.append((first, length))
+
+    def _in_records(self, sequences: Ints) -> npt.NDArray[np.bool_]:
+        table = np.array(self.records, np.int64)
+        first, end = table[:, 0], table[:, 0] + (table[:, 1] & ~FILLED)
+        inside: npt.NDArray[np.bool_] = ((sequences[:, None] >= first) & (sequences[:, None] < end)).any(axis=1)
+        return inside
 
     def _late(self, sequence: int) -> None:
         """A sequence behind the newest: a duplicate, unless it lies in a gap and has not been told as filled."""
@@ -80,6 +111,9 @@ class Peers:
 
     Args:
         rng: For boot numbers.
+
+    Attributes:
+        sessions: By key, the one that was idle longest first.
     """
 
     def __init__(self, rng: random.Random):
@@ -88,15 +122,17 @@ class Peers:
 
     def open(self, key: int, first: int) -> Session:
         """Begin the session `key` with the sequence that arrived first."""
-        if len(self.sessions) >= MAX_SESSIONS:
-            # The one that was idle longest goes; dicts keep insertion order, and use does not reorder, so look.
-            del self.sessions[min(self.sessions, key=lambda k: self.sessions[k].last_ns)]
+        while len(self.sessions) >= MAX_SESSIONS:
+            del self.sessions[next(iter(self.sessions))]
         session = self.sessions[key] = Session(first, self._rng.randrange(1, 1 << 31))
         return session
 
     def expire(self, now_ns: int) -> None:
         """Forget sessions that were idle for IDLE_NS."""
-        for key in [k for k, s in self.sessions.items() if now_ns - s.last_ns > IDLE_NS]:
+        while self.sessions:
+            key = next(iter(self.sessions))
+            if now_ns - self.sessions[key].last_ns <= IDLE_NS:
+                break
             del self.sessions[key]
 
     def answer(self, key: npt.NDArray[np.uint64], sequence: Ints, now_ns: int) -> Answer:
@@ -110,7 +146,10 @@ class Peers:
         n = len(key)
         columns = np.zeros((6, n), np.int64)
         for value, rows in _groups(key):
-            session = self.sessions.get(value) or self.open(value, int(sequence[rows[0]]))
+            session = self.sessions.pop(value, None)
+            if session is None:
+                session = self.open(value, int(sequence[rows[0]]))
+            self.sessions[value] = session  # to the end: the one idle longest comes first
             session.last_ns = now_ns
             session.arrived(sequence[rows])
             count = len(rows)
@@ -118,18 +157,15 @@ class Peers:
             columns[1, rows] = session.q + np.arange(count)
             session.q += count
             columns[2, rows] = session.total
-            if session.records:
-                held = len(session.records)
-                back = (session.rotation + np.arange(count)) % held
-                session.rotation = (session.rotation + count) % held
-                table = np.array(session.records, np.int64)[held - 1 - back]
-                columns[3, rows] = session.total - back
-                columns[4, rows], columns[5, rows] = table[:, 0], table[:, 1]
+            columns[3, rows], record = session.choose(count)
+            columns[4, rows], columns[5, rows] = record[:, 0], record[:, 1]
         return Answer(*columns)
 
 
 def _groups(key: npt.NDArray[np.uint64]) -> list[tuple[int, Ints]]:
     """(key, rows in order) of each distinct key."""
+    if not len(key):
+        return []
     if (key == key[0]).all():
         return [(int(key[0]), np.arange(len(key)))]
     order = np.argsort(key, kind="stable")
