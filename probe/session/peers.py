@@ -37,7 +37,7 @@ class Answer:
 class Session:
     """One sender's session."""
 
-    __slots__ = ("ack", "boot", "last_ns", "newest", "peer_base", "q", "records", "rotation", "snd_base", "total")
+    __slots__ = ("boot", "last_ns", "newest", "q", "records", "rotation", "total")
 
     def __init__(self, first: int, boot: int):
         self.boot = boot
@@ -47,9 +47,6 @@ class Session:
         self.records: deque[Record] = deque(maxlen=SENT_GAPS)
         self.rotation = 0
         self.last_ns = 0
-        self.snd_base = 0  # TCP: sequence number of our first reply
-        self.ack = 0  # TCP: furthest octet received
-        self.peer_base = 0
 
     def arrived(self, sequences: Ints) -> None:
         """Note a batch in order of arrival: gaps that opened, and late arrivals that filled one."""
