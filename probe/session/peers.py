@@ -41,7 +41,7 @@ class Session:
     on the way back.
     """
 
-    __slots__ = ("ack", "boot", "last_ns", "newest", "peer_base", "q", "records", "snd_base", "sweep", "total", "untold")
+    __slots__ = ("boot", "last_ns", "newest", "q", "records", "sweep", "total", "untold")
 
     def __init__(self, first: int, boot: int):
         self.boot = boot
@@ -52,9 +52,6 @@ class Session:
         self.untold = 0  # how many of the newest records no reply has carried yet
         self.sweep = 1  # number of the record that is repeated next
         self.last_ns = 0
-        self.snd_base = 0  # TCP: sequence number of our first reply
-        self.ack = 0  # TCP: furthest octet received
-        self.peer_base = 0
         self._record(first, 0)
 
     def arrived(self, sequences: Ints) -> None:

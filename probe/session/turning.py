@@ -1,0 +1,101 @@
+"""Turning requests round: frames copied out of a ring, both ends swapped, our report written in. No state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from probe.core.arrays import pick
+from probe.session.peers import Answer
+from probe.wire import layout
+
+Ints = npt.NDArray[np.int64]
+UInt64s = npt.NDArray[np.uint64]
+REPLY_TTL = 255  # RFC 5357, section 4.2.1
+_U64 = np.uint64
+
+
+def rows_as(raw: npt.NDArray[np.uint8], rows: Ints, name: str, family: int) -> npt.NDArray[Any]:
+    """The given slots as records. They may share the ring's memory: good until the slots are released."""
+    return as_records(pick(raw, rows), name, family)
+
+
+def as_records(frames: npt.NDArray[np.uint8], name: str, family: int) -> npt.NDArray[Any]:
+    """Rows of octets as records that share their memory."""
+    dtype = layout.frame_dtype(name, family)
+    view: npt.NDArray[Any] = frames[:, : dtype.itemsize].view(dtype)[:, 0]
+    return view
+
+
+def copied(raw: npt.NDArray[np.uint8], rows: Ints, ends: Ints) -> npt.NDArray[np.uint8]:
+    """A copy of the frames, wide enough for every layout, with zeros behind each one's end."""
+    longest = int(ends.max())
+    width = max(longest + longest % 2, 192)
+    frames = np.empty((len(rows), width), np.uint8)
+    frames[:, :longest] = pick(raw, rows)[:, :longest]
+    frames[:, longest:] = 0
+    if (ends != longest).any():
+        frames[np.arange(width) >= ends[:, None]] = 0
+    return frames
+
+
+def turn_round(reply: npt.NDArray[Any]) -> None:
+    """Swap both ends of each frame: MAC and IP addresses, ports."""
+    for a, b in (("eth_src", "eth_dst"), ("src", "dst"), ("sport", "dport")):
+        first = reply[a].copy()
+        reply[a] = reply[b]
+        reply[b] = first
+
+
+def turned(frame: bytes, family: int) -> bytes:
+    """A TCP frame's headers with both ends swapped."""
+    l4 = layout.l4_offset(family)
+    source, octets = (26, 4) if family == 4 else (22, 16)
+    target = source + octets
+    packet = bytearray(frame[: l4 + 20])
+    packet[0:6], packet[6:12] = frame[6:12], frame[0:6]
+    packet[source:target], packet[target : target + octets] = frame[target : target + octets], frame[source:target]
+    packet[l4 : l4 + 2], packet[l4 + 2 : l4 + 4] = frame[l4 + 2 : l4 + 4], frame[l4 : l4 + 2]
+    packet[22 if family == 4 else 21] = REPLY_TTL
+    return bytes(packet)
+
+
+def mapped(address: npt.NDArray[Any], family: int) -> npt.NDArray[Any]:
+    """Addresses as 16 octets, IPv4 in its mapped form (RFC 4291, section 2.5.5.2)."""
+    if family == 6:
+        return address
+    out = np.zeros((len(address), 16), np.uint8)
+    out[:, 10:12] = 0xFF
+    out[:, 12:] = np.frombuffer(address.tobytes(), np.uint8).reshape(-1, 4)
+    return out.view("V16").reshape(-1)
+
+
+def _address_digest(view: npt.NDArray[Any], family: int) -> UInt64s:
+    if family == 4:
+        return view["src32"].astype(_U64)
+    halves = np.frombuffer(view["src"].tobytes(), ">u8").reshape(-1, 2).astype(_U64)
+    return halves[:, 0] * _U64(0x9E3779B97F4A7C15) ^ halves[:, 1]
+
+
+def sender_key(view: npt.NDArray[Any], family: int) -> UInt64s:
+    """Session of a sender that is not ours: address, port, SSID."""
+    low = view["sport"].astype(_U64) << _U64(16) | view["ssid"].astype(_U64)
+    return (_address_digest(view, family) << _U64(32)) ^ low ^ _U64(1 << 63)
+
+
+def connection_key(view: npt.NDArray[Any], family: int) -> UInt64s:
+    """A TCP connection to our port: address and port of the other end."""
+    return (_address_digest(view, family) << _U64(16)) ^ view["sport"].astype(_U64)
+
+
+def write_report(reply: npt.NDArray[Any], which: Any, answer: Answer, ttl: Any, family: int, drops: int) -> None:
+    """Fill the report (wire/layout.py) of the replies under `which`, after they were turned round."""
+    for name in ("boot", "q", "gap_total", "gap_index", "gap_length"):
+        reply[name][which] = getattr(answer, name)[which] & 0xFFFFFFFF
+    reply["gap_start"][which] = answer.gap_start[which]
+    reply["drops"][which] = drops & 0xFFFFFFFF
+    reply["seen_address"][which] = mapped(reply["dst"], family)[which]  # turned round already: dst is the sender
+    reply["seen_port"][which] = reply["dport"][which]
+    reply["seen_ttl"][which] = ttl[which]
