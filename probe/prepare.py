@@ -76,6 +76,7 @@ class PreparedFlow:
             "threshold_ns": spec.loss_threshold_ns,
             "limit": limit,
             "lead_ns": lead_ns,
+            "coarse": spec.pacing == "coarse",
             "key": read_key(spec.key_file).hex() if spec.key_file is not None else "",
             **self.frame_fields(),
         }

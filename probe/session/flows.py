@@ -62,6 +62,7 @@ class Flow:
     limit: int | None = None
     lead_ns: int = 0
     key: bytes = b""  # authenticated STAMP
+    coarse: bool = False  # a millisecond of slots may leave together
     client: TcpClient | None = None
     first_ns: int = 0
     done: bool = False

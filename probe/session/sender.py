@@ -148,6 +148,7 @@ class Sender:
             limit=message.get("limit"),
             lead_ns=int(message.get("lead_ns", 0)),
             key=bytes.fromhex(message.get("key", "")),
+            coarse=bool(message.get("coarse", False)),
         )
         transmitter = self._transmitter(flow.transmitter)
         self.ledger.add(index, flow.name, 1e9 / interval, flow.threshold_ns, flow.min_probes)
@@ -315,7 +316,8 @@ class Sender:
         sending.
         """
         rate = self.schedule.total_rate()
-        self._breath = 0 if rate <= SINGLE_RATE_PPS else 500_000 if rate <= 50_000 else 1_000_000
+        coarse = rate > 50_000 or all(flow.coarse for flow in self.table.flows.values())
+        self._breath = 1_000_000 if coarse else 500_000 if rate > SINGLE_RATE_PPS else 0
         self._ahead_to = max(self._ahead_to, now) if self._ahead_to > now - AHEAD_NS else now
         self._ahead_to = max(self._ahead_to, now) + AHEAD_NS
         due = self.schedule.take(self._ahead_to, MAX_AHEAD)
