@@ -78,8 +78,8 @@ class Reflector:
         self._rng = rng or random.SystemRandom()
         self._probes = Peers(self._rng)
         self._listener = Listener(self._rng)
-        self._replier = Replier(links, shared)
-        self._drops = 0
+        self._replier = Replier(links, clock, shared)
+        self._drops = 0  # requests that our ring had no room for, and replies that could not be sent
         self._next_tick = 0
         self._reflected = self._ticked = 0  # replies at the last tick, and its time
         self._views: dict[tuple[int, str, int], npt.NDArray[Any]] = {}
@@ -174,10 +174,9 @@ class Reflector:
         if grown.any():
             self._grow(frames, reply, grown, l4, batch.family)
             ends = np.maximum(ends, base)
-        wall = self._clock.wall_ns()
         sender = {name: reply[name].copy() for name in ("stamp_seq", "stamp_time", "error_estimate")}
         reply["stamp_seq"] = answer.q & 0xFFFFFFFF
-        reply["stamp_time"] = ntp_from_unix_ns(np.array([wall], np.int64))[0]
+        reply["stamp_time"] = 0
         reply["error_estimate"] = self._error_estimate
         reply["received_time"] = ntp_from_unix_ns(stamps)
         reply["sender_seq"], reply["sender_time"] = sender["stamp_seq"], sender["stamp_time"]
@@ -189,7 +188,7 @@ class Reflector:
             write_report(reply, ours, answer, request_ttl, batch.family, self._drops)
             reply["tlv_flags"][ours] = 0
         self._understand_padding(frames, ends, base, ours)
-        self._replier.send(frames, reply, ends, batch.family, ifindex, ours)
+        self._drops += self._replier.send(frames, reply, ends, batch.family, ifindex, ours, "stamp_time")
 
     def _answer_signed(self, raw: npt.NDArray[np.uint8], batch: Batch, ends: Ints, stamps: Ints, ifindex: int) -> None:
         """Authenticated STAMP (RFC 8762, sections 4.2.2 and 4.3.2): the signature is looked at first."""
@@ -224,7 +223,7 @@ class Reflector:
         for i in range(len(rows)):
             signature = sign(self._key, frames[i, start : start + sizes.STAMP_SIGNED].tobytes())
             frames[i, start + sizes.STAMP_SIGNED : start + sizes.STAMP_AUTH] = np.frombuffer(signature, np.uint8)
-        self._replier.send(frames, reply, ends, batch.family, ifindex, np.zeros(len(rows), bool))
+        self._drops += self._replier.send(frames, reply, ends, batch.family, ifindex, np.zeros(len(rows), bool))
 
     def _unwrapped(self, key: UInt64s, wire: Ints) -> Ints:
         """Sequences of senders that send 32 bits, continued from what their session has seen."""
@@ -289,10 +288,10 @@ class Reflector:
         reply["flags"] = layout.TCP_PSH | layout.TCP_ACK
         reply["window"] = layout.PROBE_WINDOW
         reply["received_time"] = stamps
-        reply["reply_time"] = self._clock.wall_ns()
+        reply["reply_time"] = 0
         every = np.ones(len(rows), bool)
         write_report(reply, every, answer, ttl, batch.family, self._drops)
-        self._replier.send(frames, reply, ends, batch.family, ifindex, every)
+        self._drops += self._replier.send(frames, reply, ends, batch.family, ifindex, every, "reply_time")
 
 
 def run(reflector: Reflector, channel: Channel, receivers: list[FrameReceiver], stop: Callable[[], bool]) -> None:
