@@ -189,12 +189,16 @@ def judge_all(flows: Sequence[FlowRecord]) -> list[FlowRecord]:
 
 
 def incident_of(flows: Iterable[FlowRecord]) -> Span | None:
-    """Start of the first outage to the end of the last one that ended (Unix epoch ns); None without an outage."""
+    """Start of the first outage to the end of the last one that ended (Unix epoch ns); None without an outage.
+
+    Where none has ended, it goes on to the last probe known to be lost.
+    """
     outages = [o for flow in flows for o in flow.outages]
     if not outages:
         return None
-    ends = [o.end_ns if o.censored != "end" else o.start_ns for o in outages]
-    return min(o.start_ns for o in outages), max(ends)
+    ended = [o for o in outages if o.censored != "end"]
+    start = min(o.start_ns for o in outages)
+    return start, max([o.start_ns for o in outages] + [o.end_ns for o in ended or outages])
 
 
 def twins(flows: Sequence[FlowRecord]) -> dict[int, int]:
