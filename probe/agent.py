@@ -29,7 +29,7 @@ from probe.clock import SystemClock, wall_offset_ns
 from probe.config import AgentConfig, load, resolve_hosts
 from probe.core.events import TimelineEvent, Verdict
 from probe.core.verdict import FlowRecord, judge_all
-from probe.errors import ConfigError, HaprobeError
+from probe.errors import ConfigError
 from probe.export.http import Server, serve
 from probe.export.listen import activated_sockets
 from probe.export.view import FlowSnapshot, Ownership, WatcherSnapshot
@@ -200,6 +200,7 @@ class Agent:
             wanted = {spec.name: spec for spec in config.flow_specs()}
             for name, track in list(self._tracks.items()):
                 if wanted.get(name) != track.spec:
+                    self._past.outages += self._found(track)  # a flow that is gone takes nothing with it
                     self._prober.remove(track)
                     del self._tracks[name]
             for name, spec in wanted.items():
@@ -311,11 +312,14 @@ class Agent:
     def outages(self, since_ns: int = 0) -> list[dict[str, Any]]:
         found = [dict(o, restored=True) for o in self._past.outages if o["end_ns"] > since_ns]
         for track in self._ordered():
-            labels = self._flow_labels(track.spec.name)
-            for outage in self._prober.recorder.outages(track):
-                if outage.end_ns > since_ns:
-                    found.append({"flow": track.spec.name, **labels, "id": outage.id, **outage.to_document()})
+            found += [o for o in self._found(track) if o["end_ns"] > since_ns]
         return sorted(found, key=lambda o: (o["start_ns"], o["flow"]))
+
+    def _found(self, track: FlowTrack) -> list[dict[str, Any]]:
+        """A flow's outages in the contract's form, with its labels."""
+        name = track.spec.name
+        outages = self._prober.recorder.outages(track)
+        return [{"flow": name, **self._flow_labels(name), "id": o.id, **o.to_document()} for o in outages]
 
     def status(self) -> dict[str, Any]:
         is_ready, why = self.ready()

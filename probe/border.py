@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from probe.core.fate import COLUMNS
+from probe.core.fate import COLUMN, COLUMNS
 from probe.core.histogram import BINS
 
 Ints = npt.NDArray[np.int64]
@@ -113,7 +113,7 @@ class SharedState:
     def read(self) -> Snapshot:
         """A consistent copy; waits out a writer, which takes microseconds."""
         before = settled_to = 0
-        settled = self.settled
+        settled = np.zeros_like(self.settled)
         for _ in range(1000):
             before = int(self.header["generation"][0])
             if before % 2 == 0:
@@ -125,17 +125,36 @@ class SharedState:
             before,
             settled_to,
             settled,
-            self.live.copy(),
+            self._read_live(),
             self.histogram.copy(),
             self.flows.copy(),
             self.header[0].copy(),
         )
+
+    def _read_live(self) -> Ints:
+        """A copy of `live` that breaks no law: one that does was taken while the engine was between two columns."""
+        live = self.live.copy()
+        for _ in range(50):
+            if _lawful(live):
+                break
+            time.sleep(0.0001)
+            live = self.live.copy()
+        return live
 
     def close(self) -> None:
         """Drop the file descriptor; the memory goes with the last array that shows it."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def _lawful(counts: Ints) -> bool:
+    """Whether every row obeys the contract's laws."""
+    column = {name: counts[:, place] for name, place in COLUMN.items()}
+    decided = column["received"] + column["late"] + column["lost"] + column["dropped_locally"]
+    directions = column["lost_forward"] + column["lost_reverse"] + column["lost_unattributed"]
+    sound = (column["scheduled"] == column["sent"] + column["unsent"]) & (column["sent"] >= decided)
+    return bool((sound & (column["lost"] == directions)).all() and (counts >= 0).all())
 
 
 class Channel:
@@ -152,8 +171,15 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, message: dict[str, Any]) -> None:
-        """Queue a message and send what the socket takes."""
-        self._waiting.append(json.dumps(message, separators=(",", ":")).encode())
+        """Queue a message and send what the socket takes.
+
+        Raises:
+            ValueError: If it is longer than MAX_MESSAGE: the other side would read a part of it.
+        """
+        data = json.dumps(message, separators=(",", ":")).encode()
+        if len(data) > MAX_MESSAGE:
+            raise ValueError(f"a message of {len(data)} octets; at most {MAX_MESSAGE} fit")
+        self._waiting.append(data)
         self.flush()
 
     def flush(self) -> bool:

@@ -74,7 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"haprobe {__version__}")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
-    for add in (_run, _measure, _reflect, _drill, _lab, _report, _compare, _preflight, _dashboards, _not_yet):
+    adding = (_run, _measure, _reflect, _drill, _lab, _report, _compare, _explain, _preflight, _dashboards, _bench)
+    for add in (*adding, _not_yet):
         add(commands)
     return parser
 
@@ -298,6 +299,19 @@ def _compare(commands: _Commands[_Parser]) -> None:
     )
 
 
+def _explain(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "explain",
+        "annotate a FortiGate's awsd debug output, line by line",
+        "Tells which requests were confirmed, what a refusal means, and what to check first.\n"
+        "How to capture it: docs/awsd.md. Exit status 0 whatever the capture says.",
+    )
+    parser.add_argument("what", choices=("awsd",), help="whose output it is")
+    parser.add_argument("file", metavar="FILE|-", help="captured output; - for standard input")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
 def _preflight(commands: _Commands[_Parser]) -> None:
     parser = _command(
         commands, "preflight", "tell what would spoil a drill: privileges, clock, offloads, limits, reachability"
@@ -312,17 +326,45 @@ def _dashboards(commands: _Commands[_Parser]) -> None:
     parser.add_argument("--out", metavar="DIR", default="dashboards-out", help="where to (default: %(default)s)")
 
 
+def _bench(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "bench",
+        "find how fast this host can probe without losing a probe itself, and what that costs",
+        "Needs root: it runs in network namespaces of its own, and sends nothing to any interface.\n"
+        "A rate is clean when no probe is lost or dropped here and fewer than 0.01 % were not sent in time.",
+    )
+    parser.add_argument(
+        "--seconds-per-step",
+        metavar="S",
+        type=_step_s,
+        default=2.0,
+        help="seconds, or with a unit, for which each rate is tried, 1 to 600 (default: 2)",
+    )
+    parser.add_argument(
+        "--max-rate",
+        metavar="PPS",
+        type=_rate,
+        default=2_000_000.0,
+        help="highest rate to try, up to 2000000 (default: 2000000)",
+    )
+    parser.add_argument(
+        "--max-time",
+        metavar="S",
+        type=_duration_s,
+        default=60.0,
+        help="seconds, or with a unit, after which no further rate is tried (default: 60)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write all steps; - for stdout, without the table")
+
+
 def _not_yet(commands: _Commands[_Parser]) -> None:
     """Commands with a fixed name whose work comes in a later version."""
-    explain = _command(commands, "explain", "annotate a FortiGate's awsd debug output (not available in this version)")
-    explain.add_argument("what", choices=("awsd",))
-    explain.add_argument("file", metavar="FILE|-")
     discover = _command(
         commands, "discover", "write a config for the HA pair found in an account (not available in this version)"
     )
     discover.add_argument("what", choices=("aws",))
     discover.add_argument("--out", metavar="F")
-    _command(commands, "bench", "tell what this host can send and receive (not available in this version)")
 
 
 # --- kinds of arguments ----------------------------------------------------------------------------------------------
@@ -373,6 +415,10 @@ def _nanoseconds(text: str, low_ns: int, high_ns: int, allowed: str) -> int:
 
 def _duration_s(text: str) -> float:
     return _nanoseconds(text, 1_000_000, 7 * 86_400 * 10**9, "more than 0 and up to 168h") / 1e9
+
+
+def _step_s(text: str) -> float:
+    return _nanoseconds(text, 10**9, 600 * 10**9, "1 to 600 seconds") / 1e9
 
 
 def _loss_threshold_ns(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -14,6 +15,9 @@ from probe.errors import UsageError
 def run(args: argparse.Namespace) -> int:
     if args.config_check:
         return _check_config(args.config_file)
+    # A pool of numpy's BLAS threads, which nothing here uses, would be started on import and keep the privileges that
+    # the agent gives up later: capabilities are a thread's own.
+    os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
     from probe import agent
 
     journal = Path(args.journal_dir) if args.journal_dir else default_journal_dir(args.web_listen_address, os.environ)
@@ -118,6 +122,22 @@ def compare(args: argparse.Namespace) -> int:
     return comparing.command(args)
 
 
+def explain(args: argparse.Namespace) -> int:
+    from probe.report import awsd as explained
+    from probe.watch import awsd
+
+    seen = awsd.read(explained.decode(read_bytes(args.file)))
+    if args.json:
+        write("-", explained.to_json(seen))
+        return 0
+    from rich.console import Console
+
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a capture may hold signs that this terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
+    explained.render(seen, Console())
+    return 0
+
+
 def preflight(args: argparse.Namespace) -> int:
     from probe import preflight as checking
 
@@ -134,8 +154,37 @@ def dashboards(args: argparse.Namespace) -> int:
     return 0
 
 
+def bench(args: argparse.Namespace) -> int:
+    check_writable(args.json)
+    from probe import bench as benching
+    from probe.lab import testbed
+
+    with testbed.opened() as network:
+        return benching.bench(
+            network,
+            seconds_per_step=args.seconds_per_step,
+            max_rate_pps=args.max_rate,
+            max_time_s=args.max_time,
+            json_path=args.json,
+            quiet=args.quiet,
+        )
+
+
 def not_yet(args: argparse.Namespace) -> int:
     raise UsageError(f"{args.command} is not available in this version; `haprobe --help` lists what is")
+
+
+def read_bytes(file: str) -> bytes:
+    """All of a file, or of stdin when it is `-`.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except (OSError, ValueError, AttributeError) as error:  # AttributeError: started without a stdin
+        why = (error.strerror if isinstance(error, OSError) else None) or "it is closed, or has no such name"
+        raise UsageError(f"{file} cannot be read: {why}; allowed: a readable file, or - for standard input") from error
 
 
 def check_writable(file: str | None) -> None:
@@ -179,9 +228,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "lab": lab,
     "report": report,
     "compare": compare,
+    "explain": explain,
     "preflight": preflight,
     "dashboards": dashboards,
-    "explain": not_yet,
     "discover": not_yet,
-    "bench": not_yet,
+    "bench": bench,
 }

@@ -7,6 +7,7 @@ two samples is therefore an exact account of the probes sent between, and obeys 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from probe.core.histogram import BINS
 
 Ints = npt.NDArray[np.int64]
 MEMORY_OCTETS = 64 << 20
+SAMPLE_OCTETS = 800  # of the objects that hold a sample's arrays
 _FOLLOWS_LOST = {"lost_forward", "lost_reverse", "lost_unattributed"}
 
 
@@ -30,6 +32,29 @@ class _Sample:
     delay_at: Ints  # flat positions in the histograms that grew since the sample before
     delay_by: Ints
 
+    @property
+    def octets(self) -> int:
+        return SAMPLE_OCTETS + self.settled.nbytes + self.delay_at.nbytes + self.delay_by.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Correction:
+    flow: int
+    at_ns: int
+    fro: str
+    to: str
+    count: int
+    generation: int
+
+    def amend(self, sample: _Sample) -> None:
+        if sample.generation > self.generation or sample.settled_to < self.at_ns or self.flow >= len(sample.settled):
+            return
+        row = sample.settled[self.flow]
+        row[COLUMN[self.fro]] -= self.count
+        row[COLUMN[self.to]] += self.count
+        if self.fro in _FOLLOWS_LOST and self.to not in _FOLLOWS_LOST:
+            row[COLUMN["lost"]] -= self.count
+
 
 class History:
     """Samples of one engine's counters, ascending in time, oldest dropped when they fill MEMORY_OCTETS."""
@@ -37,9 +62,10 @@ class History:
     def __init__(self) -> None:
         self._samples: list[_Sample] = []
         self._times: list[int] = []
-        self._histogram: npt.NDArray[np.uint32] | None = None
+        self._histogram: Ints | None = None
         self._latest: Snapshot | None = None
         self._octets = 0
+        self._corrections: deque[_Correction] = deque()  # that a reading yet to come may lack
 
     @property
     def latest(self) -> Snapshot | None:
@@ -50,36 +76,62 @@ class History:
         self._latest = snapshot
         if self._times and snapshot.settled_to <= self._times[-1]:
             return
-        histogram = snapshot.histogram[:flows]
-        before = np.zeros_like(histogram)
+        settled, histogram = snapshot.settled[:flows].copy(), snapshot.histogram[:flows].astype(np.int64)
+        if self._samples:
+            before = self._samples[-1].settled
+            rows = min(len(before), flows)
+            column = COLUMN["scheduled"]
+            for flow in np.flatnonzero(settled[:rows, column] < before[:rows, column]).tolist():
+                self.forget(flow)
+        grown = histogram.copy()
         if self._histogram is not None:
             rows = min(flows, len(self._histogram))
-            before[:rows] = self._histogram[:rows]
-        grown = (histogram - before).reshape(-1)
+            grown[:rows] -= self._histogram[:rows]
+        grown = np.maximum(grown, 0).reshape(-1)
         at = np.flatnonzero(grown)
         self._histogram = histogram
-        sample = _Sample(
-            snapshot.generation, snapshot.settled_to, snapshot.settled[:flows].copy(), at, grown[at].astype(np.int64)
-        )
+        sample = _Sample(snapshot.generation, snapshot.settled_to, settled, at, grown[at])
+        # A correction may be told between the reading before this one and the publishing that includes it.
+        while self._corrections and self._corrections[0].generation < snapshot.generation:
+            self._corrections.popleft()
+        for correction in self._corrections:
+            correction.amend(sample)
         self._samples.append(sample)
         self._times.append(sample.settled_to)
-        self._octets += sample.settled.nbytes + 2 * at.nbytes
+        self._octets += sample.octets
         while self._octets > MEMORY_OCTETS and len(self._samples) > 2:
-            oldest = self._samples.pop(0)
+            self._octets -= self._samples.pop(0).octets
             self._times.pop(0)
-            self._octets -= oldest.settled.nbytes + 2 * oldest.delay_at.nbytes
+
+    def forget(self, flow: int) -> None:
+        """From the next reading on, this row belongs to another flow."""
+        for sample in self._samples:
+            if flow < len(sample.settled):
+                sample.settled[flow] = 0
+            others = (sample.delay_at < flow * BINS) | (sample.delay_at >= (flow + 1) * BINS)
+            if not others.all():
+                self._octets -= sample.octets
+                sample.delay_at, sample.delay_by = sample.delay_at[others], sample.delay_by[others]
+                self._octets += sample.octets
+        if self._histogram is not None and flow < len(self._histogram):
+            self._histogram[flow] = 0
+        self._corrections = deque(c for c in self._corrections if c.flow != flow)
 
     def correct(self, flow: int, at_ns: int, fro: str, to: str, count: int, generation: int) -> None:
-        """Probes sent at about `at_ns` were settled as `fro` and are now `to`: amend the samples that do not know
-        yet.
+        """Settled probes have changed from `fro` to `to`: amend the samples that have them and do not know yet.
+
+        Args:
+            flow: Row.
+            at_ns: Every sample of this `settled_to` or later has them, none before.
+            fro: Column they counted in.
+            to: Column they count in now.
+            count: How many.
+            generation: Readings up to this one lack the correction.
         """
-        for sample in self._samples[bisect_right(self._times, at_ns) :]:
-            if sample.generation > generation or flow >= len(sample.settled):
-                continue
-            sample.settled[flow, COLUMN[fro]] -= count
-            sample.settled[flow, COLUMN[to]] += count
-            if fro in _FOLLOWS_LOST and to not in _FOLLOWS_LOST:
-                sample.settled[flow, COLUMN["lost"]] -= count
+        correction = _Correction(flow, at_ns, fro, to, count, generation)
+        for sample in self._samples[bisect_left(self._times, at_ns) :]:
+            correction.amend(sample)
+        self._corrections.append(correction)
 
     def counts(self, flow: int, start_ns: int | None, end_ns: int | None) -> Counts:
         """Account for the probes sent from `start_ns` (None: the first) to `end_ns` (None: now).

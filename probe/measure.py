@@ -152,7 +152,8 @@ def _wait(
         sent, received = sum(c.sent for c in counts), sum(c.received for c in counts)
         lost, pending = sum(c.lost for c in counts), sum(c.pending for c in counts)
         elapsed = min(time.monotonic() - started, duration_s)
-        progress.update(f"{elapsed:.1f}/{duration_s:g} s  sent {sent}  answered {received}  lost {lost}  {_state(tracks)}")
+        so_far = f"sent {sent}  answered {received}  lost {lost}"
+        progress.update(f"{elapsed:.1f}/{duration_s:g} s  {so_far}  {_state(tracks)}")
         over = interrupted.is_set() or all(t.done or t.session_end is not None for t in tracks)
         if over and ended is None:
             ended = time.monotonic()

@@ -28,13 +28,18 @@ class Past:
         if not directory.is_dir():
             return past
         newest: dict[tuple[int, str, int], dict[str, Any]] = {}
-        process = 0
+        process = strange = 0
         records = replay(directory)
         for record in records:
             process += record.kind == "start"
-            past._take(record, process, newest)
+            try:
+                past._take(record, process, newest)
+            except (KeyError, TypeError, ValueError):  # another version's, or edited by hand: the others still count
+                strange += 1
         past.outages = sorted(newest.values(), key=lambda o: int(o["start_ns"]))[-MOST_OUTAGES:]
         past.events = past.events[-MOST_OUTAGES:]
+        if strange:
+            log.warning("journal %s: %d records not understood", directory, strange)
         if records.damage:
             log.warning("journal %s: %d damaged lines skipped", directory, len(records.damage))
         return past
@@ -46,6 +51,7 @@ class Past:
             if record.data.get("withdrawn"):
                 newest.pop(key, None)
             else:
+                int(record.data["start_ns"])  # what they are sorted by
                 newest[key] = {k: v for k, v in record.data.items() if k != "withdrawn"}
         elif record.kind == "ha_change":
             self.events.append(TimelineEvent(**record.data))

@@ -73,7 +73,7 @@ class Prober:
             HaprobeError: If the engine is full.
         """
         with self._lock:
-            # Round robin: the readings of a removed flow must not run into those of the next one for as long as possible.
+            # Round robin: the readings of a removed flow stay apart from those of the next for as long as possible.
             places = ((self._next_index + i) % self._capacity for i in range(self._capacity))
             index = next((i for i in places if i not in self._flows), None)
             if index is None:

@@ -226,7 +226,9 @@ class Recorder:
             return outage
         column = FATE_COLUMN[DIRECTION_FATE[direction]]
         lost, until = self.history.settled_before(track.index, column, end_ns)
-        if outage.censored != "end" and outage.end_ns <= until:
+        # Counts up to now are live and may be ahead of what is settled; they hold all of it once they hold its losses.
+        whole = outage.end_ns <= until if end_ns is not None else lost - before >= outage.lost
+        if outage.censored != "end" and whole:
             return outage
         lost = max(1, lost - before)
         last = min(outage.last_lost_ns, max(until, outage.first_lost_ns)) if end_ns is not None else outage.last_lost_ns

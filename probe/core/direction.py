@@ -1,13 +1,13 @@
 """Which way a probe was lost: what the reflector has told about the sequences that reached it.
 
-A `ReflectorView` is fed with the replies of one flow. Our own reflector describes its gaps (wire/layout.py): its records
-are taken in by their number, and what lies between is known up to the first record that has not been told yet.
+A `ReflectorView` is fed with the replies of one flow. Our own reflector describes its gaps (wire/layout.py). Its
+records are taken in by their number, so that all is known up to the first record that has not been told yet.
 
 For any other stateful reflector (RFC 8762, section 4) consecutive replies are compared: with `ds` the step of the
 sender's and `dq` that of the reflector's sequence, `dq = 1` means that everything between was lost on the way out,
-`ds = dq` that it was lost on the way back. A mixed gap stays unknown, and so does everything with a stateless reflector,
-which merely copies our number: `q = s` proves nothing until q has once differed from s. A probe that was duplicated on
-its way out and whose replies are all lost looks like one more arrival: plain STAMP cannot tell.
+`ds = dq` that it was lost on the way back. A mixed gap stays unknown, and so does everything with a stateless
+reflector, which merely copies our number: `q = s` proves nothing until q has once differed from s. A probe that was
+duplicated on its way out and whose replies are all lost looks like one more arrival: plain STAMP cannot tell.
 """
 
 from __future__ import annotations

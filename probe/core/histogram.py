@@ -32,7 +32,7 @@ def quantile_ns(counts: npt.NDArray[np.int64], q: float) -> int:
     if total == 0:
         return 0
     cumulative = np.cumsum(counts)
-    rank = q * total
+    rank = max(q * total, 1e-9)  # the lowest of all is in the first bin that is not empty
     place = int(np.searchsorted(cumulative, rank))
     place = min(place, BINS - 1)
     edges = edges_ns()

@@ -5,21 +5,26 @@ mix of flows is looked up without a loop. A log in send order settles probes as 
 state a batch costs a few array operations; Python objects appear only for flows that have lost something.
 
 Memory depends on rates and the loss threshold, never on how long a run lasts: a ring holds about a minute of a
-flow's probes, within bounds, which is also how long a late reply can still correct the record.
+flow's probes, within bounds, which is also how long a late reply can still correct the record. Of a flow that lost
+something, the runs below a *floor* within its ring are kept in summary, so that an outage may outlast the ring.
+
+All flows settle together, when the longest loss threshold of them has passed: `settled` is an exact account of the
+probes sent up to `settled_to`.
 
 Time is an argument everywhere: `at` is nanoseconds of one monotonic clock.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from probe.core.arrays import cumcount, distinct
 from probe.core.direction import ReflectorView
-from probe.core.events import Direction, Outage
+from probe.core.events import Outage
 from probe.core.fate import (
     COLUMN,
     COLUMNS,
@@ -35,14 +40,18 @@ from probe.core.fate import (
     PENDING,
     RECEIVED,
 )
-from probe.core.outage import FlowOutages, Span
+from probe.core.outage import FlowOutages, RunFinder
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Fates = npt.NDArray[np.uint8]
 
 RETENTION_S = 60
 MIN_SLOTS, MAX_SLOTS = 1 << 9, 1 << 18
-SETTLED_COLUMNS = [COLUMN[name] for name in FATE_COLUMN.values()]
+SETTLED_STEP_NS = 250_000_000  # `settled` moves on in steps of at least this
+KEPT_STEPS = 1 << 13
+MOST_PARTS = 1 << 12  # of the account of a run that outlasts its ring
+UNSENT_STEP_NS = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +79,10 @@ class Reports:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """Probes sent at about `at` whose settled fate has changed: they now count in `to` instead of `fro`."""
+    """Settled probes whose fate has changed: they now count in `to` instead of `fro`.
+
+    Every `settled` of a `settled_to` of `at` or later had them in `fro`, every earlier one did not have them.
+    """
 
     flow: int
     at: int
@@ -94,7 +106,8 @@ class Ledger:
     Args:
         capacity: Number of flow indices, fixed.
         live: Counters to keep up to date at once; int64, shape (capacity, COLUMNS). May live in shared memory.
-        settled: The same for probes sent up to `settled_to` alone: consistent at every settle, nothing pending.
+        settled: The same for probes sent up to `settled_to` alone, all settled. Moves on in steps; a fate that changes
+            afterwards is amended here and told by `drain_corrections`.
     """
 
     def __init__(self, capacity: int, live: Ints | None = None, settled: Ints | None = None):
@@ -106,9 +119,13 @@ class Ledger:
         self.last_answered_at = np.zeros(capacity, np.int64)  # TX time of the newest probe that was answered
         self.last_sent_at = np.zeros(capacity, np.int64)
         self._capacity = capacity
+        self._horizon = 0  # everything sent up to here is settled
+        self._account = self.settled.copy()  # like `settled`, but up to the horizon
+        self._steps = np.zeros(0, np.int64)  # what `settled_to` has been
         self._base = np.zeros(capacity, np.int64)
         self._slots = np.zeros(capacity, np.int64)
         self._mask = np.zeros(capacity, np.int64)
+        self._rate = np.zeros(capacity, np.float64)
         self._threshold = np.zeros(capacity, np.int64)
         self._settled_seq = np.zeros(capacity, np.int64)  # everything below is settled
         self._clean_at = np.zeros(capacity, np.int64)
@@ -120,8 +137,9 @@ class Ledger:
         self._free: list[tuple[int, int]] = []
         self._log_flow = np.zeros(1 << 12, np.int32)
         self._log_seq = np.zeros(1 << 12, np.int64)
+        self._log_at = np.zeros(1 << 12, np.int64)
         self._log_head = self._log_tail = 0
-        self._unsent: list[tuple[int, int, int]] = []  # (due time, flow, count)
+        self._unsent: dict[int, Ints] = {}  # UNSENT_STEP_NS of due time to the count of each flow
         self._drops: list[_Drops] = []
         self._outages: dict[int, FlowOutages] = {}
         self._views: dict[int, ReflectorView] = {}
@@ -131,25 +149,32 @@ class Ledger:
         self._frontier = np.full(capacity, -1, np.int64)
         self._awaiting: dict[int, tuple[int, int]] = {}  # flow to the range of losses whose direction may yet be told
         self._dirty: dict[int, int] = {}  # flow to the lowest sequence whose fate was corrected
-        self._corrections: list[Correction] = []
+        # Flows that lost something that is still in their ring: the last sequence missed, and the state of their runs
+        # before `_floor`. Nothing below that can be corrected.
+        self._missed: dict[int, int] = {}
+        self._past: dict[int, RunFinder] = {}
+        self._past_parts: dict[int, list[tuple[int, int]]] = {}  # (step, probes) of the round-trip run open there
+        self._floor = np.zeros(capacity, np.int64)
+        self._corrections: dict[tuple[int, int, str, str], int] = {}
         self._max_rtt = 0
 
     # --- flows -------------------------------------------------------------------------------------------------
 
     def add(self, flow: int, name: str, rate_pps: float, threshold_ns: int, min_probes: int) -> None:
         """Begin to account for flow index `flow`, from sequence 0."""
-        wanted = rate_pps * max(RETENTION_S, 2 * threshold_ns / 1e9)
-        least = 2 * rate_pps * (threshold_ns / 1e9 + 1)
-        slots = 1 << int(max(MIN_SLOTS, min(wanted, MAX_SLOTS), least) - 1).bit_length()
+        self._rate[flow], self._threshold[flow] = rate_pps, threshold_ns
+        slots = self._slots_needed(flow)
         self._base[flow] = self._acquire(slots)
         self._slots[flow], self._mask[flow] = slots, slots - 1
-        self._threshold[flow] = threshold_ns
         for array in (self.next_seq, self._settled_seq, self._clean_at, self.last_answered_at, self.last_sent_at):
             array[flow] = 0
         for array in (self.max_seen, self._clean_seq, self._boot, self._gap_total, self._frontier):
             array[flow] = -1
         self._troubled[flow] = False
-        self.live[flow] = self.settled[flow] = 0
+        self._floor[flow] = 0
+        self.live[flow] = self.settled[flow] = self._account[flow] = 0
+        for other in self._outages:
+            self._grow(other)
         self._outages[flow] = FlowOutages(name, min_probes)
 
     def remove(self, flow: int) -> None:
@@ -158,10 +183,42 @@ class Ledger:
         place = live & (len(self._log_flow) - 1)
         self._log_flow[place[self._log_flow[place] == flow]] = -1
         self._free.append((int(self._base[flow]), int(self._slots[flow])))
-        self._mask[flow] = self._slots[flow] = 0
-        self._unsent = [u for u in self._unsent if u[1] != flow]
-        for table in (self._outages, self._views, self._awaiting, self._dirty):
+        self._mask[flow] = self._slots[flow] = self._threshold[flow] = 0
+        for counts in self._unsent.values():
+            counts[flow] = 0
+        self._corrections = {key: count for key, count in self._corrections.items() if key[0] != flow}
+        tables: tuple[dict[int, Any], ...] = (
+            self._outages,
+            self._views,
+            self._awaiting,
+            self._dirty,
+            self._missed,
+            self._past,
+            self._past_parts,
+        )
+        for table in tables:
             table.pop(flow, None)
+
+    def _slots_needed(self, flow: int) -> int:
+        """Ring size: about a minute, within bounds, but always what can be sent before it settles, twice."""
+        longest_s = int(self._threshold.max(initial=0)) / 1e9
+        rate = float(self._rate[flow])
+        wanted = min(rate * max(RETENTION_S, 2 * longest_s), MAX_SLOTS)
+        return 1 << int(max(MIN_SLOTS, wanted, 2 * rate * (longest_s + 1)) - 1).bit_length()
+
+    def _grow(self, flow: int) -> None:
+        """Give a flow a larger ring if a flow with a longer threshold makes it settle later."""
+        slots = self._slots_needed(flow)
+        base, held = int(self._base[flow]), int(self._slots[flow])
+        if slots <= held:
+            return
+        sequence = np.arange(max(0, int(self.next_seq[flow]) - held), int(self.next_seq[flow]))
+        old = base + (sequence & (held - 1))
+        self._base[flow] = self._acquire(slots)
+        self._slots[flow], self._mask[flow] = slots, slots - 1
+        new = self._base[flow] + (sequence & (slots - 1))
+        self._fate[new], self._sent_at[new] = self._fate[old], self._sent_at[old]
+        self._free.append((base, held))
 
     def _acquire(self, slots: int) -> int:
         for index, (base, size) in enumerate(self._free):
@@ -191,19 +248,16 @@ class Ledger:
         sequence = self.next_seq[flow] + cumcount(flow)
         self.next_seq += np.bincount(flow, minlength=self._capacity)
         slot = self._base[flow] + (sequence & self._mask[flow])
-        self._fate[slot] = PENDING
+        self._fate[slot] = EMPTY  # nothing can answer it yet
         self._sent_at[slot] = at
         return sequence
 
     def stamp(self, flow: Ints, sequence: Ints, at: Ints) -> None:
-        """These probes have left, at these times, in this order: they count as scheduled and sent."""
-        self._sent_at[self._base[flow] + (sequence & self._mask[flow])] = at
-        n = len(flow)
-        self._reserve_log(n)
-        place = (self._log_head + np.arange(n)) & (len(self._log_flow) - 1)
-        self._log_flow[place] = flow
-        self._log_seq[place] = sequence
-        self._log_head += n
+        """These probes have left, at these times: they count as scheduled and sent. Each flow's in their order."""
+        slot = self._base[flow] + (sequence & self._mask[flow])
+        self._fate[slot] = PENDING
+        self._sent_at[slot] = at
+        self._note_in_log(flow, sequence, at)
         count = np.bincount(flow, minlength=self._capacity)
         self.live[:, COLUMN["scheduled"]] += count
         self.live[:, COLUMN["sent"]] += count
@@ -216,30 +270,53 @@ class Ledger:
 
     def unsent(self, flow: Ints, due: Ints) -> None:
         """Slots of the schedule that passed without a probe."""
-        flows, where = np.unique(flow, return_inverse=True)
-        counts = np.bincount(where)
-        self.live[flows, COLUMN["scheduled"]] += counts
-        self.live[flows, COLUMN["unsent"]] += counts
-        last = np.zeros(len(flows), np.int64)
-        np.maximum.at(last, where, due)
-        self._unsent += [(int(t), int(f), int(c)) for t, f, c in zip(last, flows, counts, strict=True)]
+        step = due // UNSENT_STEP_NS
+        for number in distinct(step):
+            count = np.bincount(flow[step == number], minlength=self._capacity)
+            self.live[:, COLUMN["scheduled"]] += count
+            self.live[:, COLUMN["unsent"]] += count
+            self._unsent[number] = self._unsent.get(number, 0) + count
 
     def unobserved(self, flow: int, start: int, end: int) -> None:
         """The flow did not probe on schedule from `start` to `end`."""
         self._outages[flow].unobserved(start, end)
 
+    def _note_in_log(self, flow: Ints, sequence: Ints, at: Ints) -> None:
+        """Append to the log, which ascends in time. Links tell of their probes one after the other: merge."""
+        if not len(flow):
+            return
+        size = len(self._log_at)
+        if self._log_head > self._log_tail and at[0] < self._log_at[(self._log_head - 1) & (size - 1)]:
+            place = np.arange(self._log_tail, self._log_head) & (size - 1)
+            back = int(np.searchsorted(self._log_at[place], at.min(), side="right"))
+            again = place[back:]
+            flow = np.concatenate([self._log_flow[again], flow])
+            sequence = np.concatenate([self._log_seq[again], sequence])
+            at = np.concatenate([self._log_at[again], at])
+            self._log_head -= len(again)
+        if len(at) > 1 and (at[1:] < at[:-1]).any():
+            order = np.argsort(at, kind="stable")
+            flow, sequence, at = flow[order], sequence[order], at[order]
+        self._reserve_log(len(flow))
+        place = (self._log_head + np.arange(len(flow))) & (len(self._log_at) - 1)
+        self._log_flow[place], self._log_seq[place], self._log_at[place] = flow, sequence, at
+        self._log_head += len(flow)
+
     def _reserve_log(self, n: int) -> None:
-        size = len(self._log_flow)
-        if self._log_head - self._log_tail + n <= size:
+        size = len(self._log_at)
+        held = self._log_head - self._log_tail
+        if held + n <= size:
             return
         live = np.arange(self._log_tail, self._log_head) & (size - 1)
-        while size < self._log_head - self._log_tail + n:
+        while size < held + n:
             size *= 2
-        flow, sequence = np.zeros(size, np.int32), np.zeros(size, np.int64)
-        flow[: len(live)], sequence[: len(live)] = self._log_flow[live], self._log_seq[live]
-        self._log_flow, self._log_seq = flow, sequence
-        self._log_head -= self._log_tail
-        self._log_tail = 0
+        columns = []
+        for column in (self._log_flow, self._log_seq, self._log_at):
+            larger = np.zeros(size, column.dtype)
+            larger[:held] = column[live]
+            columns.append(larger)
+        self._log_flow, self._log_seq, self._log_at = columns
+        self._log_head, self._log_tail = held, 0
 
     # --- receiving ---------------------------------------------------------------------------------------------
 
@@ -252,9 +329,8 @@ class Ledger:
             at: When it arrived.
         """
         n = len(flow)
-        known = (
-            (sequence >= 0) & (sequence < self.next_seq[flow]) & (sequence >= self.next_seq[flow] - self._slots[flow])
-        )
+        oldest = np.maximum(self.next_seq[flow] - self._slots[flow], self._floor[flow])
+        known = (sequence >= 0) & (sequence < self.next_seq[flow]) & (sequence >= oldest)
         slot = np.where(known, self._base[flow] + (sequence & self._mask[flow]), 0)
         fate = np.where(known, self._fate[slot], EMPTY)
         known &= fate != EMPTY
@@ -267,11 +343,13 @@ class Ledger:
         new = first & (fate != RECEIVED) & (fate != LATE)
         answered = new & in_time
         late = new & ~in_time
+        open_still = fate == PENDING
         self._correct(flow, sequence, slot, fate, answered, late)
         self._fate[slot[answered]] = RECEIVED
         self._fate[slot[late]] = LATE
         duplicate = known & ~new
-        for column, mask in (("received", answered), ("late", late), ("duplicate", duplicate)):
+        fresh = (("received", answered & open_still), ("late", late & open_still), ("duplicate", duplicate))
+        for column, mask in fresh:
             if mask.any():
                 self.live[:, COLUMN[column]] += np.bincount(flow[mask], minlength=self._capacity)
         if new.any():
@@ -298,28 +376,47 @@ class Ledger:
             self.live[f, COLUMN["reordered"]] += int((seq < top[:-1]).sum())
             self.max_seen[f] = top[-1]
 
-    def _correct(
-        self, flow: Ints, sequence: Ints, slot: Ints, fate: npt.NDArray[np.uint8], answered: Bools, late: Bools
-    ) -> None:
+    def _correct(self, flow: Ints, sequence: Ints, slot: Ints, fate: Fates, answered: Bools, late: Bools) -> None:
         """A reply to a probe that was already settled as lost or dropped takes that back."""
-        settled = (answered | late) & (fate != PENDING)
-        if not settled.any():
-            return
-        for i in np.flatnonzero(settled):
-            f, seq = int(flow[i]), int(sequence[i])
-            to = "received" if answered[i] else "late"
-            self._move(f, int(self._sent_at[slot[i]]), int(fate[i]), to, 1)
-            self.live[f, COLUMN[to]] -= 1  # receive() adds it again
-            self._dirty[f] = min(self._dirty.get(f, seq), seq)
+        settled = np.flatnonzero((answered | late) & (fate != PENDING))
+        for f in distinct(flow[settled]) if len(settled) else []:
+            mine = settled[flow[settled] == f]
+            for value in distinct(fate[mine]):
+                for to, which in (("received", answered), ("late", late)):
+                    some = mine[(fate[mine] == value) & which[mine]]
+                    if len(some):
+                        self._move(f, self._sent_at[slot[some]], value, to)
+            lowest = int(sequence[mine].min())
+            self._dirty[f] = min(self._dirty.get(f, lowest), lowest)
 
-    def _move(self, flow: int, at: int, fate: int, to: str, count: int) -> None:
+    def _move(self, flow: int, at: Ints, fate: int, to: str, each: Ints | None = None) -> None:
+        """Settled probes sent at `at`, or `each` so many up to that step, count in another column from now on."""
         fro = FATE_COLUMN[fate]
-        for counts in (self.live, self.settled):
-            counts[flow, COLUMN[fro]] -= count
-            counts[flow, COLUMN[to]] += count
+        counts = np.ones(len(at), np.int64) if each is None else each
+        shown = at <= self.settled_to
+        for table, count in (
+            (self.live, int(counts.sum())),
+            (self._account, int(counts.sum())),
+            (self.settled, int(counts[shown].sum())),
+        ):
+            table[flow, COLUMN[fro]] -= count
+            table[flow, COLUMN[to]] += count
             if fate in LOST_FATES and not to.startswith("lost_"):
-                counts[flow, COLUMN["lost"]] -= count
-        self._corrections.append(Correction(flow, at, fro, to, count))
+                table[flow, COLUMN["lost"]] -= count
+        if not shown.any():
+            return
+        step = np.searchsorted(self._steps, at[shown])
+        sums = np.zeros(len(self._steps), np.int64)
+        np.add.at(sums, step, counts[shown])
+        for n in np.flatnonzero(sums).tolist():
+            key = (flow, int(self._steps[n]), fro, to)
+            self._corrections[key] = self._corrections.get(key, 0) + int(sums[n])
+
+    def fates(self, flow: int, sequence: Ints) -> Fates:
+        """What became of these probes so far (`fate`); EMPTY of those that are not remembered or were not sent."""
+        held = (sequence >= self._oldest(flow)) & (sequence < self.next_seq[flow])
+        fates: Fates = np.where(held, self._fate[np.where(held, self._slot(flow, sequence), 0)], np.uint8(EMPTY))
+        return fates
 
     def count(self, flow: int, column: str, n: int = 1) -> None:
         """Add to a count that no law binds: corrupt, reset, icmp_error."""
@@ -330,7 +427,6 @@ class Ledger:
         doing.
         """
         self._drops.append(_Drops(start - max(self._max_rtt * 2, 10_000_000), end, count))
-        del self._drops[:-64]
 
     # --- what the reflector tells ------------------------------------------------------------------------------
 
@@ -357,8 +453,10 @@ class Ledger:
                 int(report.gap_length[i]),
             )
             self._boot[f] = report.boot[i]
-            self._gap_total[f] = report.gap_total[i] if view.complete else -1
+            self._gap_total[f] = view.told & 0xFFFFFFFF if view.complete else -1
             self._frontier[f] = view.frontier
+            for first, last in view.take_filled():
+                self._take_back(f, first, last)
         self._resolve_all(flow)
 
     def numbers(self, flow: Ints, sequence: Ints, q: Ints) -> None:
@@ -389,78 +487,97 @@ class Ledger:
         if view.frontier < first:
             return
         upto = min(last, view.frontier)
-        oldest = max(first, int(self.next_seq[flow] - self._slots[flow]))
-        if first < oldest:
-            self._resolve_prefix(flow, first, min(oldest - 1, upto), view)
-        sequence = np.arange(oldest, upto + 1)
-        slot = self._base[flow] + (sequence & self._mask[flow])
-        mine = self._fate[slot] == LOST
-        sequence, slot = sequence[mine], slot[mine]
+        self._resolve_past(flow, view)
+        sequence = np.arange(max(first, self._oldest(flow)), upto + 1)
+        sequence = sequence[self._fate[self._slot(flow, sequence)] == LOST]
         known, forward = view.resolve(sequence)
-        for mask, fate in ((known & forward, LOST_FORWARD), (known & ~forward, LOST_REVERSE)):
-            if mask.any():
-                self._fate[slot[mask]] = fate
-                at = self._sent_at[slot[mask]]
-                for second in np.unique(at // 1_000_000_000):
-                    inside = at // 1_000_000_000 == second
-                    self._move(flow, int(at[inside][0]), LOST, FATE_COLUMN[fate], int(inside.sum()))
-                self._dirty[flow] = min(self._dirty.get(flow, int(sequence[mask][0])), int(sequence[mask][0]))
+        self._attribute(flow, sequence[known & forward], LOST, LOST_FORWARD)
+        self._attribute(flow, sequence[known & ~forward], LOST, LOST_REVERSE)
         if upto >= last:
             del self._awaiting[flow]
         else:
             self._awaiting[flow] = (upto + 1, last)
 
-    def _resolve_prefix(self, flow: int, first: int, last: int, view: ReflectorView) -> None:
-        """Losses that have left the ring: an open run holds them in summary."""
-        forward = view.covers(first, last)
-        for span in self._outages[flow].finder.open_runs():
-            if forward is None or span.direction != "round_trip" or span.first_seq > first:
-                continue
-            count = min(last, span.last_seq) - max(first, span.first_seq) + 1
-            to = LOST_FORWARD if forward else LOST_REVERSE
-            self._move(flow, span.first_at, LOST, FATE_COLUMN[to], count)
-            self._dirty[flow] = min(self._dirty.get(flow, first), first)
+    def _slot(self, flow: int, sequence: Ints) -> Ints:
+        slot: Ints = self._base[flow] + (sequence & self._mask[flow])
+        return slot
+
+    def _oldest(self, flow: int) -> int:
+        """The lowest sequence whose fate is at hand and may be corrected."""
+        return max(0, int(self.next_seq[flow] - self._slots[flow]), int(self._floor[flow]))
+
+    def _attribute(self, flow: int, sequence: Ints, fate: int, to: int) -> None:
+        if not len(sequence):
+            return
+        slot = self._slot(flow, sequence)
+        self._fate[slot] = to
+        self._move(flow, self._sent_at[slot], fate, FATE_COLUMN[to])
+        self._dirty[flow] = min(self._dirty.get(flow, int(sequence[0])), int(sequence[0]))
+
+    def _take_back(self, flow: int, first: int, last: int) -> None:
+        """The reflector did receive these, late: if they are lost, then on the way back."""
+        last = min(last, int(self._settled_seq[flow]) - 1)
+        sequence = np.arange(max(first, self._oldest(flow)), last + 1)
+        wrong = sequence[self._fate[self._slot(flow, sequence)] == LOST_FORWARD]
+        self._attribute(flow, wrong, LOST_FORWARD, LOST_REVERSE)
+
+    def _resolve_past(self, flow: int, view: ReflectorView) -> None:
+        """Losses below the floor: an open run holds them in summary. They take a direction all together or not."""
+        past, parts = self._past.get(flow), self._past_parts.get(flow)
+        if past is None or not parts:
+            return
+        run = next((s for s in past.open_runs() if s.direction == "round_trip"), None)
+        forward = view.covers(run.first_seq, run.last_seq) if run is not None else None
+        if forward is None:
+            return
+        past.attribute("forward" if forward else "reverse")
+        steps, counts = np.array(parts, np.int64).T
+        self._move(flow, steps, LOST, FATE_COLUMN[LOST_FORWARD if forward else LOST_REVERSE], counts)
+        del self._past_parts[flow]
+        self._dirty[flow] = self._oldest(flow)
 
     # --- settling ----------------------------------------------------------------------------------------------
 
     def settle(self, now: int) -> None:
         """Decide every probe whose loss threshold passed by `now`. All replies that arrived by then must be in."""
-        while self._log_tail < self._log_head:
-            batch = self._due(now)
-            if batch is None:
-                break
-            self._settle(*batch)
-        horizon = now - int(self._threshold.max(initial=0))
-        self._settle_unsent(horizon)
-        self.settled_to = max(self.settled_to, horizon)
-        for flow in list(self._dirty):
-            self._rebuild(flow, self._dirty.pop(flow))
+        self._settle_to(now - int(self._threshold.max(initial=0)))
 
     def finish(self, now: int) -> None:
         """Decide everything that is left, whatever its age."""
-        self._threshold_all(0)
-        self.settle(now)
+        self._threshold[:] = 0
+        self._settle_to(now, last=True)
 
-    def _threshold_all(self, ns: int) -> None:
-        self._threshold[:] = ns
+    def _settle_to(self, horizon: int, *, last: bool = False) -> None:
+        self._horizon = max(self._horizon, horizon)
+        while self._log_tail < self._log_head:
+            batch = self._due()
+            if batch is None:
+                break
+            self._settle(*batch)
+        self._settle_unsent(everything=last)
+        for flow in list(self._dirty):
+            self._rebuild(flow, self._dirty.pop(flow))
+        for flow in list(self._missed):
+            self._summarise(flow)
+        self._drops = [d for d in self._drops if d.left and d.end >= self._horizon]
+        if last or not len(self._steps) or self._horizon - self.settled_to >= SETTLED_STEP_NS:
+            self.settled[:] = self._account
+            self.settled_to = self._horizon
+            self._steps = np.append(self._steps[-KEPT_STEPS:], self._horizon)
 
-    def _due(self, now: int) -> tuple[Ints, Ints, Ints] | None:
-        size = len(self._log_flow)
+    def _due(self) -> tuple[Ints, Ints, Ints] | None:
         n = min(self._log_head - self._log_tail, 1 << 15)
-        place = (self._log_tail + np.arange(n)) & (size - 1)
-        flow = self._log_flow[place].astype(np.int64)
-        sequence = self._log_seq[place]
-        gone = flow < 0
-        slot = self._base[flow] + (sequence & self._mask[flow])
-        ripe = (self._sent_at[slot] + self._threshold[flow] <= now) | gone
-        # The log is in send order; with one loss threshold for all flows this is a prefix. With several, a longer one
-        # holds shorter ones back behind it, which delays their verdict and changes nothing else.
-        n = int(np.argmin(ripe)) if not ripe.all() else n
+        place = (self._log_tail + np.arange(n)) & (len(self._log_at) - 1)
+        n = int(np.searchsorted(self._log_at[place], self._horizon, side="right"))
         if n == 0:
             return None
         self._log_tail += n
-        keep = ~gone[:n]
-        return flow[:n][keep], sequence[:n][keep], slot[:n][keep]
+        place = place[:n]
+        flow, sequence = self._log_flow[place].astype(np.int64), self._log_seq[place]
+        keep = flow >= 0  # the flow was removed meanwhile
+        if not keep.all():
+            flow, sequence = flow[keep], sequence[keep]
+        return flow, sequence, self._base[flow] + (sequence & self._mask[flow])
 
     def _settle(self, flow: Ints, sequence: Ints, slot: Ints) -> None:
         fate = self._fate[slot]
@@ -469,15 +586,15 @@ class Ledger:
             fate[missing] = self._classify(flow[missing], sequence[missing], self._sent_at[slot[missing]])
             self._fate[slot[missing]] = fate[missing]
         count = np.bincount(flow, minlength=self._capacity)
-        self.settled[:, COLUMN["scheduled"]] += count
-        self.settled[:, COLUMN["sent"]] += count
+        self._account[:, COLUMN["scheduled"]] += count
+        self._account[:, COLUMN["sent"]] += count
         for value, name in FATE_COLUMN.items():
             which = fate == value
             if which.any():
                 count = np.bincount(flow[which], minlength=self._capacity)
-                self.settled[:, COLUMN[name]] += count
+                self._account[:, COLUMN[name]] += count
                 if IS_LOST[value]:
-                    self.settled[:, COLUMN["lost"]] += count
+                    self._account[:, COLUMN["lost"]] += count
                     self.live[:, COLUMN["lost"]] += count
                 if IS_LOST[value] or value == DROPPED:
                     self.live[:, COLUMN[name]] += count
@@ -498,7 +615,7 @@ class Ledger:
         self._clean_seq[flow] = sequence  # the last assignment of a flow wins, and the log is in order
         self._clean_at[flow] = at
 
-    def _feed(self, flow: Ints, sequence: Ints, at: Ints, fate: npt.NDArray[np.uint8]) -> None:
+    def _feed(self, flow: Ints, sequence: Ints, at: Ints, fate: Fates) -> None:
         order = np.argsort(flow, kind="stable")
         flow, sequence, at, fate = flow[order], sequence[order], at[order], fate[order]
         edge = np.r_[True, flow[1:] != flow[:-1]]
@@ -507,13 +624,65 @@ class Ledger:
             outages = self._outages[f]
             if outages.quiet() and self._clean_seq[f] >= 0:
                 outages.finder.passed(int(self._clean_at[f]), int(self._clean_seq[f]))
+            self._note_missed(f, sequence[start:end], fate[start:end])
             outages.feed(sequence[start:end], at[start:end], fate[start:end])
             self._troubled[f] = not outages.quiet()
             ok = np.flatnonzero((fate[start:end] == RECEIVED) | (fate[start:end] == LATE))
             if len(ok):
                 self._clean_seq[f], self._clean_at[f] = sequence[start + ok[-1]], at[start + ok[-1]]
 
-    def _classify(self, flow: Ints, sequence: Ints, at: Ints) -> npt.NDArray[np.uint8]:
+    def _note_missed(self, flow: int, sequence: Ints, fate: Fates) -> None:
+        missed = np.flatnonzero((fate != RECEIVED) & (fate != LATE))
+        if not len(missed):
+            return
+        if flow not in self._missed:
+            # All that is in the ring so far has passed: the oldest of it will do as the state to begin with.
+            self._past[flow] = past = RunFinder()
+            oldest = self._oldest(flow)
+            if 0 < oldest < sequence[0]:
+                past.passed(int(self._sent_at[self._slot(flow, np.array([oldest]))][0]), oldest)
+                self._floor[flow] = oldest + 1
+            elif oldest and self._clean_seq[flow] >= 0:
+                past.passed(int(self._clean_at[flow]), int(self._clean_seq[flow]))
+        self._missed[flow] = int(sequence[missed[-1]])
+
+    def _summarise(self, flow: int) -> None:
+        """Before the ring overwrites them, fold a flow's oldest fates into its past. They are final then."""
+        slots, following = int(self._slots[flow]), int(self.next_seq[flow])
+        if following - self._floor[flow] <= slots - slots // 8:
+            return
+        floor = min(following - slots + slots // 4, int(self._settled_seq[flow]))
+        sequence = np.arange(self._oldest(flow), floor)
+        slot = self._slot(flow, sequence)
+        past = self._past[flow]
+        past.feed(sequence, self._sent_at[slot], self._fate[slot])
+        self._note_parts(flow, sequence, slot)
+        self._floor[flow] = max(floor, int(self._floor[flow]))
+        self._outages[flow].forget_below(floor)
+        if past.quiet() and self._missed[flow] < floor:
+            del self._missed[flow], self._past[flow]
+            self._past_parts.pop(flow, None)
+
+    def _note_parts(self, flow: int, sequence: Ints, slot: Ints) -> None:
+        """Remember when the members of the round-trip run that is open below the floor were sent, by steps."""
+        run = next((s for s in self._past[flow].open_runs() if s.direction == "round_trip"), None)
+        if run is None:
+            self._past_parts.pop(flow, None)
+            return
+        if run.first_seq >= int(sequence[0]):
+            self._past_parts.pop(flow, None)
+        parts = self._past_parts.setdefault(flow, [])
+        at = self._sent_at[slot[(self._fate[slot] == LOST) & (sequence >= run.first_seq)]]
+        place = np.searchsorted(self._steps, at)
+        for n in distinct(place):
+            mine = at[place == n]
+            parts.append((int(mine[-1]), len(mine)))
+        while len(parts) > MOST_PARTS:
+            # An outage of a quarter of an hour and more: its oldest part is told apart less finely.
+            half = len(parts) // 2 & ~1
+            parts[:half] = [(b[0], a[1] + b[1]) for a, b in zip(parts[0:half:2], parts[1:half:2], strict=True)]
+
+    def _classify(self, flow: Ints, sequence: Ints, at: Ints) -> Fates:
         """Fates of probes that were not answered in time."""
         fate = np.full(len(flow), LOST, np.uint8)
         for drops in self._drops:
@@ -521,9 +690,7 @@ class Ledger:
             fate[inside] = DROPPED
             drops.left -= len(inside)
         for f in distinct(flow):
-            if int(f) not in self._views:
-                continue
-            view = self._view(int(f))
+            view = self._view(f)
             mine = np.flatnonzero((flow == f) & (fate == LOST))
             if not len(mine):
                 continue
@@ -533,19 +700,15 @@ class Ledger:
             unknown = sequence[mine[~known]]
             unknown = unknown[unknown > view.frontier]
             if len(unknown):
-                first, last = self._awaiting.get(int(f), (int(unknown[0]), 0))
-                self._awaiting[int(f)] = (first, max(last, int(unknown[-1])))
+                first, last = self._awaiting.get(f, (int(unknown[0]), 0))
+                self._awaiting[f] = (first, max(last, int(unknown[-1])))
         return fate
 
-    def _settle_unsent(self, horizon: int) -> None:
-        if not self._unsent:
-            return
-        ripe = [u for u in self._unsent if u[0] <= horizon]
-        if ripe:
-            self._unsent = [u for u in self._unsent if u[0] > horizon]
-            for _, flow, count in ripe:
-                self.settled[flow, COLUMN["scheduled"]] += count
-                self.settled[flow, COLUMN["unsent"]] += count
+    def _settle_unsent(self, *, everything: bool) -> None:
+        for step in [s for s in self._unsent if everything or (s + 1) * UNSENT_STEP_NS <= self._horizon]:
+            count = self._unsent.pop(step)
+            self._account[:, COLUMN["scheduled"]] += count
+            self._account[:, COLUMN["unsent"]] += count
 
     # --- outages -----------------------------------------------------------------------------------------------
 
@@ -555,48 +718,43 @@ class Ledger:
 
     def drain_corrections(self) -> list[Correction]:
         """Changes of settled counts since the last call."""
-        merged: dict[tuple[int, int, str, str], Correction] = {}
-        for c in self._corrections:
-            key = (c.flow, c.at // 1_000_000_000, c.fro, c.to)
-            before = merged.get(key)
-            merged[key] = c if before is None else replace(before, count=before.count + c.count)
-        self._corrections = []
-        return list(merged.values())
+        corrections, self._corrections = self._corrections, {}
+        return [Correction(flow, at, fro, to, count) for (flow, at, fro, to), count in corrections.items()]
 
     def _rebuild(self, flow: int, lowest: int) -> None:
-        """Find the runs of `flow` anew from the last probe before `lowest` that passed both ways."""
+        """Find the runs of `flow` anew, from the last probe before `lowest` that passed both ways or from the floor."""
         outages = self._outages[flow]
-        settled = int(self._settled_seq[flow])
-        oldest = max(0, int(self.next_seq[flow] - self._slots[flow]))
-        if lowest >= settled:
+        settled, oldest = int(self._settled_seq[flow]), self._oldest(flow)
+        if lowest >= settled or oldest >= settled:
             return
-        sequence = np.arange(oldest, settled)
-        slot = self._base[flow] + (sequence & self._mask[flow])
+        begin = self._last_passed(flow, oldest, max(lowest, oldest))
+        if begin is None:
+            start, finder = oldest, self._past[flow].copy() if flow in self._past else RunFinder()
+        else:
+            start, finder = begin + 1, RunFinder()
+            finder.passed(int(self._sent_at[self._slot(flow, np.array([begin]))][0]), begin)
+        forgotten = outages.restart(start, finder)
+        sequence = np.arange(start, settled)
+        slot = self._slot(flow, sequence)
         fate = self._fate[slot]
-        passed = np.flatnonzero((fate == RECEIVED) | (fate == LATE))
-        before = passed[passed < lowest - oldest] if lowest > oldest else passed[:0]
-        at = self._sent_at[slot]
-        prefix = self._prefix(flow, oldest) if not len(before) else None
-        begin = int(before[-1]) if len(before) else 0
-        forgotten = outages.restart(int(sequence[begin]) if len(before) else -1)
-        if prefix is not None:
-            direction, span, count = prefix
-            outages.finder.seed(direction, span.ok_at, span.first_at, span.first_seq, span.last_at, oldest - 1, count)
-        outages.feed(sequence[begin:], at[begin:], fate[begin:])
+        outages.feed(sequence, self._sent_at[slot], fate)
         outages.rematch(forgotten)
         self._troubled[flow] = not outages.quiet()
+        passed = np.flatnonzero((fate == RECEIVED) | (fate == LATE))
+        if len(passed) and sequence[passed[-1]] > self._clean_seq[flow]:
+            self._clean_seq[flow], self._clean_at[flow] = sequence[passed[-1]], self._sent_at[slot[passed[-1]]]
 
-    def _prefix(self, flow: int, oldest: int) -> tuple[Direction, Span, int] | None:
-        """The part of an open run that has left the ring, and the direction it is now known to have."""
-        for span in self._outages[flow].finder.open_runs():
-            count = oldest - span.first_seq
-            if count <= 0:
-                continue
-            direction = span.direction
-            forward = self._view(flow).covers(span.first_seq, oldest - 1) if flow in self._views else None
-            if direction == "round_trip" and forward is not None:
-                direction = "forward" if forward else "reverse"
-            return direction, span, count
+    def _last_passed(self, flow: int, first: int, end: int) -> int | None:
+        """The last sequence in [first, end) that passed both ways. Most often it is near: look there first."""
+        step = 256
+        while end > first:
+            sequence = np.arange(max(first, end - step), end)
+            fate = self._fate[self._slot(flow, sequence)]
+            passed = np.flatnonzero((fate == RECEIVED) | (fate == LATE))
+            if len(passed):
+                return int(sequence[passed[-1]])
+            end -= len(sequence)
+            step *= 4
         return None
 
 

@@ -82,7 +82,10 @@ class RunFinder:
         run, into = self._runs["round_trip"], self._runs[to]
         if into.count == 0:
             into.first_at, into.first_seq, into.last_at, into.last_seq = (
-                run.first_at, run.first_seq, run.last_at, run.last_seq,
+                run.first_at,
+                run.first_seq,
+                run.last_at,
+                run.last_seq,
             )
         else:
             into.first_seq, into.first_at = min((into.first_seq, into.first_at), (run.first_seq, run.first_at))
@@ -169,7 +172,7 @@ class FlowOutages:
         self.flow = flow
         self.min_probes = min_probes
         self.finder = RunFinder()
-        self._next_id = first_id
+        self._next_id = self._mark = first_id
         self._closed: dict[int, Span] = {}  # those that may still be corrected
         self._open_ids: dict[Direction, int] = {}
         self._published: dict[int, Outage] = {}
@@ -212,6 +215,7 @@ class FlowOutages:
             (self._open_ids[s.direction], s) for s in self.finder.open_runs() if s.direction in self._open_ids
         ]
         self._open_ids = {}
+        self._mark = self._next_id
         self.finder = finder
         return forgotten
 
@@ -221,10 +225,9 @@ class FlowOutages:
         The longest overlap keeps the id, in the same direction first: a published outage is corrected, not replaced.
         """
         known = {i for i, _ in forgotten}
-        newest_known = max(known, default=0)
         current = {s.direction: s for s in self.finder.open_runs()}
-        found = [(i, s) for i, s in self._closed.items() if i > newest_known]
-        found += [(i, current[d]) for d, i in self._open_ids.items() if i > newest_known]
+        found = [(i, s) for i, s in self._closed.items() if i >= self._mark]
+        found += [(i, current[d]) for d, i in self._open_ids.items() if i >= self._mark]
         taken: dict[int, int] = {}
         used: set[int] = set()
         for _, _, old_id, new_id in sorted(_overlapping(forgotten, found)):

@@ -51,7 +51,7 @@ class Schedule:
         self._left[flow] = ENDLESS if limit is None else limit
         self._next[flow] = first_ns
         self._interval[flow] = interval_ns
-        self._active[flow] = True
+        self._active[flow] = self._left[flow] > 0
         self._replan(first_ns)
 
     def stop(self, flow: int) -> None:

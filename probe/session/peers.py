@@ -90,7 +90,8 @@ class Session:
     def _in_records(self, sequences: Ints) -> npt.NDArray[np.bool_]:
         table = np.array(self.records, np.int64)
         first, end = table[:, 0], table[:, 0] + (table[:, 1] & ~FILLED)
-        inside: npt.NDArray[np.bool_] = ((sequences[:, None] >= first) & (sequences[:, None] < end)).any(axis=1)
+        column = sequences[:, np.newaxis]
+        inside: npt.NDArray[np.bool_] = np.any((column >= first) & (column < end), axis=1)
         return inside
 
     def _late(self, sequence: int) -> None:

@@ -48,9 +48,12 @@ class Queue:
         self._done: list[tuple[Ints, Ints, Ints, Ints]] = []
 
     def wait(self, flow: Ints, due: Ints) -> None:
-        """Append slots; due times never go back."""
+        """Append slots, ascending by due time. Those of a flow that has just begun may lie between waiting ones."""
         if len(self._waiting_flow):
             flow, due = np.concatenate([self._waiting_flow, flow]), np.concatenate([self._waiting_due, due])
+        if len(due) > 1 and (due[1:] < due[:-1]).any():
+            order = np.argsort(due, kind="stable")
+            flow, due = flow[order], due[order]
         self._waiting_flow, self._waiting_due = flow, due
         if self._sent == len(self._flow):
             self._write()

@@ -270,7 +270,7 @@ class Sender:
 
     def _begin(self, flow: Flow) -> None:
         """Schedule the flow, with a random phase so that flows do not beat against each other (RFC 3432, section 3)."""
-        now = self._clock.mono_ns()
+        now = max(self._clock.mono_ns(), self._ahead_to)  # slots before `_ahead_to` have been handed out already
         flow.first_ns = now + flow.lead_ns + self._rng.randrange(flow.interval_ns)
         self.schedule.start(flow.index, flow.first_ns, flow.interval_ns, flow.limit)
         self._liveness.begin(flow.index, flow.first_ns)
@@ -376,6 +376,7 @@ class Sender:
 
     def _unsent(self, flow: Ints, due: Ints, cause: str) -> None:
         if len(flow):
+            self._flush_stamps()  # the span begins with the last probe that left before
             self.ledger.unsent(flow, due)
             self._note_unsent(flow, due, cause)
 

@@ -15,15 +15,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from probe.watch import awsd_errors as errors
 from probe.watch import awsd_grammar as grammar
 from probe.watch.awsd_grammar import Match, Stamp, Undressed
-
-ASSOCIATE, UPDATE = "associate elastic ip", "update route"
-ACTIONS = {ASSOCIATE: "ec2:AssociateAddress", UPDATE: "ec2:ReplaceRoute"}
-ASKED, CONFIRMED, FAILED, UNCONFIRMED = "asked", "confirmed", "failed", "unconfirmed"
+from probe.watch.awsd_model import (
+    ACTIONS,
+    ASKED,
+    ASSOCIATE,
+    CONFIRMED,
+    FAILED,
+    NOTE_AGAIN,
+    NOTE_CONNECTOR,
+    NOTE_CONTROL,
+    NOTE_CUT,
+    NOTE_EARLIER,
+    NOTE_FIRST,
+    NOTE_INSIDE,
+    NOTE_LAST,
+    NOTE_RETRIED,
+    NOTE_UNDECODABLE,
+    UNCONFIRMED,
+    UPDATE,
+    ApiError,
+    Capture,
+    Line,
+    Operation,
+    Pair,
+    Role,
+    Unit,
+)
 
 # What awsd may be asking the API for between two of its lines, by the earlier one: nothing is printed for a Describe.
 _BETWEEN: dict[str, tuple[str, ...]] = {
@@ -40,136 +61,6 @@ _XML_END = re.compile(r"</\w*Response>")
 _MOST_BODY_LINES = 200  # a body that never ends must not swallow the rest
 _WRAP_FROM = 72  # a complete-looking line at least this long may have been wrapped by a terminal
 _QUIET = {"blank", "prompt", "pager", "command"}  # these come in between whenever somebody touches the keyboard
-
-NOTE_UNDECODABLE = "undecodable bytes, shown as \ufffd"
-NOTE_CONTROL = "control sequences in the line"
-NOTE_INSIDE = "printed behind other text"
-NOTE_CUT = "its end is missing"
-NOTE_LAST = "the capture ends inside this line"
-NOTE_FIRST = "the capture may begin inside this line"
-NOTE_EARLIER = "its request is not in the capture"
-NOTE_AGAIN = "confirmed already"
-NOTE_RETRIED = "confirmed after an error"
-NOTE_CONNECTOR = "an SDN connector was updating: the error may be its"
-
-
-@dataclass(slots=True)
-class Line:
-    """One line of the input.
-
-    Args:
-        number: From 1.
-        text: Verbatim, without its end.
-        ending: How it ends: a line feed with or without carriage returns, or nothing at the end of the input.
-        kind: A rule's or one of `awsd_grammar.OTHER_KINDS`.
-        meaning: In plain words.
-        fields: What it names, such as `eni` or `destination`.
-        unit: Host name of the prompt in front of it, empty without one.
-        at: Console timestamp as printed, empty without one.
-        operation: Number of the operation it opens, closes or is about.
-        effect: What it does to that: `opens`, `confirms`, `fails` or nothing.
-        notes: What is odd about it.
-    """
-
-    number: int
-    text: str
-    ending: str
-    kind: str = "unknown"
-    meaning: str = ""
-    fields: dict[str, str] = field(default_factory=dict)
-    unit: str = ""
-    at: str = ""
-    operation: int | None = None
-    effect: str = ""
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Operation:
-    """One request that changes something in the account. Line numbers are None where that line is not in the capture.
-
-    `took_s` is the time from request to answer, known to the second, None without timestamps.
-    """
-
-    number: int
-    kind: str
-    fields: dict[str, str]
-    failover: int
-    asked_line: int | None
-    asked_at: Stamp | None = None
-    state: str = ASKED
-    closed_line: int | None = None
-    closed_at: Stamp | None = None
-    error: int | None = None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def took_s(self) -> float | None:
-        return self.asked_at.until(self.closed_at) if self.asked_at else None
-
-
-@dataclass(slots=True)
-class ApiError:
-    """One refusal. `operation` is None where no request was open; `actions` are what was, or may have been, asked."""
-
-    number: int
-    line: int
-    at: Stamp | None
-    status: int | None
-    operation: int | None
-    actions: tuple[str, ...]
-    connector: str = ""
-    code: str = ""
-    message: str = ""
-    meaning: str = ""
-    check_first: tuple[str, ...] = ()
-    last_line: int = 0
-
-
-@dataclass(slots=True)
-class Role:
-    """The unit took a role. `failover` counts from 1; what stands before the first is 0."""
-
-    failover: int
-    line: int
-    role: str
-    unit: str
-    at: Stamp | None
-
-
-@dataclass(slots=True)
-class Unit:
-    """One unit of the pair as `diagnose test application awsd 4` shows it."""
-
-    peer: bool
-    role: str = ""
-    instance: str = ""
-    enis: list[dict[str, object]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Pair:
-    """One output of `diagnose test application awsd 4`."""
-
-    line: int
-    status: str = ""
-    vpc: str = ""
-    units: list[Unit] = field(default_factory=list)
-    routes: list[dict[str, str]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Capture:
-    """Everything that was read."""
-
-    lines: list[Line] = field(default_factory=list)
-    operations: list[Operation] = field(default_factory=list)
-    errors: list[ApiError] = field(default_factory=list)
-    roles: list[Role] = field(default_factory=list)
-    pairs: list[Pair] = field(default_factory=list)
-    identity: dict[str, str] = field(default_factory=dict)
-    dialects: set[str] = field(default_factory=set)
-    stamps: list[Stamp] = field(default_factory=list)
 
 
 def read(text: str) -> Capture:
@@ -238,16 +129,23 @@ class Reader:
         for operation in self._seen.operations:
             if operation.state == ASKED:
                 operation.state = UNCONFIRMED
+        if self._seen.lines and not self._seen.lines[-1].ending:
+            self._cut_off(self._seen.lines[-1])
+        if self._seen.lines and self._seen.lines[0].kind == "unknown":
+            self._seen.lines[0].notes.append(NOTE_FIRST)
         for error in self._seen.errors:
             self._explain(error)
-        lines = self._seen.lines
-        if lines and not lines[-1].ending and lines[-1].kind not in _QUIET:
-            last = lines[-1]
-            if last.kind == "unknown" or NOTE_CUT in last.notes or not grammar.whole_ids(last.fields):
-                last.notes.append(NOTE_LAST)
-        if lines and lines[0].kind == "unknown":
-            lines[0].notes.append(NOTE_FIRST)
         return self._seen
+
+    def _cut_off(self, last: Line) -> None:
+        """Say so where the input ends inside a line: what that line names may not be the whole of it."""
+        if last.kind == "api_error" and len(last.fields.get("status", "")) < 3:
+            self._seen.errors[-1].status = None if last.fields.get("status") not in ("0", "-1") else 0
+        elif last.kind != "unknown" and NOTE_CUT not in last.notes and grammar.whole_ids(last.fields):
+            return
+        last.notes.append(NOTE_LAST)
+        if last.effect == "opens":
+            self._seen.operations[-1].notes.append(NOTE_LAST)
 
     # --- lines that a rule knows -----------------------------------------------------------------------------------
 
@@ -260,8 +158,8 @@ class Reader:
         if found.inside:
             line.notes.append(NOTE_INSIDE)
         long_enough = len(bare.text) >= _WRAP_FROM or found.cut or not grammar.whole_ids(found.fields)
-        self._wrapped = (line, bare.text.lstrip(), found) if long_enough and not found.inside else None
-        self._note_dialect(rule.kind, rule.dialect, line)
+        self._wrapped = (line, bare.text.strip(), found) if long_enough and not found.inside else None
+        self._note_dialect(rule, line.fields, bare.text)
         if rule.stage:
             self._current = None
         if rule.kind in _BETWEEN or rule.stage:
@@ -273,14 +171,15 @@ class Reader:
     def _on_other(self, line: Line, stamp: Stamp | None) -> None:
         """Nothing follows from this kind."""
 
-    def _note_dialect(self, kind: str, dialect: str, line: Line) -> None:
-        if kind == "vip_arp":
-            dialect = grammar.OLD if line.fields["role"] == "master" else grammar.NEW
-        elif kind in ("failover_begins", "port_pass"):
-            dialect = grammar.NEW if "awsd checking" in line.text else grammar.OLD
-        elif kind in ("eip_asked", "eip_confirmed") and "elastic_ip" in line.fields:
+    def _note_dialect(self, rule: grammar.Rule, fields: dict[str, str], text: str) -> None:
+        dialect = rule.dialect
+        if rule.kind == "vip_arp":
+            dialect = grammar.OLD if fields["role"] == "master" else grammar.NEW
+        elif rule.kind in ("failover_begins", "port_pass"):
+            dialect = grammar.NEW if "awsd checking" in text else grammar.OLD
+        elif "elastic_ip" in fields and rule.kind in ("eip_asked", "eip_confirmed"):
             dialect = grammar.NEW
-        elif kind == "eip_asked" and "allocation" in line.fields:
+        elif "allocation" in fields:
             dialect = grammar.OLD
         if dialect != grammar.BOTH:
             self._seen.dialects.add(dialect)
@@ -347,7 +246,8 @@ class Reader:
             operation.notes.append(NOTE_RETRIED)
         operation.state, operation.closed_line, operation.closed_at = CONFIRMED, line.number, stamp
         line.operation, line.effect = operation.number, "confirms"
-        self._current = None
+        if operation is self._current:
+            self._current = None
 
     def _to_confirm(self, kind: str, named: dict[str, str]) -> Operation | None:
         """The operation that a confirmation is about: the latest open one, or the very last if that has failed."""
@@ -369,9 +269,10 @@ class Reader:
         self._seen.errors.append(error)
         self._last_error = error
         operation = self._current
-        if operation is None:
+        if operation is None or operation.state != ASKED:
             error.connector = self._connector
-            error.actions = () if self._connector else _BETWEEN.get(self._stage, _UNDECIDED)
+            repeated = (ACTIONS[operation.kind],) if operation else ()
+            error.actions = () if self._connector else repeated + _BETWEEN.get(self._stage, _UNDECIDED)
             return error
         error.operation, error.actions = operation.number, (ACTIONS[operation.kind],)
         operation.state, operation.error = FAILED, number
@@ -455,7 +356,8 @@ class Reader:
         if routes and "destination" not in routes[-1]:
             routes[-1].update(line.fields)
         else:
-            routes.append({**({"route_table": routes[-1]["route_table"]} if routes else {}), **line.fields})
+            table = {key: routes[-1][key] for key in ("route_table",) if routes and key in routes[-1]}
+            routes.append(table | line.fields)
 
     # --- lines that no rule knows ----------------------------------------------------------------------------------
 
@@ -465,20 +367,18 @@ class Reader:
         if not text.strip():
             line.kind = "pager" if bare.paged else "prompt" if bare.prompted else "blank"
             self._wrapped = wrapped if line.kind in ("blank", "pager") else None
-        elif grammar.typed(bare):
+        elif grammar.typed(bare) and (bare.prompted or self._body is None):
             line.kind = "command"
         elif self._continues_body(text):
             line.kind = "error_body"
             self._add_to_body(line, text, bare.stamp)
         elif wrapped and self._continues(line, wrapped, text):
             line.kind = "continued"
-        else:
-            self._last_error = self._awaits_body = None
 
     def _continues(self, line: Line, wrapped: tuple[Line, str, Match], text: str) -> bool:
         """Whether a line is the wrapped end of the one above; if so, that one gets its fields complete."""
         above, begun, found = wrapped
-        for joined in (begun + text.lstrip(), f"{begun} {text.lstrip()}"):
+        for joined in (begun + text.strip(), f"{begun} {text.strip()}"):
             whole = found.rule.pattern.fullmatch(joined)
             if whole and grammar.whole_ids(grammar.fields_of(whole)):
                 break

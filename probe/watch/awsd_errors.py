@@ -39,6 +39,7 @@ _IAM = (
     "A policy of the EC2 endpoint, a permissions boundary or an organisation's policy may deny it, too.",
     "CloudTrail: the call with its errorCode and the identity that made it.",
 )
+_REPEATED = ("Was the call repeated later in the capture, and confirmed? Is there an incident of AWS?",)
 _STALE = ("`diagnose test application awsd 4`: does what awsd knows agree with what the account holds now?",)
 
 # By error code; a code also covers those that extend it by a dot: InvalidNetworkInterfaceID.NotFound.
@@ -53,7 +54,7 @@ CODES: dict[str, Remedy] = {
         ),
     ),
     "RequestLimitExceeded": Remedy(
-        "Too many API calls: the account's bucket for {action} in this region is empty. Nothing is wrong with the pair.",
+        "Too many API calls: the account's bucket for {action} in this region is empty. The pair itself is well.",
         (
             "Who else calls the EC2 API in this account and region: CloudTrail, by source.",
             "Was the call repeated later in the capture, and confirmed?",
@@ -86,11 +87,11 @@ CODES: dict[str, Remedy] = {
         ("Which interface holds it: `aws ec2 describe-addresses`.",),
     ),
     "IncorrectState": Remedy("The resource is in a state that does not allow this now.", _STALE),
-    "IncorrectInstanceState": Remedy("The instance is in a state that does not allow this: stopping, for example.", _STALE),
+    "IncorrectInstanceState": Remedy("The instance is in a state that forbids it: stopping, for example.", _STALE),
     "OptInRequired": Remedy("The account is not subscribed to what the call needs.", ("The account and region.",)),
     "Blocked": Remedy("AWS has blocked the account.", ("AWS support.",)),
-    "InternalError": Remedy("AWS failed inside.", ("Was the call repeated later, and confirmed? AWS health.",)),
-    "Unavailable": Remedy("The API is overloaded or down.", ("Was the call repeated later, and confirmed? AWS health.",)),
+    "InternalError": Remedy("AWS failed inside.", _REPEATED),
+    "Unavailable": Remedy("The API is overloaded or down.", _REPEATED),
 }
 _SAME = {"Throttling": "RequestLimitExceeded", "ServiceUnavailable": "Unavailable", "ExpiredToken": "RequestExpired"}
 

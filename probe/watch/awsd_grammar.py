@@ -41,7 +41,9 @@ class Rule:
     stage: bool = False
 
 
-def _rule(kind: str, pattern: str, dialect: str, meaning: str, sample: str, *, cut: str = "", stage: bool = False) -> Rule:
+def _rule(
+    kind: str, pattern: str, dialect: str, meaning: str, sample: str, *, cut: str = "", stage: bool = False
+) -> Rule:
     return Rule(kind, re.compile(pattern), dialect, meaning, sample, re.compile(cut) if cut else None, stage)
 
 
@@ -76,7 +78,8 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         "vip_arp",
-        r"send_vip_arp: vd (?P<vdom>\S+) (?P<role>primary|master) (?P<enabled>\d+) intf (?P<interface>\S+) ip (?P<ip>\S+)",
+        r"send_vip_arp: vd (?P<vdom>\S+) (?P<role>primary|master) (?P<enabled>\d+)"
+        r" intf (?P<interface>\S+) ip (?P<ip>\S+)",
         BOTH,
         "Gratuitous ARP for an interface address. Without effect in a VPC: AWS delivers by its own mapping.",
         "send_vip_arp: vd root primary 1 intf port1 ip 10.0.10.10",
@@ -111,8 +114,8 @@ RULES: tuple[Rule, ...] = (
         BOTH,
         "AssociateAddress is sent: the elastic IP shall point at this unit's address. Open until confirmed.",
         "awsd associate elastic ip 52.9.98.191 to 10.0.10.10 of eni eni-08bfa15d84e7cdea8",
-        cut=rf"awsd associate elastic ip (?:allocation(?: (?P<allocation>eipalloc-\w+)(?= ))?|(?P<elastic_ip>{_IPV4}) t)"
-        r"(?:.*?to (?P<ip>\S+)(?= ))?",
+        cut=r"awsd associate elastic ip"
+        rf" (?:allocation(?: (?P<allocation>eipalloc-\w+)(?= ))?|(?P<elastic_ip>{_IPV4}) t)(?:.*?to (?P<ip>\S+)(?= ))?",
     ),
     _rule(
         "eip_confirmed",
@@ -268,7 +271,7 @@ _PROMPT = re.compile(r"\s*(?P<unit>[^\s<>#]{1,64})(?: \([^()\s]{1,64}\))? (?:#[ 
 _STAMP = re.compile(
     r"\s*(?:(?P<open>\[)?(?P<date>\d{4}-\d\d-\d\d)[ T](?P<time>\d\d:\d\d:\d\d(?:[.,]\d{1,6})?)"
     r"|(?P<open2>\[)?(?P<only>\d\d:\d\d:\d\d(?:[.,]\d{1,6})?)|\[(?P<epoch>\d{9,11}(?:\.\d{1,9})?))"
-    r"(?:\]:?|(?=\s|$))"
+    r"(?:\]:?|(?=\s|$))[ ]?"
 )
 _TYPED = re.compile(r"(?:dia\w*|exe\w*|conf\w*|get|show|end|exit|quit|set|unset|edit|next|abort|fnsysctl)(?:\s|$)")
 _TYPED_BARE = re.compile(r"(?:diag\w*|exec\w*) \w|get system \w|config \w")
@@ -341,8 +344,8 @@ def undress(line: str) -> Undressed:
         else:
             break
         at = found.end()
-    # The spaces in front are kept: they may belong to the middle of a wrapped answer.
-    return Undressed(text[at:].rstrip(), unit, stamp, prompted, paged, odd)
+    # Spaces around it are kept: they may belong to the middle of a wrapped answer.
+    return Undressed(text[at:], unit, stamp, prompted, paged, odd)
 
 
 def _erase(text: str) -> str:
@@ -372,7 +375,7 @@ def _stamp(found: re.Match[str]) -> Stamp | None:
 
 def match(text: str) -> Match | None:
     """Find the rule of an undressed line, None for a line that no rule knows."""
-    text = text.lstrip()
+    text = text.strip()
     for rule in RULES:
         if found := rule.pattern.match(text):
             return Match(rule, fields_of(found))

@@ -89,7 +89,7 @@ def test_its_bounds_hold_what_the_router_saw(blackout, kind: str):
 
 
 def test_a_mixed_blackout_is_attributed_probe_by_probe(triple: Triple, reflector: Run, measure):
-    """1000..1399 are dropped on the way out, replies to 1300..1699 on the way back: of the first those never arrived."""
+    """1000..1399 are dropped on the way out, replies to 1300..1699 on the way back."""
     out, back = range(1000, 1400), range(1300, 1700)
     triple.drop(
         rule(f"udp dport {UDP_PORT}", "udp", out),

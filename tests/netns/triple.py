@@ -1,6 +1,6 @@
 """Sender, router, reflector: three namespaces in a row, and what the tests do in them.
 
-    s  a0 10.211.1.2/24, fd11:1::2/64  ──  a1 .1, ::1  r  b0 10.211.2.1/24, fd11:2::1/64  ──  b1 .2, ::2  d
+s  a0 10.211.1.2/24, fd11:1::2/64  ──  a1 .1, ::1  r  b0 10.211.2.1/24, fd11:2::1/64  ──  b1 .2, ::2  d
 """
 
 from __future__ import annotations
@@ -151,6 +151,7 @@ class Capture:
     def __init__(self, name: str, interface: str):
         self._socket = namespace.inside(NETNS / name, self._open, interface)
         self._packets: list[Packet] = []
+        self._control = 0
 
     @staticmethod
     def _open(interface: str) -> socket.socket:
@@ -173,7 +174,14 @@ class Capture:
             packet = _dissect(frame, seconds * SECOND + ns)
             if packet is not None:
                 self._packets.append(packet)
+            elif frame[12:14] == b"\x08\x00" and frame[23] == 6:
+                self._control += 1
         return self._packets
+
+    def handshakes(self) -> int:
+        """IPv4 TCP segments without a probe in them, so far."""
+        self.packets()
+        return self._control
 
     def probes(self, proto: str, family: int = 4) -> dict[int, Packet]:
         """Probes of one kind on their way out, by sequence."""
@@ -198,7 +206,7 @@ def as_it_is(_packet: Packet, frame: bytes) -> list[tuple[float, bytes]]:
 
 
 class Relay:
-    """Forwards from one of the router's interfaces to the other in place of its kernel, and mistreats packets on the way.
+    """Forwards from one of the router's interfaces to the other in place of its kernel, mistreating packets as told.
 
     Which packets meet with what is up to the test, so that every count is known beforehand. It stands in for the
     kernel's netem, which not every kernel has, and which draws lots.

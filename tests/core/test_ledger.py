@@ -1,0 +1,430 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from probe.core.events import COUNT_NAMES
+from probe.core.fate import COLUMN, EMPTY, LATE, LOST, PENDING, RECEIVED
+from probe.core.ledger import Ledger
+
+from .network import MS, LossyNetwork, counts_of, shrink_rings
+
+S = 1_000 * MS
+T0 = 10**12
+ALL_KINDS = ["lost", "late", "far", "duplicate", "reordered", "unsent", "withdrawn"]
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+class OneFlow:
+    """A ledger of one flow, a probe every millisecond."""
+
+    def __init__(self, *, threshold: int = 100 * MS, k: int = 3, capacity: int = 2):
+        self.ledger = Ledger(capacity)
+        self.ledger.add(0, "a", 1000, threshold, k)
+        self.sent: list[int] = []
+
+    def send(self, n: int, every: int = MS) -> np.ndarray:
+        start = self.sent[-1] + every if self.sent else T0
+        at = start + np.arange(n) * every
+        flow = np.zeros(n, np.int64)
+        sequence = self.ledger.allocate(flow, at)
+        self.ledger.stamp(flow, sequence, at)
+        self.sent += at.tolist()
+        return sequence
+
+    def reply(self, *sequence: int, after: int = MS):
+        sent = np.array([self.sent[s] for s in sequence])
+        return self.ledger.receive(np.zeros(len(sequence), np.int64), ints(*sequence), sent + after)
+
+    def count(self, name: str) -> int:
+        return int(self.ledger.live[0, COLUMN[name]])
+
+    def told(self) -> list:
+        return [o for _, o in self.ledger.drain_outages(open_too=True)]
+
+
+def test_a_probe_counts_from_the_moment_it_left():
+    flow = OneFlow()
+    sequence = flow.ledger.allocate(ints(0, 0), ints(T0, T0 + MS))
+    assert sequence.tolist() == [0, 1]
+    assert flow.count("sent") == 0 and flow.count("scheduled") == 0
+    flow.ledger.stamp(ints(0, 0), sequence, ints(T0, T0 + MS))
+    assert flow.count("sent") == flow.count("scheduled") == 2
+
+
+def test_nothing_can_answer_a_probe_that_has_not_left():
+    flow = OneFlow()
+    flow.send(1)
+    flow.ledger.allocate(ints(0), ints(T0 + MS))
+    arrivals = flow.ledger.receive(ints(0), ints(1), ints(T0 + MS))
+    assert arrivals.unknown.all()
+    flow.ledger.withdraw(ints(0), ints(1))
+    assert counts_of(flow.ledger.live[0]).broken_laws() == []
+
+
+@pytest.mark.parametrize("sequence", [-1, -(2**63), 1, 2**40, 2**63 - 1])
+def test_nonsense_numbers_are_unknown(sequence):
+    flow = OneFlow()
+    flow.send(1)
+    with np.errstate(over="ignore"):
+        arrivals = flow.ledger.receive(ints(0), ints(sequence), ints(T0 + MS))
+    assert arrivals.unknown.tolist() == [True]
+    assert flow.count("received") == flow.count("duplicate") == 0
+
+
+def test_the_first_copy_counts_whatever_the_batch():
+    flow = OneFlow()
+    flow.send(3)
+    arrivals = flow.reply(1, 0, 1, 1)
+    assert arrivals.answered.tolist() == [True, True, False, False]
+    assert arrivals.duplicate.tolist() == [False, False, True, True]
+    assert flow.reply(0).duplicate.all()
+    assert (flow.count("received"), flow.count("duplicate"), flow.count("reordered")) == (2, 3, 1)
+
+
+def test_reordering_as_rfc_4737_counts_it():
+    # RFC 4737, section 7.1: 1,2,3,7,8,9,10,4,5,6,11 arrive: three are reordered. Loss alone is no reordering.
+    flow = OneFlow()
+    flow.send(20)
+    flow.reply(1, 2, 3, 7)
+    flow.reply(8, 9, 10, 4, 5)
+    flow.reply(6, 11, 15)
+    assert flow.count("reordered") == 3
+
+
+def test_exactly_at_the_threshold_is_in_time():
+    flow = OneFlow(threshold=100 * MS)
+    flow.send(2)
+    assert flow.reply(0, after=100 * MS).answered.all()
+    assert flow.reply(1, after=100 * MS + 1).late.all()
+
+
+def test_lost_only_once_the_threshold_has_passed():
+    flow = OneFlow(threshold=100 * MS)
+    flow.send(1)
+    flow.ledger.settle(T0 + 100 * MS - 1)
+    assert flow.count("lost") == 0
+    flow.ledger.settle(T0 + 100 * MS)
+    assert flow.count("lost") == flow.count("lost_unattributed") == 1
+
+
+def test_a_late_reply_takes_the_loss_back():
+    flow = OneFlow()
+    flow.send(20)
+    flow.reply(*(s for s in range(20) if s not in (7, 8, 9)))
+    flow.ledger.settle(T0 + S)
+    [outage] = flow.told()
+    assert (outage.first_lost_seq, outage.last_lost_seq) == (7, 9)
+    flow.reply(8, after=2 * S)
+    flow.ledger.settle(T0 + S)
+    [gone] = flow.told()
+    assert gone.id == outage.id and gone.withdrawn
+    assert flow.count("late") == 1 and flow.count("lost") == 2
+    assert flow.ledger.fates(0, ints(7, 8, 9)).tolist() == [LOST, LATE, LOST]
+
+
+def test_a_late_reply_in_the_middle_splits_an_outage_and_the_longer_part_keeps_the_id():
+    flow = OneFlow()
+    flow.send(30)
+    flow.reply(*range(5), *range(20, 30))
+    flow.ledger.settle(T0 + S)
+    [whole] = flow.told()
+    flow.reply(8, after=2 * S)
+    flow.ledger.settle(T0 + S)
+    parts = {o.id: (o.first_lost_seq, o.last_lost_seq, o.withdrawn) for o in flow.told()}
+    assert parts[whole.id] == (9, 19, False)
+    assert [p for i, p in parts.items() if i != whole.id] == [(5, 7, False)]
+
+
+def test_the_edge_after_late_replies_is_theirs():
+    # 101 to 105 are lost, then turn out late; the next loss begins right behind: its last good probe is 105.
+    flow = OneFlow(threshold=100 * MS)
+    flow.send(106)
+    flow.reply(*range(101))
+    flow.ledger.settle(T0 + S)
+    flow.reply(*range(101, 106), after=2 * S)
+    flow.ledger.settle(T0 + S)
+    flow.send(10)
+    flow.reply(*range(111, 116))
+    flow.ledger.settle(T0 + 2 * S)
+    outage = next(o for o in flow.told() if not o.withdrawn)
+    assert (outage.first_lost_seq, outage.last_lost_seq) == (106, 110)
+    assert outage.last_ok_ns == flow.sent[105]
+    assert outage.upper_ns == flow.sent[111] - flow.sent[105]
+
+
+def test_our_own_drops_are_no_outage():
+    flow = OneFlow()
+    flow.send(300)
+    flow.reply(*range(100), *range(120, 300))
+    flow.ledger.dropped(flow.sent[100], flow.sent[120], 20)
+    flow.ledger.settle(T0 + 2 * S)
+    assert flow.told() == []
+    assert flow.count("dropped_locally") == 20 and flow.count("lost") == 0
+
+
+def test_drops_explain_no_more_than_their_number():
+    flow = OneFlow()
+    flow.send(300)
+    flow.reply(*range(100), *range(120, 300))
+    flow.ledger.dropped(flow.sent[100], flow.sent[120], 5)
+    flow.ledger.settle(T0 + 2 * S)
+    assert (flow.count("dropped_locally"), flow.count("lost")) == (5, 15)
+
+
+def test_drops_at_every_reading_are_all_remembered_until_the_threshold():
+    # 50 readings a second for the two seconds that a verdict takes: none of the hundred spans may be forgotten.
+    flow = OneFlow(threshold=2 * S)
+    flow.send(4000)
+    flow.reply(*(s for s in range(4000) if s % 20 < 17))
+    for n in range(200):
+        flow.ledger.dropped(flow.sent[n * 20 + 17], flow.sent[n * 20 + 19], 3)
+    flow.ledger.settle(T0 + 10 * S)
+    assert flow.count("lost") == 0 and flow.count("dropped_locally") == 600
+
+
+def test_a_reply_after_all_takes_a_drop_back():
+    flow = OneFlow()
+    flow.send(100)
+    flow.reply(*range(50), *range(51, 100))
+    flow.ledger.dropped(flow.sent[50], flow.sent[51], 1)
+    flow.ledger.settle(T0 + 2 * S)
+    assert flow.count("dropped_locally") == 1
+    flow.reply(50, after=3 * S)
+    assert flow.count("dropped_locally") == 0 and flow.count("late") == 1
+    assert counts_of(flow.ledger.live[0]).broken_laws() == []
+
+
+def test_unsent_slots_are_scheduled_and_nothing_else():
+    flow = OneFlow()
+    flow.send(2)
+    flow.ledger.unsent(ints(0, 1, 0), ints(T0 + 2 * MS, T0, T0 + 3 * MS))
+    counts = counts_of(flow.ledger.live[0])
+    assert (counts.scheduled, counts.sent, counts.unsent, counts.pending) == (4, 2, 2, 2)
+    flow.ledger.finish(T0)
+    assert flow.ledger.settled[0, COLUMN["unsent"]] == 2
+
+
+def test_withdrawn_numbers_are_used_again():
+    flow = OneFlow()
+    flow.send(5)
+    late = flow.ledger.allocate(ints(0, 0), ints(T0, T0))
+    flow.ledger.withdraw(ints(0, 0), late)
+    assert flow.send(1).tolist() == [5]
+    assert flow.count("sent") == 6
+
+
+def test_links_may_tell_of_their_probes_one_after_the_other():
+    # Link B's probes are told after link A's, which left in the same milliseconds.
+    ledger = Ledger(2)
+    for flow in (0, 1):
+        ledger.add(flow, f"f{flow}", 1000, 100 * MS, 3)
+    for start in range(0, 1000, 20):
+        for flow in (0, 1):
+            flows, at = np.full(20, flow), T0 + (start + np.arange(20)) * MS
+            ledger.stamp(flows, ledger.allocate(flows, at), at)
+        ledger.settle(T0 + (start + 15) * MS)
+    for until in (1000, 1037, 1400):
+        ledger.settle(T0 + until * MS)
+        settled = min(ledger.settled_to - T0, 999 * MS) // MS + 1
+        assert ledger.settled[:, COLUMN["sent"]].tolist() == [settled, settled]
+
+
+def test_a_long_threshold_elsewhere_does_not_outlast_the_ring():
+    # b answers nothing for a minute; a, of ten thousand probes a second, must not be overwritten while it waits.
+    ledger = Ledger(2)
+    ledger.add(0, "a", 10_000, 10 * MS, 3)
+    now, sent = T0, 0
+    for step in range(700):
+        if step == 50:
+            ledger.add(1, "b", 1, 60 * S, 3)
+            ledger.stamp(ints(1), ledger.allocate(ints(1), ints(now)), ints(now))
+        flow, at = np.zeros(1000, np.int64), now + np.arange(1000) * 100_000
+        sequence = ledger.allocate(flow, at)
+        ledger.stamp(flow, sequence, at)
+        ledger.receive(flow, sequence, at + MS)
+        sent, now = sent + 1000, now + 100 * MS
+        ledger.settle(now)
+    ledger.settle(now + 61 * S)
+    counts = counts_of(ledger.settled[0])
+    assert (counts.sent, counts.received, counts.lost) == (sent, sent, 0)
+    assert counts_of(ledger.settled[1]).lost == 1
+
+
+def test_removing_the_flow_with_the_longest_threshold_sets_the_others_free():
+    ledger = Ledger(2)
+    ledger.add(0, "a", 1000, 100 * MS, 3)
+    ledger.add(1, "b", 1000, 60 * S, 3)
+    ledger.stamp(ints(0), ledger.allocate(ints(0), ints(T0)), ints(T0))
+    ledger.settle(T0 + S)
+    assert ledger.live[0, COLUMN["lost"]] == 0
+    ledger.remove(1)
+    ledger.settle(T0 + S)
+    assert ledger.live[0, COLUMN["lost"]] == 1
+
+
+def test_a_row_can_be_used_again_while_probes_of_its_last_flow_are_in_the_log():
+    ledger = Ledger(2)
+    ledger.add(0, "a", 1000, 100 * MS, 3)
+    ledger.add(1, "b", 1000, 100 * MS, 3)
+    for flow in (0, 1):
+        flows, at = np.full(50, flow), T0 + np.arange(50) * MS
+        ledger.stamp(flows, ledger.allocate(flows, at), at)
+    ledger.remove(0)
+    assert ledger.receive(ints(0), ints(3), ints(T0)).unknown.all()
+    ledger.add(0, "again", 1000, 100 * MS, 3)
+    ledger.settle(T0 + 10 * S)
+    assert counts_of(ledger.live[0]).sent == counts_of(ledger.live[0]).lost == 0
+    assert counts_of(ledger.live[1]).lost == 50
+    assert [(f, o.lost) for f, o in ledger.drain_outages(open_too=True)] == [(1, 50)]
+
+
+@pytest.mark.parametrize("error", [-(10**18), -S, -MS, 10**18])
+def test_a_stamp_off_by_a_clock_step_loses_nothing(error):
+    # The wall clock was stepped between the kernel's stamp and our reading of it.
+    flow = OneFlow()
+    flow.send(100)
+    flow.reply(*range(50))
+    flow.reply(*range(50, 60), after=MS + error)
+    flow.reply(*range(60, 100))
+    flow.ledger.settle(T0 + 10 * S)
+    assert flow.count("lost") == 0 and flow.told() == []
+    assert counts_of(flow.ledger.settled[0]).broken_laws() == []
+    if error < 0:
+        assert flow.count("received") == 100
+
+
+def test_settled_is_exact_and_moves_in_steps():
+    flow = OneFlow(threshold=100 * MS)
+    readings = set()
+    for _ in range(100):
+        flow.send(20)
+        flow.ledger.settle(flow.sent[-1])
+        settled_to = flow.ledger.settled_to
+        readings.add(settled_to)
+        assert flow.ledger.settled[0, COLUMN["sent"]] == sum(at <= settled_to for at in flow.sent)
+    steps = np.diff(sorted(readings))
+    assert len(readings) > 5 and (steps >= 250 * MS).all()
+
+
+def test_fates_are_forgotten_with_the_ring(monkeypatch):
+    shrink_rings(monkeypatch, 512)
+    ledger = Ledger(1)
+    ledger.add(0, "a", 10, 100 * MS, 3)
+    flow, at = np.zeros(600, np.int64), T0 + np.arange(600) * 100 * MS
+    for part in np.array_split(np.arange(600), 30):
+        ledger.stamp(flow[part], ledger.allocate(flow[part], at[part]), at[part])
+        ledger.receive(flow[part][:-1], part[:-1], at[part][:-1] + 1)
+        ledger.settle(int(at[part][-1]))
+    assert ledger.fates(0, ints(0, 599, 600, -1)).tolist() == [EMPTY, PENDING, EMPTY, EMPTY]
+    assert ledger.fates(0, ints(500)).tolist() == [RECEIVED]
+    assert ledger.receive(ints(0), ints(0), ints(T0)).unknown.all()
+
+
+def test_a_flood_of_late_replies_is_no_loop_over_probes():
+    # After ten seconds of buffering, 100,000 late replies: the corrections are told by steps of time, not by probes.
+    ledger = Ledger(1)
+    ledger.add(0, "a", 10_000, 100 * MS, 3)
+    flow, at = np.zeros(100_000, np.int64), T0 + np.arange(100_000) * 100_000
+    for part in np.array_split(np.arange(100_000), 100):
+        ledger.stamp(flow[part], ledger.allocate(flow[part], at[part]), at[part])
+        ledger.settle(int(at[part][-1]))
+    ledger.drain_outages(open_too=True)
+    ledger.receive(flow, np.arange(100_000), at + 20 * S)
+    ledger.settle(T0 + 11 * S)
+    [(_, outage)] = ledger.drain_outages(open_too=True)
+    assert outage.withdrawn
+    assert len(ledger.drain_corrections()) < 60
+    assert counts_of(ledger.live[0]).late == 100_000
+
+
+FLOWS = st.lists(
+    st.tuples(
+        st.sampled_from([MS, 2 * MS, 5 * MS]), st.sampled_from([20 * MS, 100 * MS, 400 * MS]), st.sampled_from([1, 3])
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@given(
+    seed=st.integers(0, 10**9),
+    flows=FLOWS,
+    kinds=st.sets(st.sampled_from(ALL_KINDS), min_size=1).map(sorted),
+    longest=st.sampled_from([5, 60, 400]),
+    cadence=st.sampled_from([1, 3, 10]),
+)
+def test_whatever_happens_the_account_is_true(seed, flows, kinds, longest, cadence):
+    network = LossyNetwork(seed, flows, kinds, longest)
+    for n in range(80):
+        network.step(network.rng.randint(1, 40) * MS, settle=n % cadence == 0)
+    network.end()
+    network.check()
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@given(seed=st.integers(0, 10**9), kinds=st.sets(st.sampled_from(ALL_KINDS), min_size=1).map(sorted))
+def test_outages_outlast_the_ring(monkeypatch, seed, kinds):
+    shrink_rings(monkeypatch, 512)
+    # 200 probes a second, thresholds of 20 and 50 ms: rings of 512 slots, outages of up to 2000 probes.
+    network = LossyNetwork(seed, [(5 * MS, 20 * MS, 3), (5 * MS, 50 * MS, 1)], sorted({*kinds, "lost"}), 2000)
+    for _ in range(150):
+        network.step(network.rng.randint(1, 200) * MS)
+    network.end()
+    network.check()
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**9))
+def test_flows_come_and_go(seed):
+    network = LossyNetwork(seed, [(MS, 50 * MS, 3), (2 * MS, 200 * MS, 3)], ["lost", "late", "unsent"], 50)
+    for _ in range(30):
+        network.step(network.rng.randint(1, 40) * MS)
+    network.remove(1)
+    for _ in range(5):
+        network.step(network.rng.randint(1, 20) * MS)
+    network.account.outages = {key: o for key, o in network.account.outages.items() if key[0] != 1}
+    network.account.withdrawn = {key for key in network.account.withdrawn if key[0] != 1}
+    network.add(1, 5 * MS, 400 * MS, 1)
+    network.add(2, MS, 20 * MS, 3)
+    for _ in range(30):
+        network.step(network.rng.randint(1, 40) * MS)
+    network.account.samples.clear()
+    network.end()
+    for index in network.tracks:
+        assert counts_of(network.ledger.live[index]).broken_laws() == []
+    network.account.samples.clear()
+    network.check()
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**9))
+def test_the_laws_hold_with_drops_in_the_middle_of_losses(seed):
+    network = LossyNetwork(seed, [(MS, 50 * MS, 3), (2 * MS, 80 * MS, 3)], ["lost", "late", "duplicate"], 100)
+    for _ in range(60):
+        start = network.now
+        network.step(network.rng.randint(1, 40) * MS)
+        if network.rng.random() < 0.4:
+            network.ledger.dropped(start, network.now, network.rng.randint(1, 50))
+    network.end()
+    before = np.zeros_like(network.ledger.settled)
+    for _, settled in network.account.samples:
+        for index in network.tracks:
+            assert counts_of(settled[index] - before[index]).broken_laws() == []
+        before = settled
+
+
+def test_counts_that_no_law_binds():
+    ledger = Ledger(1)
+    ledger.add(0, "a", 10, 100 * MS, 3)
+    for name in ("corrupt", "reset", "icmp_error"):
+        ledger.count(0, name)
+        ledger.count(0, name, 2)
+    assert [int(ledger.live[0, COLUMN[n]]) for n in ("corrupt", "reset", "icmp_error")] == [3, 3, 3]
+    assert set(COUNT_NAMES) == set(COLUMN)

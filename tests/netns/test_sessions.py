@@ -1,0 +1,136 @@
+"""How kept sessions end: reset by the far end, dropped in silence on the way, or not at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from probe.report.document import laws
+
+from .triple import IPV4, IPV6, TARGETS, TCP_PORT, UDP_PORT, Run, Triple
+
+pytestmark = pytest.mark.netns
+
+
+def named(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Flows by protocol and session, `tcp` or `tcp-fresh`; `6` behind the protocol for IPv6."""
+    found = {}
+    for flow in document["flows"]:
+        family = "6" if ":" in flow["target"] else ""
+        found[f"{flow['protocol']}{family}{'-fresh' if flow['session'] == 'fresh' else ''}"] = flow
+    return found
+
+
+def test_a_reflector_that_starts_anew_resets_the_sessions_of_the_old_one(triple: Triple, reflector: Run):
+    capture = triple.capture()
+    run = triple.start_measure(
+        *(TARGETS[kind] for kind in ("tcp", "tcp6", "udp")), rate=500, duration=4, session="both", loss_threshold=0.3
+    )
+    capture.wait_for("tcp", 300)
+    # Nobody answers while it is away, not even that host's kernel.
+    triple.drop(f"ip saddr {IPV4}", f"ip6 saddr {IPV6}")
+    reflector.kill()
+    triple.reflect()
+    triple.drop()
+    document = run.document()
+    assert laws(document, settled=True) == []
+    flows = named(document)
+    for kind, address in (("tcp", IPV4), ("tcp6", IPV6)):
+        old, new = flows[kind], flows[f"{kind}-fresh"]
+        end = old["session_end"]
+        # A reflector sends with TTL 255 and there is one router: the address and TTL tell who ended the session.
+        assert (end["cause"], end["from"], end["ttl"]) == ("rst", address, 254)
+        assert old["verdict"] == "reset"
+        assert old["counts"]["reset"] == 1
+        assert document["run"]["started_ns"] < end["at_ns"] < document["run"]["ended_ns"]
+        assert new["verdict"] == "survived"
+        assert [o["censored"] for o in new["outages"]] == ["no"]
+        # Its last outage was never seen to end, and no probe was sent once the session was over.
+        assert old["outages"][-1]["censored"] == "end"
+        assert old["counts"]["scheduled"] < new["counts"]["scheduled"] == 2000
+    for kind in ("udp", "udp-fresh"):
+        assert flows[kind]["verdict"] == "survived", flows[kind]["outages"]
+        assert flows[kind]["outages"][-1]["censored"] == "no"
+    assert document["matrix"]["default"]["tcp"] == "reset"
+    assert document["matrix"]["default"]["tcp-new"] == "recovered"
+
+
+def test_a_session_that_is_dropped_in_silence_is_lost_and_new_ones_are_not(triple: Triple, reflector: Run):
+    capture = triple.capture()
+    run = triple.start_measure(
+        *(TARGETS[kind] for kind in ("tcp", "udp")), rate=500, duration=2.2, session="both", loss_threshold=0.3
+    )
+    capture.wait_for("tcp", 300)
+    port = {p.port for p in capture.probes("tcp").values()}
+    assert len(port) == 1
+    triple.drop(f"tcp sport {port.pop()} tcp dport {TCP_PORT}")
+    document = run.document()
+    assert laws(document, settled=True) == []
+    flows = named(document)
+    old = flows["tcp"]
+    (outage,) = old["outages"]
+    assert (outage["censored"], old["session_end"]["cause"], old["verdict"]) == ("end", "silent", "lost")
+    assert outage["last_lost_seq"] == old["counts"]["sent"] - 1
+    assert outage["lost"] == old["counts"]["lost"] == old["counts"]["sent"] - outage["first_lost_seq"]
+    assert old["session_end"]["at_ns"] == outage["start_ns"]
+    assert old["counts"]["reset"] == 0
+    for kind in ("tcp-fresh", "udp", "udp-fresh"):
+        assert (flows[kind]["counts"]["lost"], flows[kind]["outages"]) == (0, []), kind
+        assert flows[kind]["session_end"]["cause"] == "none"
+    assert document["matrix"] == {
+        "default": {"tcp": "lost", "tcp-new": flows["tcp-fresh"]["verdict"]}
+        | {"udp": flows["udp"]["verdict"], "udp-new": flows["udp-fresh"]["verdict"]}
+    }
+
+
+def test_a_host_without_its_reflector_refuses_and_the_flow_counts_it(triple: Triple, reflector: Run):
+    """The far host's kernel answers in the reflector's place: RST, and port unreachable."""
+    capture = triple.capture()
+    run = triple.start_measure(*(TARGETS[k] for k in ("tcp", "udp")), rate=200, duration=2, loss_threshold=0.3)
+    capture.wait_for("tcp", 100)
+    reflector.kill()
+    document = run.document()
+    assert laws(document, settled=True) == []
+    flows = named(document)
+    assert (flows["tcp"]["session_end"]["cause"], flows["tcp"]["session_end"]["ttl"]) == ("rst", 63)
+    assert flows["tcp"]["verdict"] == "reset"
+    assert flows["udp"]["counts"]["icmp_error"] > 0
+    assert flows["udp"]["counts"]["lost"] > 50
+    assert flows["udp"]["verdict"] == "dark"
+    assert {o["censored"] for o in flows["udp"]["outages"]} == {"end"}
+
+
+def test_a_translation_that_changes_is_seen(triple: Triple, reflector: Run):
+    """The kept UDP flow is answered again, but behind another port: its session did not survive."""
+    capture = triple.capture()
+    run = triple.start_measure(TARGETS["udp"], rate=500, duration=2.5, session="both", loss_threshold=0.3)
+    capture.wait_for("udp", 600)
+    kept = next(port for port, count in _ports(capture).items() if count > 200)
+    triple.nft(
+        "table ip nat {",
+        "chain there { type filter hook prerouting priority -300;",
+        f"udp sport {kept} udp dport {UDP_PORT} @th,{64},32 800-899 drop",
+        f"udp sport {kept} udp dport {UDP_PORT} @th,{64},32 >= 900 udp sport set 7000",
+        "}",
+        "chain back { type filter hook prerouting priority -300;",
+        f"udp sport {UDP_PORT} udp dport 7000 udp dport set {kept}",
+        "}",
+        "}",
+    )
+    document = run.document()
+    assert laws(document, settled=True) == []
+    flows = named(document)
+    assert flows["udp"]["rebound"] is True
+    assert flows["udp"]["verdict"] == "rebound"
+    assert flows["udp-fresh"]["verdict"] == "unaffected" or flows["udp-fresh"]["unobserved"]
+    (outage,) = flows["udp"]["outages"]
+    assert (outage["lost"], outage["first_lost_seq"]) == (100, 800)
+
+
+def _ports(capture: Any) -> dict[int, int]:
+    ports: dict[int, int] = {}
+    for packet in capture.packets():
+        if packet.proto == "udp" and not packet.reply:
+            ports[packet.port] = ports.get(packet.port, 0) + 1
+    return ports

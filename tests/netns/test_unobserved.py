@@ -1,0 +1,114 @@
+"""Our own host stands still or loses its link: that is not the network's fault, and is not said to be."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import time
+
+import pytest
+
+from probe.report.document import laws
+
+from .triple import MS, SECOND, TARGETS, Run, Triple, wait_for
+
+pytestmark = pytest.mark.netns
+
+ALL = [TARGETS[kind] for kind in ("icmp", "udp", "tcp")]
+
+
+def test_a_stalled_engine_makes_up_for_nothing_and_loses_nothing(triple: Triple, reflector: Run):
+    capture = triple.capture()
+    run = triple.start_measure(*ALL, rate=1000, duration=2, loss_threshold=0.3)
+    capture.wait_for("udp", 600)
+    engine = run.engine()
+    os.kill(engine, signal.SIGSTOP)
+    stopped_ns = time.time_ns()
+    time.sleep(0.5)  # the stall itself
+    continued_ns = time.time_ns()
+    os.kill(engine, signal.SIGCONT)
+    document = run.document()
+    assert laws(document, settled=True) == []
+    for flow in document["flows"]:
+        counts = flow["counts"]
+        assert counts["scheduled"] == 2000, flow["name"]
+        assert counts["unsent"] >= 450, (flow["name"], counts)
+        # Replies that waited in the ring meanwhile carry the kernel's stamp of their arrival: they are not late.
+        assert counts["received"] == counts["sent"], (flow["name"], counts)
+        assert flow["outages"] == []
+        assert flow["session_end"]["cause"] == "none"
+        # It was unobserved from the last probe before the stall to the first after it, as the router saw them.
+        passed = sorted(p.at_ns for p in capture.probes(flow["protocol"]).values())
+        _, before, behind = max((b - a, a, b) for a, b in itertools.pairwise(passed))
+        assert before <= stopped_ns + 10 * MS < continued_ns <= behind
+        spans = [u for u in flow["unobserved"] if u["end_ns"] - u["start_ns"] > 400 * MS]
+        assert [u["cause"] for u in spans] == ["stall"], flow["unobserved"]
+        assert abs(spans[0]["start_ns"] - before) < MS
+        assert abs(spans[0]["end_ns"] - behind) < MS
+        # Wherever it says unobserved, a slot was missed, and no probe left.
+        for span in flow["unobserved"]:
+            assert span["end_ns"] - span["start_ns"] > 3 * MS // 2, flow["unobserved"]
+            inside = [at for at in passed if span["start_ns"] + MS // 4 < at < span["end_ns"] - MS // 4]
+            assert inside == [], (span, inside[:3])
+        # No burst afterwards.
+        after = [at for at in passed if at >= continued_ns]
+        most = max(sum(at <= other < at + MS for other in after) for at in after)
+        assert most <= 8, flow["name"]
+        assert flow["rtt_ns"]["max"] < 300 * MS
+
+
+def test_a_link_that_goes_down_is_unobserved(triple: Triple, reflector: Run):
+    capture = triple.capture()
+    run = triple.start_measure(*ALL, rate=500, duration=2.5, loss_threshold=0.3)
+    capture.wait_for("udp", 300)
+    triple.ip(triple.sender, "link set a0 down")
+    down_ns = time.time_ns()
+    wait_for(lambda: time.time_ns() > down_ns + 500 * MS)
+    up_ns = time.time_ns()
+    # The kernel forgets the default routes with the link, and the IPv6 address; as a network service would:
+    triple.ip(triple.sender, "link set a0 up", "route add default via 10.211.1.1")
+    document = run.document()
+    assert laws(document, settled=True) == []
+    for flow in document["flows"]:
+        counts = flow["counts"]
+        assert counts["scheduled"] == 1250
+        assert counts["unsent"] > 100, (flow["name"], counts)
+        # Only what was on its way when the link went can be lost.
+        assert counts["lost"] <= 5, (flow["name"], counts)
+        assert flow["outages"] == []
+        causes = {u["cause"] for u in flow["unobserved"] if u["start_ns"] < up_ns and u["end_ns"] > down_ns}
+        assert "link_down" in causes, flow["unobserved"]
+        # Nothing that was written before leaves afterwards: each sequence once, in order, near its TX time.
+        passed = [p for p in capture.packets() if (p.proto, p.reply) == (flow["protocol"], False)]
+        sequences = [p.sequence for p in passed]
+        assert sequences == sorted(set(sequences)), flow["name"]
+        assert not any(down_ns + 20 * MS < p.at_ns < up_ns for p in passed)
+        assert max(sequences) == counts["sent"] - 1
+        assert flow["rtt_ns"]["max"] < 300 * MS
+        assert flow["session_end"]["cause"] == "none"
+
+
+def test_a_reflector_that_stalls_is_not_loss(triple: Triple, reflector: Run):
+    """Probes wait in its ring; the replies say how long they did, so that the delay stays the network's."""
+    capture = triple.capture()
+    run = triple.start_measure(TARGETS["udp"], TARGETS["tcp"], rate=1000, duration=1.5, loss_threshold=1)
+    capture.wait_for("udp", 500)
+    engine = reflector.engine("reflector")
+    os.kill(engine, signal.SIGSTOP)
+    time.sleep(0.4)
+    os.kill(engine, signal.SIGCONT)
+    document = run.document()
+    assert laws(document, settled=True) == []
+    for flow in document["flows"]:
+        assert flow["counts"]["received"] == flow["counts"]["sent"], flow["counts"]
+        assert flow["rtt_ns"]["max"] < 100 * MS < SECOND
+
+
+def test_an_engine_that_is_killed_is_told_and_is_no_result(triple: Triple, reflector: Run):
+    capture = triple.capture()
+    run = triple.start_measure(TARGETS["udp"], rate=500, duration=3)
+    capture.wait_for("udp", 100)
+    os.kill(run.engine(), signal.SIGKILL)
+    assert run.end(10) == 1, run.said()
+    assert "sender process has ended unexpectedly" in run.said()

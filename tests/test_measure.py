@@ -1,0 +1,93 @@
+"""`haprobe measure` without a network: names of flows, Ctrl-C, and what is said about silence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from probe.core.events import FlowSpec
+from probe.measure import _silence, _state, flow_specs, interruptible
+from probe.recorder import FlowTrack
+from probe.targets import parse
+
+
+def specs(*urls: str, sessions: tuple[str, ...] = ("kept",)) -> list[FlowSpec]:
+    return flow_specs([parse(url) for url in urls], 250.0, sessions, "egress", "eth7", 300_000_000)  # type: ignore[arg-type]
+
+
+def test_a_flow_is_named_after_its_target() -> None:
+    made = specs("icmp://192.0.2.1", "udp://192.0.2.1", "tcp://[2001:db8::1]:443")
+    assert [spec.name for spec in made] == ["icmp-192.0.2.1", "udp-192.0.2.1-862", "tcp-2001.db8..1-443"]
+    assert {(s.rate_pps, s.path, s.interface, s.loss_threshold_ns) for s in made} == {
+        (250.0, "egress", "eth7", 300_000_000)
+    }
+
+
+def test_twins_are_named_alike_and_the_same_target_twice_is_two_flows() -> None:
+    made = specs("tcp://192.0.2.1:22", "tcp://192.0.2.1:22", "tcp://192.0.2.1:22", sessions=("kept", "fresh"))
+    names = [spec.name for spec in made]
+    assert names[:2] == ["tcp-192.0.2.1-22", "tcp-192.0.2.1-22-fresh"]
+    assert len(set(names)) == 6
+    for spec in made:
+        assert (spec.session == "fresh") == ("-fresh" in spec.name)
+
+
+def test_ctrl_c_halts_once_and_gives_the_handlers_back() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    halted: list[bool] = []
+    with interruptible(lambda: halted.append(True)) as interrupted:
+        assert not interrupted.is_set()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupted.is_set()
+        assert halted == [True]
+        with pytest.raises(KeyboardInterrupt):  # the user insists
+            os.kill(os.getpid(), signal.SIGINT)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_elsewhere_than_in_the_main_thread_nobody_is_interrupted() -> None:
+    seen: list[bool] = []
+
+    def body() -> None:
+        with interruptible(lambda: None) as interrupted:
+            seen.append(interrupted.is_set())
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join(5)
+    assert seen == [False]
+
+
+def track(state: str) -> FlowTrack:
+    made = FlowTrack(specs("icmp://192.0.2.1")[0], 0, "192.0.2.1")
+    made.state = state  # type: ignore[assignment]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        (["up", "up"], "all answering"),
+        (["connecting", "up"], "no answer yet: icmp-192.0.2.1"),
+        (["connecting", "down"], "dark: icmp-192.0.2.1"),
+        (["suspect", "up"], "dark: icmp-192.0.2.1"),
+        (["ended"], "ended: icmp-192.0.2.1"),
+    ],
+)
+def test_the_progress_says_the_worst(states: list[str], said: str) -> None:
+    assert _state([track(state) for state in states]) == said
+
+
+def test_silence_is_told_with_what_to_look_at() -> None:
+    def said(url: str, **counts: int) -> str:
+        flow = {"name": "x", "counts": {"sent": 0, "unsent": 0, **counts}}
+        return _silence(flow, specs(url)[0])
+
+    assert "no reply from 192.0.2.1 to any of 9 probes" in said("icmp://192.0.2.1", sent=9)
+    assert "`haprobe reflect --udp 862`" in said("udp://192.0.2.1", sent=9)
+    assert "listen on port 443" in said("tcp://192.0.2.1:443", sent=9)
+    assert "is the interface up?" in said("icmp://192.0.2.1", unsent=9)
+    assert "nothing was sent to 192.0.2.1 yet" in said("icmp://192.0.2.1")
