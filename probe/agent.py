@@ -228,8 +228,9 @@ class Agent:
             log.warning("watchers.fortigate: not available in this version; the FortiGates are not watched")
 
     def renew(self) -> list[str]:
-        """Begin new sessions for kept TCP flows whose session has ended; which ones."""
-        ended = [t for t in self._tracks.values() if t.state == "ended"]
+        """Begin new sessions for kept TCP flows whose session has ended or stays dark; which ones."""
+        kept = [t for t in self._ordered() if t.spec.protocol == "tcp" and t.spec.session == "kept"]
+        ended = [t for t in kept if t.state in ("ended", "down")]
         for track in ended:
             self._prober.renew(track)
         return [t.spec.name for t in ended]

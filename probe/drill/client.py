@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,18 @@ class AgentClient:
         except ValueError as error:
             raise self._unreadable(path, error) from error
 
+    def renew(self) -> list[str]:
+        """Have it begin new sessions where kept TCP sessions are over or dark; the flows it did so for.
+
+        Raises:
+            PeerError: If it does not answer, or will not.
+        """
+        path = "/api/v1/renew"
+        try:
+            return [str(name) for name in self._ask("POST", path, self._status_timeout_s).json()["renewed"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._unreadable(path, ValueError(str(error))) from error
+
     def report(self, start_ns: int, end_ns: int) -> dict[str, Any]:
         """Its result document for a span of Unix epoch nanoseconds.
 
@@ -104,8 +116,11 @@ class AgentClient:
         self._http.close()
 
     def _get(self, path: str, timeout_s: float, allowed: tuple[int, ...] = (200,)) -> httpx.Response:
+        return self._ask("GET", path, timeout_s, allowed)
+
+    def _ask(self, method: str, path: str, timeout_s: float, allowed: tuple[int, ...] = (200,)) -> httpx.Response:
         try:
-            response = self._http.get(path, timeout=timeout_s)
+            response = self._http.request(method, path, timeout=timeout_s)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise PeerError(f"{self._who(path)}: {_reason(error)}; {_advice(error, self.endpoint)}") from error
         if response.status_code in allowed:
@@ -159,6 +174,10 @@ class AgentPool:
             agents=tuple(answers.values()),
             failures={name: str(error) for name, error in failures.items()},
         )
+
+    def renew(self, agents: Collection[str]) -> tuple[dict[str, list[str]], dict[str, PeerError]]:
+        """Have the named agents begin new sessions where kept ones are over: flows by agent, and who would not."""
+        return self._each(lambda client: client.renew() if client.endpoint.name in agents else [])
 
     def reports(self, start_ns: int, end_ns: int) -> tuple[dict[str, dict[str, Any]], dict[str, PeerError]]:
         """Every agent's result document of a span, by agent; and why there is none of the others."""

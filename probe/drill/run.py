@@ -24,7 +24,7 @@ from probe.drill.plan import DrillPlan, check_out, from_args
 from probe.drill.recovery import OUTAGE_PROBES, Recovery, RecoveryProgress
 from probe.drill.stage import Stage, stage_for, termination_as_interrupt
 from probe.drill.status import Poll
-from probe.drill.steady import SteadyState, clock_warnings, watcher_warnings
+from probe.drill.steady import SteadyState, clock_warnings, over, watcher_warnings
 from probe.drill.summary import summarise, table
 from probe.drill.triggers import Trigger
 from probe.drill.wall import Wall, WallState
@@ -172,7 +172,11 @@ class Drill:
         """Wait for the steady state; Unix epoch nanoseconds of its start."""
         check = SteadyState(self._plan.steady_ns)
         begun_ns = self._clock.mono_ns()
+        renewed = False
         for poll in self._polls(pool):
+            if not renewed:
+                renewed = True
+                self._renew_ended(pool, poll)
             progress = check.update(poll)
             note = progress.blemishes[0] if progress.blemishes and not progress.since_wall_ns else ""
             self._show(WallState("steady", progress.held_ns / 1e9, progress.needed_ns / 1e9, note=note), poll)
@@ -185,10 +189,21 @@ class Drill:
                 raise SteadyStateError(
                     f"no steady state after {waited_ns / 1e9:.0f} s, nothing was triggered:\n"
                     + "\n".join(f"  {blemish}" for blemish in progress.blemishes)
-                    + "\nhaprobe preflight may tell why; "
-                    "a kept session that died earlier comes back when its agent is restarted"
+                    + "\nhaprobe preflight may tell why"
                 )
         raise AssertionError("polls do not end")
+
+    def _renew_ended(self, pool: AgentPool, poll: Poll) -> None:
+        """Sessions that an earlier failover ended do not come back by themselves: begin new ones."""
+        agents = {flow.agent for flow in poll.flows if over(flow, poll)}
+        if not agents:
+            return
+        renewed, refused = pool.renew(agents)
+        for agent, names in renewed.items():
+            if names:
+                self._wall.say(f"agent {agent}: new sessions for {', '.join(names)}")
+        for error in refused.values():
+            self._wall.warn(str(error))
 
     # --- trigger and recovery ----------------------------------------------------------------------------------
 

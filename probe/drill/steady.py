@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from probe.drill.status import AgentStatus, FlowKey, FlowStatus, Poll
+from probe.drill.status import AgentStatus, FlowKey, FlowStatus, Poll, twins
 
 UNCLEAN: Mapping[str, str] = {
     "lost": "lost",
@@ -91,6 +91,14 @@ def blemishes(previous: Poll | None, current: Poll) -> tuple[str, ...]:
         for flow in agent.flows:
             found += _flow_blemishes(agent, before.get(flow.key), flow)
     return tuple(found)
+
+
+def over(flow: FlowStatus, poll: Poll) -> bool:
+    """Whether a kept TCP session has ended, or stays dark while new sessions to the same place work."""
+    if flow.protocol != "tcp" or flow.session != "kept":
+        return False
+    twin = twins(poll.flows).get(flow.key)
+    return flow.state == "ended" or (flow.state == "down" and twin is not None and poll.by_key[twin].up)
 
 
 def silent(first: Poll, last: Poll) -> tuple[str, ...]:

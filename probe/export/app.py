@@ -82,6 +82,7 @@ class Endpoints:
             Route("/-/ready", self.ready),
             Route("/-/reload", self.reload, methods=["POST"]),
             Route("/api/v1/status", self.status),
+            Route("/api/v1/renew", self.renew, methods=["POST"]),
             Route("/api/v1/outages", self.outages),
             Route("/api/v1/report", self.report),
             Route("/api/v1/events", self.events),
@@ -138,6 +139,9 @@ class Endpoints:
         except HaprobeError as error:
             return PlainTextResponse(f"{error}\n", HTTPStatus.INTERNAL_SERVER_ERROR)
         return PlainTextResponse("haprobe has reloaded its config.\n")
+
+    def renew(self, _request: Request) -> Response:
+        return _json({"renewed": self._view.renew()})
 
     def status(self, request: Request) -> Response:
         _parameters(request)

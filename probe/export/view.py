@@ -112,6 +112,9 @@ class AgentView(Protocol):
             ConfigError: If it is bad; the running config stays.
         """
 
+    def renew(self) -> list[str]:
+        """Begin a new session for every kept TCP flow whose session is over or dark; the names of those flows."""
+
     def last_reload_successful(self) -> bool: ...
 
     def subscribe(self, callback: Any) -> Any:

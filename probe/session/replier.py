@@ -108,7 +108,7 @@ class Replier:
 
     def _now(self, time_field: str) -> np.uint64:
         wall = np.array([self._clock.wall_ns()], np.int64)
-        return ntp_from_unix_ns(wall)[0] if time_field == "stamp_time" else wall.astype(np.uint64)[0]
+        return np.uint64(ntp_from_unix_ns(wall)[0] if time_field == "stamp_time" else wall[0])
 
     def send_one(self, frame: bytes, ifindex: int) -> None:
         """Send a control segment; if the link is busy it is lost, as on any network."""

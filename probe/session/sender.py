@@ -202,10 +202,12 @@ class Sender:
         self._links.listen(key, self._owned())
 
     def renew(self, index: int) -> None:
-        """Give a kept TCP flow whose session has ended a new one, on another port; its sequences go on."""
+        """Give a kept TCP flow whose session is over a new one, on another port; its sequences go on."""
         flow = self.table.flows.get(index)
-        if flow is None or flow.client is None or flow.client.state is not State.ENDED:
+        if flow is None or flow.client is None or flow.client.state not in (State.ESTABLISHED, State.ENDED):
             return
+        self._stop(flow)
+        self._connections.close(flow)
         old = flow.ids
         flow.ids = self._reserve("tcp", flow.target, 1)
         self.table.owner["tcp"][old] = -1

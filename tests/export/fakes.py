@@ -177,6 +177,9 @@ class FakeAgent:
         if self.reload_error is not None:
             raise self.reload_error
 
+    def renew(self) -> list[str]:
+        return ["a-to-b"]
+
     def last_reload_successful(self) -> bool:
         return self.reload_error is None
 
