@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help drill test check format test-netns lab-down lock docs clean
+.PHONY: help drill test check format test-netns bench lab-down lock docs clean
 
 PYTHON ?=
 OUT ?= runs
@@ -46,6 +46,11 @@ test-netns: ## only the tests that make network namespaces
 	@tools/packages python lab
 	@PYTHON="$(PYTHON)" tools/venv dev
 	$(SUDO) $(BIN)/python -m pytest -m "netns or lab" $(if $(SUDO),-p no:cacheprovider) $(ARGS)
+
+bench: ## beside the tools a user would pick instead; ARGS="rate --quick" and the like, ARGS=--help lists them
+	@tools/packages python lab bench
+	@PYTHON="$(PYTHON)" tools/venv dev
+	$(SUDO) $(BIN)/python -m tests.bench $(ARGS)
 
 lab-down: ## remove a lab that was left up
 	$(SUDO) $(BIN)/haprobe lab down

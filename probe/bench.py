@@ -268,7 +268,7 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
         f"{outcome.unclean_pps:,.0f}/s" if outcome.unclean_pps else "-",
     )
     if best is None:
-        return (outcome.kind, *limits, "-", "-", "-", "-", outcome.note or "no clean rate")
+        return (outcome.kind, *limits, "-", "-", "-", "-", _why_none(outcome))
     kernel = outcome.kind == "icmp"  # whose echo replies no process of ours sends
     costs = (
         _with_unit(best.sender_cpu, "{:.2f} CPU"),
@@ -277,6 +277,14 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
         _with_unit(None if best.lateness_p99_ns is None else best.lateness_p99_ns / 1e3, "{:.0f} us"),
     )
     return (outcome.kind, *limits, *costs, outcome.note)
+
+
+def _why_none(outcome: Outcome) -> str:
+    """Why there is no clean rate. What goes wrong even at a low one is seldom the rate's fault."""
+    if not outcome.steps:
+        return outcome.note
+    lowest = min(outcome.steps, key=lambda step: step.rate_pps)
+    return f"{why_unclean(lowest)} even at {lowest.rate_pps:,.0f}/s: does something else keep this host busy?"
 
 
 def _with_unit(value: float | None, text: str) -> str:

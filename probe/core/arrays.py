@@ -11,7 +11,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def pick(values: npt.NDArray[Any], rows: Ints) -> npt.NDArray[Any]:
-    """`values[rows]`, without a copy when `rows` are ascending neighbours, as they are when a batch holds one kind."""
+    """`values[rows]` for ascending rows, each once. Neighbours, as in a batch of one kind, give a view and no copy."""
     if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
         return values[int(rows[0]) : int(rows[-1]) + 1]
     return values[rows]

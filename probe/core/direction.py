@@ -107,7 +107,9 @@ class ReflectorView:
         self._complete = 0  # records 1..complete are known, or given up
         self._told = 0
         self._filled: list[tuple[int, int]] = []
-        self._fills = False  # whether the reflector has ever had to fill a gap
+        self._doubted: list[tuple[int, int]] = []
+        self._reorders = False  # whether a probe ever reached the reflector behind a later one
+        self._top_q = self._top_s = -1
         self._recent: deque[int] = deque(maxlen=SENT_GAPS)  # first sequence of each of the newest gaps
         self._past_boots: deque[int] = deque(maxlen=8)
         self._last_s = self._last_q = -1
@@ -141,6 +143,9 @@ class ReflectorView:
             self._records.setdefault(index, (first, length))
         # Whatever was not recorded by now lies beyond this sequence, so that it becomes the frontier in its turn.
         self._claims[total] = max(self._claims.get(total, -1), sequence)
+        if q > self._top_q:
+            self._reorders |= sequence <= self._top_s
+            self._top_q, self._top_s = q, max(sequence, self._top_s)
         self._advance()
         return self.frontier > before
 
@@ -158,6 +163,11 @@ class ReflectorView:
         """Sequences, as inclusive ranges, that were in a gap and are now known to have arrived, since the last call."""
         filled, self._filled = self._filled, []
         return filled
+
+    def take_doubted(self) -> list[tuple[int, int]]:
+        """Gaps, as inclusive ranges, that may have been filled without our hearing of it, since the last call."""
+        doubted, self._doubted = self._doubted, []
+        return doubted
 
     def resolve(self, sequences: Ints) -> tuple[Bools, Bools]:
         """Of lost probes, ascending: (known, forward), two masks.
@@ -190,6 +200,7 @@ class ReflectorView:
         self._claims.clear()
         self._recent.clear()
         self._complete = self._told = 0
+        self._top_q = self._top_s = -1
         if self._hole is None:
             self._hole = self.frontier + 1
 
@@ -211,7 +222,7 @@ class ReflectorView:
 
     def _take(self, first: int, length: int) -> None:
         if length & FILLED:
-            self._fills = True
+            self._reorders = True
             last = first + (length & ~FILLED) - 1
             if self._gaps.cut(first, last):
                 self._filled.append((first, last))
@@ -228,12 +239,16 @@ class ReflectorView:
     def _give_up(self) -> None:
         """The next record is repeated no more. The hole that it leaves ends where the next known gap begins.
 
-        It may have filled one of the gaps that the reflector still remembered then, if it is one that sees reordering.
+        Where probes overtake each other, it may have filled one of the gaps that the reflector remembered then.
         """
-        start = self.frontier + 1
-        if self._fills and self._recent:
-            start = min(start, self._recent[0])
-        self._hole = start if self._hole is None else min(self._hole, start)
+        if self._hole is None:
+            self._hole = self.frontier + 1
+        if self._reorders and self._recent:
+            place = bisect_left(self._gaps.ends, self._recent[0])
+            gaps = list(zip(self._gaps.starts[place:], self._gaps.ends[place:], strict=True))
+            self._doubted += [gap for gap in gaps if not self._holes.covers(*gap)]
+            for gap in gaps:
+                self._holes.add(*gap)
 
     # --- other reflectors --------------------------------------------------------------------------------------
 
@@ -272,15 +287,14 @@ class ReflectorView:
         ds, dq = sequence - self._last_s, q - self._last_q
         self._stateful |= q & _U32 != sequence & _U32
         first, last = self._last_s + 1, sequence - 1
-        if dq <= 0:  # a higher probe with a lower number: the reflector began anew
-            self._holes.add(first, last)
-        elif dq > ds:
+        if dq > ds:
             # More arrivals than probes: copies, or probes of an earlier gap that came late.
             self._holes.add(first, last)
             self._doubt_gaps(sequence)
         elif ds > 1 and dq == 1 and not self._doubt:
             self._gaps.add(first, last)
         elif ds > 1 and (dq != ds or self._doubt or not self._stateful):
+            # Mixed; or, with dq below 1, the reflector began anew.
             self._holes.add(first, last)
         self._step_to(sequence, q)
         return True

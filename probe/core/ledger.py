@@ -286,9 +286,10 @@ class Ledger:
         if not len(flow):
             return
         size = len(self._log_at)
-        if self._log_head > self._log_tail and at[0] < self._log_at[(self._log_head - 1) & (size - 1)]:
+        earliest = at.min()
+        if self._log_head > self._log_tail and earliest < self._log_at[(self._log_head - 1) & (size - 1)]:
             place = np.arange(self._log_tail, self._log_head) & (size - 1)
-            back = int(np.searchsorted(self._log_at[place], at.min(), side="right"))
+            back = int(np.searchsorted(self._log_at[place], earliest, side="right"))
             again = place[back:]
             flow = np.concatenate([self._log_flow[again], flow])
             sequence = np.concatenate([self._log_seq[again], sequence])
@@ -456,7 +457,9 @@ class Ledger:
             self._gap_total[f] = view.told & 0xFFFFFFFF if view.complete else -1
             self._frontier[f] = view.frontier
             for first, last in view.take_filled():
-                self._take_back(f, first, last)
+                self._take_back(f, first, last, LOST_REVERSE)
+            for first, last in view.take_doubted():
+                self._take_back(f, first, last, LOST)
         self._resolve_all(flow)
 
     def numbers(self, flow: Ints, sequence: Ints, q: Ints) -> None:
@@ -514,12 +517,12 @@ class Ledger:
         self._move(flow, self._sent_at[slot], fate, FATE_COLUMN[to])
         self._dirty[flow] = min(self._dirty.get(flow, int(sequence[0])), int(sequence[0]))
 
-    def _take_back(self, flow: int, first: int, last: int) -> None:
-        """The reflector did receive these, late: if they are lost, then on the way back."""
+    def _take_back(self, flow: int, first: int, last: int, to: int) -> None:
+        """These were not lost on the way out, or perhaps not."""
         last = min(last, int(self._settled_seq[flow]) - 1)
         sequence = np.arange(max(first, self._oldest(flow)), last + 1)
         wrong = sequence[self._fate[self._slot(flow, sequence)] == LOST_FORWARD]
-        self._attribute(flow, wrong, LOST_FORWARD, LOST_REVERSE)
+        self._attribute(flow, wrong, LOST_FORWARD, to)
 
     def _resolve_past(self, flow: int, view: ReflectorView) -> None:
         """Losses below the floor: an open run holds them in summary. They take a direction all together or not."""

@@ -189,7 +189,7 @@ class FlowOutages:
             return
         touched = [(a, b) for a, b in self._unobserved if a <= end and b >= start]
         merged = (min([start, *(a for a, _ in touched)]), max([end, *(b for _, b in touched)]))
-        place = bisect_left(self._unobserved, merged)
+        place = bisect_left(self._unobserved, (merged[0], 0))
         self._unobserved[place : place + len(touched)] = [merged]
         del self._unobserved[:-KEPT_UNOBSERVED]
         for outage_id, span in self._closed.items():

@@ -48,7 +48,10 @@ class Queue:
         self._done: list[tuple[Ints, Ints, Ints, Ints]] = []
 
     def wait(self, flow: Ints, due: Ints) -> None:
-        """Append slots, ascending by due time. Those of a flow that has just begun may lie between waiting ones."""
+        """Add slots. They follow those that are there, but for a flow that has just begun: its own lie between them."""
+        if len(due) and self._sent < len(self._flow) and due.min() < self._due[-1]:
+            held_flow, held_due = self.recall()
+            flow, due = np.concatenate([held_flow, flow]), np.concatenate([held_due, due])
         if len(self._waiting_flow):
             flow, due = np.concatenate([self._waiting_flow, flow]), np.concatenate([self._waiting_due, due])
         if len(due) > 1 and (due[1:] < due[:-1]).any():

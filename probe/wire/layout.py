@@ -21,9 +21,10 @@ and an experimental TLV holds session (8), sequence (8), version (2), comp (2), 
 `q` numbers the reflector's replies of a session. A *gap* is a run of sequences that the reflector did not receive. Its
 records of gaps, and of late arrivals that filled one (top bit of the length), only ever grow in number: each reply
 tells how many there are so far and repeats one of the newest, so that the sender knows of every lost probe whether
-the way out or the way back lost it. `boot` is drawn anew for each session that the reflector begins. `address` and
-`port` are where the probe came from as the reflector saw it: what a translation on the way made of it. `drops`
-counts what the reflector's own ring lost.
+the way out or the way back lost it. The first record, of length 0, names the sequence that the session began with; a
+new one goes out with the next reply, before the others have their turn again. `boot` is drawn anew for each session
+that the reflector begins. `address` and `port` are where the probe came from as the reflector saw it: what a
+translation on the way made of it. `drops` counts what the reflector's own ring lost.
 """
 
 from __future__ import annotations

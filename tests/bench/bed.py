@@ -53,7 +53,8 @@ class Program:
     """A program in a namespace. Its output goes to files, so that it never waits for a reader."""
 
     def __init__(self, command: list[str], **environment: str):
-        self._out, self._err = tempfile.TemporaryFile("w+b"), tempfile.TemporaryFile("w+b")
+        self._out = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - `end` closes them
+        self._err = tempfile.TemporaryFile("w+b")  # noqa: SIM115
         self._began = time.monotonic()
         self.process = subprocess.Popen(
             command,
@@ -68,6 +69,10 @@ class Program:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    def gone(self) -> bool:
+        """Whether it has ended. Its usage stays there for `end` to collect, which Popen.poll would throw away."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def said(self) -> str:
         return (_content(self._out) + _content(self._err)).decode(errors="replace")
@@ -142,7 +147,12 @@ class Bed:
     def sink(self) -> None:
         """From now on count what comes to SINK_PORT at the far end, from zero, and drop it."""
         lines = ["flush ruleset", "table inet sink {", "counter seen { }", "chain in {"]
-        lines += ["type filter hook prerouting priority raw;", f"udp dport {SINK_PORT} counter name seen drop", "}", "}"]
+        lines += [
+            "type filter hook prerouting priority raw;",
+            f"udp dport {SINK_PORT} counter name seen drop",
+            "}",
+            "}",
+        ]
         self.nft("\n".join(lines) + "\n", "far")
 
     def sunk(self) -> int:
@@ -170,7 +180,7 @@ class Bed:
     def measure(self, *targets: str, **options: Any) -> Program:
         """Start `haprobe measure` at the sender; it prints its document."""
         words = [text for key, value in options.items() for text in (f"--{key.replace('_', '-')}", str(value))]
-        return self.start("sender", haprobe("-q", "measure", *targets, "--json", "-", *words))
+        return self.start("sender", haprobe("measure", *targets, "--json", "-", *words))
 
 
 def haprobe(*arguments: str) -> list[str]:

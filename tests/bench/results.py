@@ -19,7 +19,7 @@ Figure = float | int | str | bool | None
 
 @dataclass(frozen=True)
 class Row:
-    """One run of one tool. A tool that is not installed, or failed, has a note and no figures: nothing, and not zero."""
+    """One run of one tool. A tool that is not installed, or failed, has a note and no figures: nothing, not zero."""
 
     bench: str
     tool: str
@@ -44,7 +44,9 @@ def ratio(ours: float | None, theirs: float | None) -> float | None:
 def best(rows: Sequence[Row], tool: str, figure: str, *, least: bool = False, only: str = "") -> Row | None:
     """The row of a tool with the highest (or lowest) figure, of those where the figure named `only` is true."""
     usable = [
-        row for row in rows if row.tool == tool and row.number(figure) is not None and (not only or row.figures.get(only))
+        row
+        for row in rows
+        if row.tool == tool and row.number(figure) is not None and (not only or row.figures.get(only))
     ]
     if not usable:
         return None
@@ -74,7 +76,9 @@ def markdown(rows: Sequence[Row]) -> str:
             for row in mine
         ]
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        rendered = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines]
+        rendered = [
+            "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines
+        ]
         rendered.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
         parts.append(f"## {bench}\n\n" + "\n".join(rendered))
     return "\n\n".join(parts)

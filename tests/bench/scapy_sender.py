@@ -1,4 +1,4 @@
-"""Scapy as a sender: `python -m tests.bench.scapy_sender WAY COUNT LIMIT_S TARGET PORT [MAC MAC]`; prints a JSON object.
+"""Scapy as a sender: `python -m tests.bench.scapy_sender WAY COUNT LIMIT_S TARGET PORT [MAC MAC]`; prints JSON.
 
 Told apart from the rest so that loading Scapy counts as nobody's sending.
 """

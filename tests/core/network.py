@@ -44,9 +44,7 @@ def expected_outages(fates: list[int], at: list[int], k: int) -> set[tuple]:
                     begin = at[run[0]] if ok is None else at[ok]
                     last = at[run[-1]] if fate == -1 else at[sequence]
                     censored = "end" if fate == -1 else "start" if ok is None else "no"
-                    found.add(
-                        (direction, run[0], run[-1], len(run), at[run[-1]] - at[run[0]], last - begin, censored)
-                    )
+                    found.add((direction, run[0], run[-1], len(run), at[run[-1]] - at[run[0]], last - begin, censored))
                 ok, run = sequence, []
     return found
 
@@ -226,7 +224,8 @@ class LossyNetwork:
     def _kind(self, index: int) -> str:
         kind, left = self._trouble[index]
         if left <= 0:
-            kind = "ok" if kind != "ok" else self.rng.choice(self.kinds)
+            # Mostly something good lies between two troubles, but not always.
+            kind = "ok" if kind != "ok" and self.rng.random() < 0.7 else self.rng.choice(self.kinds)
             most = self.longest if kind == "lost" else min(self.longest, 60)
             left = self.rng.randint(1, most)
         self._trouble[index] = (kind, left - 1)

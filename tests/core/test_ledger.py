@@ -247,12 +247,15 @@ def test_a_long_threshold_elsewhere_does_not_outlast_the_ring():
         flow, at = np.zeros(1000, np.int64), now + np.arange(1000) * 100_000
         sequence = ledger.allocate(flow, at)
         ledger.stamp(flow, sequence, at)
-        ledger.receive(flow, sequence, at + MS)
+        lost = step * 10 if step < 300 else 0  # ever more of each batch, for half a minute
+        ledger.receive(flow[lost // 10 :], sequence[lost // 10 :], at[lost // 10 :] + MS)
         sent, now = sent + 1000, now + 100 * MS
         ledger.settle(now)
     ledger.settle(now + 61 * S)
     counts = counts_of(ledger.settled[0])
-    assert (counts.sent, counts.received, counts.lost) == (sent, sent, 0)
+    assert (counts.sent, counts.lost) == (sent, sum(range(300)))
+    outages = [o for f, o in ledger.drain_outages(open_too=True) if f == 0]
+    assert {(o.first_lost_seq, o.lost) for o in outages} == {(1000 * step, step) for step in range(3, 300)}
     assert counts_of(ledger.settled[1]).lost == 1
 
 

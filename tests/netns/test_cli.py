@@ -58,7 +58,7 @@ def test_a_host_without_a_way_to_it_is_named(triple: Triple):
         assert run.end() == 5, run.said()
         assert "192.0.2.77" in run.said()
     finally:
-        triple.ip(triple.sender, "route add default via 10.211.1.1")
+        triple.link_up()
 
 
 def test_a_port_in_use_is_named(triple: Triple, reflector: Run):

@@ -62,12 +62,11 @@ def test_a_link_that_goes_down_is_unobserved(triple: Triple, reflector: Run):
     capture = triple.capture()
     run = triple.start_measure(*ALL, rate=500, duration=2.5, loss_threshold=0.3)
     capture.wait_for("udp", 300)
-    triple.ip(triple.sender, "link set a0 down")
+    triple.link_down()
     down_ns = time.time_ns()
     wait_for(lambda: time.time_ns() > down_ns + 500 * MS)
     up_ns = time.time_ns()
-    # The kernel forgets the default routes with the link, and the IPv6 address; as a network service would:
-    triple.ip(triple.sender, "link set a0 up", "route add default via 10.211.1.1")
+    triple.link_up()
     document = run.document()
     assert laws(document, settled=True) == []
     for flow in document["flows"]:

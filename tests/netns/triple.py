@@ -446,14 +446,24 @@ class Triple:
         for name in self.names:
             namespace.create(name)
         self.ip(r, "link add a1 type veth peer name a0 netns " + s, "link add b0 type veth peer name b1 netns " + d)
-        self.ip(s, "link set lo up", "addr add 10.211.1.2/24 dev a0", "-6 addr add fd11:1::2/64 dev a0 nodad")
+        self.ip(s, "link set lo up")
         self.ip(d, "link set lo up", "addr add 10.211.2.2/24 dev b1", "-6 addr add fd11:2::2/64 dev b1 nodad")
         self.ip(r, "link set lo up", "addr add 10.211.1.1/24 dev a1", "-6 addr add fd11:1::1/64 dev a1 nodad")
         self.ip(r, "addr add 10.211.2.1/24 dev b0", "-6 addr add fd11:2::1/64 dev b0 nodad")
         self.ip(r, "link set a1 up", "link set b0 up")
-        self.ip(s, "link set a0 up", "route add default via 10.211.1.1", "-6 route add default via fd11:1::1")
+        self.link_up()
         self.ip(d, "link set b1 up", "route add default via 10.211.2.1", "-6 route add default via fd11:2::1")
         self.run(r, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+
+    def link_down(self) -> None:
+        """Take the sender's interface down; the kernel forgets its routes and IPv6 address with it."""
+        self.ip(self.sender, "link set a0 down")
+
+    def link_up(self) -> None:
+        """Take it up and, as a network service would, configure it."""
+        self.ip(self.sender, "addr replace 10.211.1.2/24 dev a0", "-6 addr replace fd11:1::2/64 dev a0 nodad")
+        self.ip(self.sender, "link set a0 up", "route replace default via 10.211.1.1")
+        self.ip(self.sender, "-6 addr replace fd11:1::2/64 dev a0 nodad", "-6 route replace default via fd11:1::1")
 
     def close(self) -> None:
         self.reset()

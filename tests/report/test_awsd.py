@@ -139,6 +139,7 @@ def test_encodings(encoding: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     status, out, _ = explain(capsys, str(file), "--json")
     document = json.loads(out)
     assert (status, [one["state"] for one in document["operations"]]) == (0, ["confirmed"] * 3)
+    assert [line["text"] for line in document["lines"]][1:] == TWO_EIPS.splitlines()[1:]
 
 
 def test_undecodable_bytes_are_replaced_and_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,6 +156,7 @@ def test_several_routes_of_a_table_shown_and_one_whose_table_is_cut_off() -> Non
     )
     shown = [(route.get("route_table"), route["destination"]) for pair in seen.pairs for route in pair.routes]
     table = "rtb-0ddbb1a18adf410da"
+    assert len(seen.pairs) == 2
     assert shown == [(None, "10.9.0.0/16"), (table, "0.0.0.0/0"), (table, "0.0.0.0/8")]
 
 
@@ -228,6 +229,7 @@ def test_a_request_cut_in_the_middle_is_a_request() -> None:
     seen = awsd.read(ASK_ROUTE[:70])
     assert what(seen) == [(UPDATE, "unconfirmed", {"route_table": "rtb-0ddbb1a18adf410da"})]
     assert seen.lines[0].notes == [NOTE_CUT, NOTE_LAST]
+    assert seen.operations[0].notes == [NOTE_LAST]
     seen = awsd.read(ASK_ROUTE[:-5])
     assert what(seen)[0][:2] == (UPDATE, "unconfirmed")
     assert seen.lines[0].notes == [NOTE_LAST]
@@ -321,6 +323,12 @@ def test_lines_wrapped_by_the_terminal(name: str, width: int) -> None:
     assert "unknown" not in kinds(seen)
 
 
+def test_a_wrapped_line_goes_on_after_the_pagers_pause() -> None:
+    seen = awsd.read(ASK_ROUTE[:80] + "\n\n--More-- \n" + ASK_ROUTE[80:] + ROUTE_OK)
+    assert kinds(seen) == ["route_asked", "blank", "pager", "continued", "route_confirmed"]
+    assert what(seen) == what(awsd.read(ASK_ROUTE + ROUTE_OK))
+
+
 def test_the_line_below_is_not_taken_for_the_end_of_a_whole_one() -> None:
     seen = awsd.read(ASK_ROUTE + "something else\n" + ROUTE_OK)
     assert kinds(seen) == ["route_asked", "unknown", "route_confirmed"]
@@ -336,6 +344,10 @@ def test_output_behind_what_is_being_typed() -> None:
     seen = awsd.read("Fgt2 # diagnose deb" + ASK_EIP + EIP_OK)
     assert states(seen) == [(ASSOCIATE, "confirmed")]
     assert seen.lines[0].notes == [NOTE_INSIDE]
+
+
+def test_backspaces_are_obeyed() -> None:
+    assert kinds(awsd.read("HA evx\bent\n")) == ["ha_event"]
 
 
 def test_marks_say_what_is_odd() -> None:
@@ -406,6 +418,20 @@ def test_a_body_that_never_ends_does_not_swallow_the_daemons_lines() -> None:
     assert states(seen) == [(UPDATE, "failed"), (ASSOCIATE, "confirmed")]
 
 
+def test_a_body_cut_off_ends_at_the_next_known_line() -> None:
+    seen = awsd.read(ASK_ROUTE + REFUSED[:140] + "\n" + ROUTE_OK + "something else\n")
+    assert kinds(seen)[-2:] == ["route_confirmed", "unknown"]
+    assert seen.errors[0].code == "UnauthorizedOperation"
+
+
+def test_an_indented_body_and_one_that_reads_like_a_command() -> None:
+    error = "<Error>\n  <Code>\n    AuthFailure\n  </Code>\n  <Message>the\nconfig store\n</Message>"
+    body = f"<Response><Errors>{error}</Response>\n"
+    seen = awsd.read(ASK_ROUTE + body)
+    assert kinds(seen)[1:] == ["error_body"] * 7
+    assert seen.errors[0].code == "AuthFailure"
+
+
 def test_the_action_is_that_of_the_open_operation() -> None:
     assert awsd.read(ASK_EIP + REFUSED).errors[0].actions == ("ec2:AssociateAddress",)
     assert awsd.read(ASK_ROUTE + REFUSED).errors[0].actions == ("ec2:ReplaceRoute",)
@@ -454,6 +480,14 @@ def test_a_confirmation_belongs_to_its_own_address() -> None:
     assert [(one.state, one.notes) for one in seen.operations] == [("unconfirmed", []), ("confirmed", [NOTE_EARLIER])]
 
 
+def test_with_two_open_the_error_is_the_later_ones_and_so_is_a_confirmation_without_a_name() -> None:
+    other_eip, other_route = ASK_EIP.replace("192.0.2.1", "192.0.2.9"), ASK_ROUTE.replace("0.0.0.0/0", "10.0.2.0/24")
+    seen = awsd.read(ASK_EIP + other_eip + EIP_OK + REFUSED)
+    assert [one.state for one in seen.operations] == ["confirmed", "failed"]
+    seen = awsd.read(ASK_ROUTE + other_route + ROUTE_OK)
+    assert [one.state for one in seen.operations] == ["unconfirmed", "confirmed"]
+
+
 def test_a_confirmation_of_the_other_kind_closes_nothing() -> None:
     assert states(awsd.read(ASK_EIP + ROUTE_OK)) == [(ASSOCIATE, "unconfirmed"), (UPDATE, "confirmed")]
 
@@ -476,6 +510,13 @@ def test_an_sdn_connectors_error_does_not_fail_an_open_operation() -> None:
     assert states(seen) == [(UPDATE, "confirmed")]
     assert (seen.errors[0].operation, seen.errors[0].connector) == (None, "AWS_SDN")
     assert all(line.operation is None for line in seen.lines if line.kind in ("api_error", "error_body"))
+
+
+def test_a_connector_that_failed_had_the_error_even_if_its_beginning_is_not_there() -> None:
+    seen = awsd.read(ASK_ROUTE + REFUSED + "awsd sdn connector AWS_SDN failed to get instance list\n" + ROUTE_OK)
+    assert states(seen) == [(UPDATE, "confirmed")]
+    assert seen.errors[0].connector == "AWS_SDN"
+    assert seen.operations[0].notes == []
 
 
 # --- roles, times, what is missing ---------------------------------------------------------------------------------

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from probe import history as history_module
+from probe.border import SharedState, Snapshot
+from probe.core.events import COUNT_NAMES, Counts
+from probe.core.fate import COLUMN, COLUMNS
+from probe.core.histogram import BINS
+from probe.history import History
+
+from .core.network import MS, LossyNetwork
+
+CAPACITY = 3
+T0 = 1_700_000_000_000_000_000
+
+
+class Engine:
+    """Counters as an engine publishes them, and readings of them."""
+
+    def __init__(self) -> None:
+        self.shared = SharedState.create(CAPACITY)
+        self.settled = np.zeros((CAPACITY, COLUMNS), np.int64)
+        self.settled_to = T0
+        self.history = History()
+
+    @property
+    def generation(self) -> int:
+        return int(self.shared.header["generation"][0])
+
+    def decide(self, flow: int, seconds: float = 1, **fates: int) -> int:
+        """Probes sent in the next seconds, settled; where that ends."""
+        self.settled_to += round(seconds * 10**9)
+        row = self.settled[flow]
+        lost = sum(n for name, n in fates.items() if name.startswith("lost_"))
+        for name, n in {**fates, "lost": lost}.items():
+            row[COLUMN[name]] += n
+        sent = sum(fates.values())
+        row[COLUMN["scheduled"]] += sent
+        row[COLUMN["sent"]] += sent
+        self.shared.live[flow] = row
+        return self.settled_to
+
+    def delay(self, flow: int, place: int, n: int = 1) -> None:
+        self.shared.histogram[flow, place] += n
+
+    def correct(self, flow: int, at: int, fro: str, to: str, n: int) -> dict:
+        """Change the counts; the message that tells of it."""
+        for table in (self.settled, self.shared.live):
+            table[flow, COLUMN[fro]] -= n
+            table[flow, COLUMN[to]] += n
+            if fro.startswith("lost_") and not to.startswith("lost_"):
+                table[flow, COLUMN["lost"]] -= n
+        return {"flow": flow, "at_ns": at, "fro": fro, "to": to, "count": n, "generation": self.generation}
+
+    def publish(self) -> None:
+        self.shared.publish(self.settled_to, self.settled)
+
+    def sample(self) -> Snapshot:
+        snapshot = self.shared.read()
+        self.history.add(snapshot, CAPACITY)
+        return snapshot
+
+    def step(self, flow: int = 0, **fates: int) -> int:
+        at = self.decide(flow, **fates)
+        self.publish()
+        self.sample()
+        return at
+
+    def span(self, start: int | None, end: int | None, flow: int = 0) -> Counts:
+        counts = self.history.counts(flow, start, end)
+        assert counts.broken_laws() == [], counts
+        return counts
+
+
+@pytest.fixture
+def engine():
+    made = Engine()
+    made.step()
+    yield made
+    made.shared.close()
+
+
+def test_a_span_holds_the_probes_sent_in_it(engine):
+    a = engine.step(received=10)
+    b = engine.step(received=5, lost_forward=2)
+    c = engine.step(received=7)
+    assert engine.span(a, b).received == 5 and engine.span(a, b).lost_forward == engine.span(a, b).lost == 2
+    assert engine.span(b, c).received == 7
+    assert engine.span(a, c).sent == 14 and engine.span(None, b).sent == 17 and engine.span(None, None).sent == 24
+
+
+def test_a_span_between_readings_is_widened_to_them(engine):
+    a = engine.step(received=10)
+    b = engine.step(received=5)
+    engine.step(received=7)
+    assert engine.span(a + 1, b - 1).received == 5
+    assert engine.span(a + 1, b + 1).received == 12
+    assert engine.span(T0 - 10**12, a).received == 10
+
+
+def test_up_to_now_probes_may_be_pending(engine):
+    a = engine.step(received=10)
+    engine.shared.live[0, [COLUMN["scheduled"], COLUMN["sent"]]] += 4
+    engine.sample()
+    assert engine.span(a, None).pending == 4 and engine.span(None, None).pending == 4
+    assert engine.span(None, a).pending == 0
+
+
+def test_flows_do_not_mix(engine):
+    a = engine.step(0, received=10)
+    b = engine.step(2, lost_reverse=3)
+    assert engine.span(a, b, flow=0).sent == 0 and engine.span(a, b, flow=2).lost_reverse == 3
+
+
+def test_a_correction_amends_what_has_the_probes_and_nothing_else(engine):
+    a = engine.step(received=10)
+    b = engine.step(received=5, lost_unattributed=3)
+    engine.step(received=7)
+    engine.history.correct(**engine.correct(0, b, "lost_unattributed", "lost_forward", 2))
+    engine.publish()
+    c = engine.step(received=1)
+    assert engine.span(None, a).lost_forward == 0
+    assert (engine.span(a, b).lost_forward, engine.span(a, b).lost_unattributed) == (2, 1)
+    assert engine.span(b, c).lost == engine.span(b, c).lost_forward == 0
+
+
+def test_a_late_reply_is_no_loss_any_more(engine):
+    a = engine.step(received=10)
+    b = engine.step(lost_forward=3)
+    engine.history.correct(**engine.correct(0, b, "lost_forward", "late", 3))
+    c = engine.step(received=1)
+    assert (engine.span(a, b).late, engine.span(a, b).lost) == (3, 0)
+    assert engine.span(b, c).late == 0
+
+
+def test_a_correction_reaches_a_reading_exactly_once(engine):
+    """However the message and the reading overtake each other."""
+    b = engine.step(lost_unattributed=3)
+
+    # Told, then read before the engine publishes it, then published and read again.
+    told = engine.correct(0, b, "lost_unattributed", "lost_reverse", 2)
+    engine.settled_to += 10**9
+    stale = engine.settled.copy()
+    stale[0, COLUMN["lost_unattributed"]] += 2
+    stale[0, COLUMN["lost_reverse"]] -= 2
+    told["generation"] += 2
+    engine.shared.publish(engine.settled_to, stale)
+    engine.history.correct(**told)
+    engine.sample()  # lacks the correction, and comes after the message
+    c = engine.settled_to
+    d = engine.step(received=1)
+    for start, end in ((b, c), (c, d), (b, d)):
+        assert engine.span(start, end).lost == engine.span(start, end).lost_reverse == 0
+    assert engine.span(None, c).lost_reverse == engine.span(None, d).lost_reverse == 2
+
+    # Published and read first, and only then told.
+    told = engine.correct(0, b, "lost_unattributed", "lost_reverse", 1)
+    e = engine.step(received=1)
+    engine.history.correct(**told)
+    assert engine.span(d, e).lost_reverse == 0 and engine.span(None, b).lost_reverse == 3
+
+
+def test_delays_of_a_span(engine):
+    a = engine.step(received=2)
+    engine.delay(0, 100, 2)
+    b = engine.step(received=2)
+    engine.delay(0, 50)
+    engine.delay(1, 60)
+    c = engine.step(received=1)
+    engine.delay(0, 51)
+    engine.sample()
+    history = engine.history
+
+    def filled(start, end, flow=0):
+        counts = history.delays(flow, start, end)
+        return {int(place): int(counts[place]) for place in np.flatnonzero(counts)}
+
+    assert filled(a, b) == {100: 2} and filled(b, c) == {50: 1} and filled(b, c, 1) == {60: 1}
+    assert filled(None, None) == {50: 1, 51: 1, 100: 2} and filled(b, None) == {50: 1, 51: 1}
+
+
+def test_a_row_that_goes_to_another_flow_begins_at_zero(engine):
+    a = engine.step(received=1000)
+    engine.delay(0, 30, 1000)
+    engine.step(received=1)
+    engine.settled[0] = 0
+    engine.shared.histogram[0] = 0
+    engine.delay(0, 40, 5)
+    b = engine.step(received=5)
+    assert engine.span(a, b).sent == 5 and engine.span(None, None).sent == 5
+    counts = engine.history.delays(0, None, None)
+    assert counts[40] == counts.sum() == 5
+
+
+def test_forgetting_a_row_on_request(engine):
+    a = engine.step(received=3)
+    engine.history.forget(0)
+    engine.settled[0] = 0
+    b = engine.step(received=500)  # more than before: nothing else would show that it is another flow
+    assert engine.span(a, b).sent == 500 and engine.span(None, b).sent == 500
+
+
+def test_more_flows_than_there_were(engine):
+    history = History()
+    engine.decide(0, received=3)
+    engine.publish()
+    history.add(engine.shared.read(), 1)
+    a = engine.settled_to
+    engine.decide(2, received=4)
+    engine.publish()
+    history.add(engine.shared.read(), 3)
+    assert history.counts(2, a, engine.settled_to).sent == 4
+    assert history.counts(2, None, a).sent == 0
+
+
+def test_nothing_read_yet():
+    history = History()
+    assert history.counts(0, None, None) == Counts() == history.counts(1, 5, 9)
+    assert history.latest is None and history.delays(0, None, None).sum() == 0
+
+
+def test_the_same_reading_twice_is_one(engine):
+    engine.step(received=3)
+    before = len(engine.history._samples)
+    engine.sample()
+    assert len(engine.history._samples) == before
+
+
+def test_memory_is_bounded(engine, monkeypatch):
+    monkeypatch.setattr(history_module, "MEMORY_OCTETS", 50_000)
+    for n in range(300):
+        engine.delay(0, n % BINS, 3)
+        engine.step(received=1)
+    history = engine.history
+    assert history._octets <= 50_000 and 2 <= len(history._samples) < 100
+    assert history._octets == sum(s.octets for s in history._samples)
+    assert engine.span(None, None).received == 300
+    newest = history._times[-2]
+    assert engine.span(newest, None).received == 1
+
+
+def test_corrections_waiting_for_a_reading_are_let_go(engine):
+    b = engine.step(lost_unattributed=1000)
+    for _ in range(100):
+        engine.history.correct(**engine.correct(0, b, "lost_unattributed", "late", 1))
+        engine.step(received=1)
+    assert len(engine.history._corrections) <= 2
+
+
+def test_a_count_as_it_enters_a_span(engine):
+    a = engine.step(received=4)
+    b = engine.step(received=5)
+    assert engine.history.settled_before(0, "received", a) == (4, a)
+    assert engine.history.settled_before(0, "received", a + 1) == (9, b)
+    assert engine.history.settled_before(0, "received", None)[0] == 9
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 10**9),
+    spans=st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), min_size=1, max_size=10),
+    delay=st.integers(0, 3),
+)
+def test_any_span_of_a_real_ledger_obeys_the_laws(seed, spans, delay):
+    """A ledger's counters through the border: what the control process says of any span is what was sent in it."""
+    network = LossyNetwork(seed, [(MS, 50 * MS, 3), (2 * MS, 80 * MS, 3)], ["lost", "late", "unsent"], 200)
+    shared, history, mailbox = SharedState.create(3), History(), []
+
+    def tick() -> None:
+        for c in network.ledger.drain_corrections():
+            network.account.amend(c)
+            mailbox.append((c, int(shared.header["generation"][0])))
+        shared.live[:] = network.ledger.live
+        shared.publish(network.ledger.settled_to, network.ledger.settled)
+
+    def listen(keep: int) -> None:
+        while len(mailbox) > keep:
+            c, generation = mailbox.pop(0)
+            history.correct(c.flow, c.at, c.fro, c.to, c.count, generation)
+
+    settle = network.account.settle
+    network.account.settle = lambda now, flows, **more: (
+        network.ledger.settle(now) if not more else network.ledger.finish(now),
+        tick(),
+        history.add(shared.read(), 3),
+        listen(delay),
+    )
+    for _ in range(60):
+        network.step(network.rng.randint(1, 60) * MS)
+    network.end()
+    listen(0)
+    history.add(shared.read(), 3)
+    network.account.settle = settle
+    times = history._times
+    for a, b in spans:
+        start, end = sorted((times[len(times) * a // 101], times[len(times) * b // 101]))
+        for flow, track in network.tracks.items():
+            counts = history.counts(flow, start, end)
+            assert counts.broken_laws() == [] and counts.pending == 0, counts
+            inside = [f for f, at in zip(track.fate, track.at, strict=True) if start < at <= end]
+            assert counts.sent == len(inside)
+            assert counts.lost == sum(f == 4 for f in inside) and counts.late == sum(f == 3 for f in inside)
+    shared.close()
+    assert set(COUNT_NAMES) == set(COLUMN)

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+
+from probe.border import SharedState
+from probe.core.events import FlowSpec, Outage, SessionEnd
+from probe.core.fate import COLUMN
+from probe.core.histogram import bins_of
+from probe.recorder import FlowTrack, Recorder
+
+S = 1_000_000_000
+MS = 1_000_000
+T0 = 1_700_000_000 * S
+
+
+class Bench:
+    """A recorder of two flows, the engine's counters, and what the listener heard."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, dict[str, Any]]] = []
+        self.recorder = Recorder(lambda kind, data: self.heard.append((kind, data)))
+        self.shared = SharedState.create(2)
+        self.shared.flows["rtt_min"] = np.iinfo(np.int64).max
+        self.recorder.attach(self.shared)
+        self.tracks = [
+            FlowTrack(FlowSpec(f"f{n}", "udp", "kept", "east-west", "target", 862, 1000.0), n, f"192.0.2.{n}")
+            for n in range(2)
+        ]
+        for track in self.tracks:
+            self.recorder.add(track)
+        self.settled = np.zeros_like(self.shared.settled)
+
+    def take(self, event: str, flow: int = 0, **more: Any) -> None:
+        self.recorder.take({"event": event, "flow": flow, **more})
+
+    def outage(self, number: int, start_s: float, end_s: float, *, flow: int = 0, **more: Any) -> None:
+        start, end = T0 + round(start_s * S), T0 + round(end_s * S)
+        lost = (end - start) // MS
+        edges = (start - MS, start, end - MS, 0 if more.get("censored") == "end" else end)
+        record = Outage(
+            "", number, "round_trip", start, end, *edges, lost * MS - MS, lost * MS, lost * MS + MS, lost, 0, 0
+        )
+        message = {k: v for k, v in {**asdict(record), **more}.items() if k != "flow"}
+        self.take("outage", flow, lost_before=-1, **message)
+
+    def sample(self, settled_to: int, flow: int = 0, **counts: int) -> None:
+        """Count more probes, up to `settled_to`, and read that."""
+        row = self.settled[flow]
+        for name, n in counts.items():
+            row[COLUMN[name]] += n
+        sent = sum(counts.values())
+        row[COLUMN["sent"]] += sent
+        row[COLUMN["scheduled"]] += sent
+        self.shared.live[:] = self.settled
+        self.shared.publish(settled_to, self.settled)
+        self.recorder.sample()
+
+    def document(self, start: int | None = None, end: int | None = None, flow: int = 0) -> dict[str, Any]:
+        return self.recorder.flow_document(self.tracks[flow], start, end)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.shared.close()
+
+
+def test_flows_in_order_and_gone_when_removed(bench):
+    assert [t.index for t in bench.recorder.tracks()] == [0, 1]
+    bench.recorder.remove(0)
+    assert [t.index for t in bench.recorder.tracks()] == [1]
+    bench.take("state", 0, state="up", at_ns=T0)  # of a flow that is gone
+    bench.take("no_such_event", 1)
+    assert bench.heard == []
+
+
+def test_states(bench):
+    bench.take("state", state="up", at_ns=T0)
+    bench.take("state", state="down", at_ns=T0 + 1)
+    assert bench.tracks[0].state == "down" and bench.tracks[0].answered and not bench.tracks[1].answered
+    assert [d["state"] for _, d in bench.heard] == ["up", "down"]
+
+
+def test_the_newest_record_of_an_outage_counts(bench):
+    bench.outage(1, 0, 1, censored="end")
+    bench.outage(1, 0, 2)
+    bench.outage(2, 10, 11)
+    bench.outage(3, 12, 13)
+    bench.outage(2, 10, 11, withdrawn=True)
+    told = bench.recorder.outages(bench.tracks[0])
+    assert [(o.id, o.censored, o.episode) for o in told] == [(1, "no", 1), (3, "no", 2)]
+    kinds = [(kind, data["id"], data["withdrawn"]) for kind, data in bench.heard]
+    assert kinds == [("outage", n, w) for n, w in ((1, False), (1, False), (2, False), (3, False), (2, True))]
+
+
+def test_outages_are_bounded(bench, monkeypatch):
+    monkeypatch.setattr("probe.recorder.MOST_SPANS", 3)
+    for n in range(1, 7):
+        bench.outage(n, n * 10, n * 10 + 1)
+        bench.take("unobserved", start_ns=T0 + n, end_ns=T0 + n + 1, cause="stall")
+    assert [o.id for o in bench.recorder.outages(bench.tracks[0])] == [4, 5, 6]
+    assert [u.start_ns - T0 for u in bench.tracks[0].unobserved] == [4, 5, 6]
+
+
+def test_a_document_holds_what_touches_its_span(bench):
+    for n in range(1, 4):
+        bench.outage(n, n * 10, n * 10 + 2)
+        bench.take("unobserved", start_ns=T0 + n * 10 * S, end_ns=T0 + n * 10 * S + S, cause="stall")
+    document = bench.document(T0 + 21 * S, T0 + 30 * S)
+    assert [o["start_ns"] for o in document["outages"]] == [T0 + 20 * S]
+    assert document["unobserved"] == []
+    document = bench.document(T0 + 12 * S, T0 + 20 * S + 1)
+    assert [o["start_ns"] for o in document["outages"]] == [T0 + 20 * S]
+    assert [u["cause"] for u in document["unobserved"]] == ["stall"]
+    assert len(bench.document(None, None)["outages"]) == 3
+    assert document["outages"][0]["duration_ns"] == {"lower": 1999 * MS, "estimate": 2000 * MS, "upper": 2001 * MS}
+
+
+def test_a_document_names_its_flow(bench):
+    document = bench.document(flow=1)
+    assert (document["name"], document["target"], document["protocol"], document["session"], document["path"]) == (
+        "f1",
+        "192.0.2.1",
+        "udp",
+        "kept",
+        "east-west",
+    )
+    assert document["interval_ns"] == MS
+
+
+def test_counts_are_those_of_the_span(bench):
+    bench.sample(T0, received=0)
+    bench.sample(T0 + 10 * S, received=10)
+    bench.sample(T0 + 20 * S, received=4, late=1)
+    counts = bench.document(T0 + 10 * S, T0 + 20 * S)["counts"]
+    assert (counts["sent"], counts["received"], counts["late"], counts["pending"]) == (5, 4, 1, 0)
+    assert bench.document(T0 + 10 * S, T0 + 20 * S, flow=1)["counts"]["sent"] == 0
+
+
+def test_a_correction_amends_the_past(bench):
+    bench.sample(T0, received=0)
+    bench.sample(T0 + 10 * S, lost_unattributed=3, lost=0)
+    bench.settled[0, COLUMN["lost"]] = 3
+    bench.shared.live[:] = bench.settled
+    bench.take(
+        "correction",
+        at_ns=T0 + 10 * S,
+        count=2,
+        generation=1 << 40,
+        **{"from": "lost_unattributed", "to": "lost_forward"},
+    )
+    counts = bench.document(T0, T0 + 10 * S)["counts"]
+    assert (counts["lost_unattributed"], counts["lost_forward"]) == (1, 2)
+
+
+def test_delays_of_a_span(bench):
+    bench.sample(T0, received=1)
+    for delay in (1 * MS, 1 * MS, 1 * MS, 9 * MS):
+        bench.shared.histogram[0, bins_of(np.array([delay]))[0]] += 1
+    bench.shared.flows[0]["rtt_min"], bench.shared.flows[0]["rtt_max"] = MS, 9 * MS
+    bench.shared.flows[0]["rtt_sum"] = 12.0 * MS
+    bench.sample(T0 + 10 * S, received=4)
+    rtt = bench.document(T0, T0 + 10 * S)["rtt_ns"]
+    assert rtt["min"] == MS and rtt["max"] == 9 * MS
+    assert rtt["p50"] == pytest.approx(MS, rel=1 / 16) and rtt["p99"] == pytest.approx(9 * MS, rel=1 / 16)
+    assert bench.document(T0 + 10 * S, T0 + 20 * S)["rtt_ns"] == {"min": 0, "p50": 0, "p99": 0, "max": 0}
+    buckets, total = bench.recorder.rtt_buckets(bench.tracks[0])
+    counts = dict(buckets)
+    assert total == pytest.approx(0.012)
+    assert (counts[0.0005], counts[0.0025], counts[0.01], counts[float("inf")]) == (0, 3, 4, 4)
+    assert [n for _, n in buckets] == sorted(n for _, n in buckets)
+
+
+def test_before_anything_is_known(bench):
+    assert bench.document()["counts"]["sent"] == 0
+    buckets, total = bench.recorder.rtt_buckets(bench.tracks[0])
+    assert total == 0.0 and all(n == 0 for _, n in buckets) and buckets[-1][0] == float("inf")
+    assert bench.recorder.last_answered_ns(bench.tracks[0]) == 0
+    Recorder().sample()  # no engine yet
+
+
+def test_how_a_session_ended(bench):
+    bench.take("established", at_ns=T0)
+    assert bench.tracks[0].established_ns == T0
+    bench.take("session_end", cause="rst", at_ns=T0 + 5 * S, ttl=63, **{"from": "192.0.2.254"})
+    inside = bench.document(T0, T0 + 10 * S)["session_end"]
+    assert inside == {"cause": "rst", "at_ns": T0 + 5 * S, "from": "192.0.2.254", "ttl": 63}
+    assert bench.document(T0 + 6 * S, T0 + 10 * S)["session_end"]["cause"] == "none"
+    assert bench.tracks[0].resets["rst"] == bench.tracks[0].session_ends == 1
+
+
+def test_a_kept_session_that_stays_dark_ended_silently(bench):
+    bench.outage(1, 5, 9, censored="end")
+    end = bench.document(T0, T0 + 10 * S)["session_end"]
+    assert end == SessionEnd("f0", "silent", T0 + 5 * S).to_document()
+
+
+def test_another_translated_address_is_a_rebound(bench):
+    bench.take("translation", address="203.0.113.1", port=4000, changed=False)
+    assert not bench.document()["rebound"] and bench.tracks[0].translation == "203.0.113.1:4000"
+    bench.take("translation", address="203.0.113.2", port=4001, changed=True)
+    assert bench.document()["rebound"]
+    assert [d["seen_as"] for k, d in bench.heard if k == "translation"] == ["203.0.113.1:4000", "203.0.113.2:4001"]
+
+
+def test_a_flow_that_has_sent_all_it_should_is_done(bench):
+    bench.take("done")
+    assert bench.tracks[0].done and not bench.tracks[1].done
+
+
+def test_asking_waits_for_the_answer_and_reads_again(bench):
+    def ask() -> None:
+        bench.shared.live[0, [COLUMN["scheduled"], COLUMN["sent"], COLUMN["received"]]] = 5
+        threading.Timer(0.001, lambda: bench.recorder.take({"event": "told"})).start()
+
+    bench.recorder.refresh(ask, timeout_s=30)
+    assert bench.document()["counts"]["received"] == 5
+
+
+def test_from_many_threads(bench):
+    """Events and questions at the same time: nothing raises, nothing is lost."""
+    failures: list[BaseException] = []
+
+    def events(flow: int) -> None:
+        try:
+            for n in range(1, 150):
+                bench.outage(n, n, n + 0.5, flow=flow)
+        except BaseException as error:
+            failures.append(error)
+
+    def questions() -> None:
+        try:
+            for _ in range(100):
+                for flow in (0, 1):
+                    bench.document(flow=flow)
+                bench.recorder.sample()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=events, args=(n,)) for n in (0, 1)] + [threading.Thread(target=questions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert [len(bench.recorder.outages(t)) for t in bench.tracks] == [149, 149]
