@@ -262,6 +262,19 @@ def test_an_outage_from_before_the_correction_takes_no_id_over():
     assert [(o.id, o.withdrawn) for o in outages.drain(open_too=True)] == [(told["reverse"].id, True)]
 
 
+def test_an_outage_open_where_the_correction_begins_is_not_found_twice():
+    picture, outages = "..xxx..xxx.", FlowOutages("a", 3)
+    feed(outages, picture)
+    first, second = outages.drain(open_too=True)
+    before = RunFinder()
+    before.feed(np.arange(5), T0 + np.arange(5) * MS, fates_of(picture[:5]))
+    forgotten = outages.restart(5, before)  # the run of 2 to 4 ends at 5
+    feed(outages, "..xlx.", 5)
+    outages.rematch(forgotten)
+    assert [(o.id, o.withdrawn) for o in outages.drain(open_too=True)] == [(second.id, True)]
+    assert first.id != second.id
+
+
 def test_thousands_of_outages_are_corrected_without_comparing_all_with_all():
     picture = "..xxx" * 4000
     outages = FlowOutages("a", 3)
