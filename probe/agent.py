@@ -240,9 +240,10 @@ class Agent:
     def ready(self) -> tuple[bool, str]:
         if not self._begun:
             return False, "starting"
-        waiting = [t.spec.name for t in self._tracks.values() if t.state == "connecting"]
+        unheard = [t for t in self._ordered() if not t.answered]
+        waiting = [t.spec.name for t in unheard]
         if waiting:
-            detail = next((f" ({t.detail})" for t in self._tracks.values() if t.state == "connecting" and t.detail), "")
+            detail = next((f" ({t.detail})" for t in unheard if t.detail), "")
             return False, f"flows that have not been answered yet: {', '.join(waiting)}{detail}"
         if self._aws is not None and not self._aws.snapshot().up:
             return False, f"the aws watcher has no answer: {self._aws.snapshot().reason}"

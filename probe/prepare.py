@@ -94,15 +94,16 @@ def host_address(host: str) -> str:
         raise ConfigError(f"unknown host {host!r}: {error.strerror}") from error
 
 
-def prepare(spec: FlowSpec, index: int, *, error_estimate: int, timeout_s: float = 2.0) -> PreparedFlow:
-    """Resolve a flow's target and path.
+def prepare(
+    spec: FlowSpec, index: int, *, error_estimate: int, address: str, path: Path | None = None, timeout_s: float = 2.0
+) -> PreparedFlow:
+    """Find the way to a flow's target, unless it is known.
 
     Raises:
-        ConfigError: If the target's name does not resolve.
         PeerError: If there is no way to it.
     """
-    address = host_address(spec.target)
-    path = resolve(address, source=spec.source, interface=spec.interface, timeout_s=timeout_s)
+    if path is None:
+        path = resolve(address, source=spec.source, interface=spec.interface, timeout_s=timeout_s)
     if (spec.size or 0) + 14 > LARGE:
         raise PeerError(f"flow {spec.name}: packets of {spec.size} octets do not fit an Ethernet frame")
     return PreparedFlow(spec, index, address, path, _rng.getrandbits(63) | 1, error_estimate)

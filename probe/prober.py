@@ -81,7 +81,7 @@ class Prober:
             track = FlowTrack(spec, index, host_address(spec.target))
             self._next_index = index + 1
             try:
-                prepared = prepare(spec, index, error_estimate=self._error_estimate)
+                prepared = prepare(spec, index, error_estimate=self._error_estimate, address=track.address)
             except PeerError as error:
                 if not patient:
                     raise
@@ -149,7 +149,8 @@ class Prober:
             prepared = self._flows.get(index)
             self._note_path(track, path)
             if prepared is None:
-                prepared = prepare(track.spec, index, error_estimate=self._error_estimate)
+                estimate = self._error_estimate
+                prepared = prepare(track.spec, index, error_estimate=estimate, address=track.address, path=path)
                 self._flows[index] = prepared
                 self.engine.send(prepared.add_command(limit=self._limits.get(index)))
                 self.begin()

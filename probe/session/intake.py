@@ -25,8 +25,8 @@ from probe.wire.stamp import TLV_REPORT, TLV_UNKNOWN, sign
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-MAX_BATCH = 2048  # frames taken from a ring at a time
-MAX_BATCHES = 256  # a ring that fills faster than it is emptied must not keep us from sending
+MAX_BATCH = 1024  # frames taken from a ring at a time
+MAX_BATCHES = 256
 
 
 class Intake:
@@ -67,30 +67,35 @@ class Intake:
         self.rtt_recent[flow] = self._seen[flow] = 0
         self._shared.histogram[flow] = 0
 
-    def drain(self, receivers: list[FrameReceiver]) -> None:
-        """Take in everything that has arrived."""
+    def drain(self, receivers: list[FrameReceiver], batches: int = MAX_BATCHES) -> bool:
+        """Take in what has arrived, at most `batches` batches of each receiver: longer would keep us from sending.
+
+        Returns:
+            Whether that was all.
+        """
         self.offset = wall_offset_ns(self._clock, 3)
-        started = self._clock.mono_ns()
+        started = reached = self._clock.mono_ns()
         emptied = True
         for receiver in receivers:
-            last_stamp = self.drained_to
-            for _ in range(MAX_BATCHES):
+            last = self.drained_to
+            for _ in range(batches):
                 first, count = receiver.ready(MAX_BATCH)
                 if not count:
                     break
                 stamps = receiver.stamps_ns(first, count)
-                last_stamp = int(stamps[-1]) - self.offset
+                last = min(max(int(stamps[-1]) - self.offset, last), started)
                 self._take(receiver, first, count, stamps)
                 receiver.release(count)
-            else:
+            if receiver.ready(1)[1]:
                 emptied = False
+                reached = min(reached, last)
             drops = receiver.drops()
             if drops:
                 now = self._clock.mono_ns()
                 self._shared.header["ring_drops"] += drops
-                self._on_drops(min(max(last_stamp, self.drained_to), now), now, drops)
-        if emptied:
-            self.drained_to = started
+                self._on_drops(min(last, now), now, drops)
+        self.drained_to = max(self.drained_to, reached)
+        return emptied
 
     def _view(self, receiver: FrameReceiver, name: str, family: int) -> npt.NDArray[Any]:
         key = (id(receiver), name, family)

@@ -309,7 +309,7 @@ def run(reflector: Reflector, channel: Channel, receivers: list[FrameReceiver], 
     while not stop():
         answered = reflector.turn()
         if answered:
-            time.sleep(0.0002 if answered >= 64 else 0.003)
+            time.sleep(0.0002 if answered >= 64 else 0.004)
             continue
         for fd, event in poll.poll(100):
             if fd == channel.fileno():

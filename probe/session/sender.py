@@ -26,7 +26,7 @@ from probe.core.schedule import Due, Schedule
 from probe.link.base import FrameReceiver, FrameSender
 from probe.session.connections import Connections
 from probe.session.flows import ONE_ID, PORT_SPACE, Flow, FlowTable, describe
-from probe.session.intake import Intake
+from probe.session.intake import MAX_BATCHES, Intake
 from probe.session.liveness import CONNECTING, Liveness
 from probe.session.queue import Queue
 from probe.session.tcp import State, TcpClient
@@ -303,8 +303,9 @@ class Sender:
         now = self._clock.mono_ns()
         self._send(now)
         if now >= self._next_drain:
-            self._drain()
-            self._next_drain = now + DRAIN_NS
+            # One batch at a time: at high rates there is always more, and slots must not wait for it.
+            emptied = self._drain(1)
+            self._next_drain = now + DRAIN_NS if emptied else now
         if now >= self._next_tick:
             self._tick(now)
             self._next_tick = now + TICK_NS
@@ -413,9 +414,9 @@ class Sender:
             }
         )
 
-    def _drain(self) -> None:
+    def _drain(self, batches: int = MAX_BATCHES) -> bool:
         self._flush_stamps()
-        self._intake.drain(self._links.receivers())
+        return self._intake.drain(self._links.receivers(), batches)
 
     def _dropped(self, start: int, end: int, drops: int) -> None:
         """A receive ring had no room: that many missing replies are our own doing."""
