@@ -7,7 +7,6 @@ Safe to use from any thread.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -88,6 +87,7 @@ class Recorder:
     def remove(self, index: int) -> None:
         with self._lock:
             self._tracks.pop(index, None)
+            self.history.forget(index)
 
     def tracks(self) -> list[FlowTrack]:
         """Every flow, in the order of its index."""
@@ -157,7 +157,7 @@ class Recorder:
     def _take_translation(self, track: FlowTrack, message: dict[str, Any]) -> None:
         track.translation = f"{message['address']}:{message['port']}"
         if message["changed"]:
-            track.translations_ns.append(time.time_ns())
+            track.translations_ns.append(message["at_ns"])
         self._listener("translation", {"flow": track.spec.name, "seen_as": track.translation})
 
     def refresh(self, ask: Callable[[], None], timeout_s: float = 1.0) -> None:
@@ -171,14 +171,8 @@ class Recorder:
         track.done = True
 
     def _take_correction(self, track: FlowTrack, message: dict[str, Any]) -> None:
-        self.history.correct(
-            track.index,
-            message["at_ns"],
-            message["from"],
-            message["to"],
-            message["count"],
-            message["generation"],
-        )
+        for at_ns, count in zip(message["at_ns"], message["count"], strict=True):
+            self.history.correct(track.index, at_ns, message["from"], message["to"], count, message["generation"])
 
     # --- answers -----------------------------------------------------------------------------------------------
 
@@ -192,7 +186,8 @@ class Recorder:
 
     def flow_document(self, track: FlowTrack, start_ns: int | None, end_ns: int | None) -> dict[str, Any]:
         """A flow of the result document, for a span of Unix nanoseconds."""
-        first, last = start_ns or 0, end_ns if end_ns is not None else time.time_ns()
+        # No upper end when asked up to now: the engine's times do not follow steps of the wall clock.
+        first, last = start_ns or 0, end_ns if end_ns is not None else 1 << 63
         with self._lock:
             outages = [
                 self._within(track, o, end_ns) for o in self._numbered(track) if o.start_ns < last and o.end_ns > first

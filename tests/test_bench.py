@@ -493,6 +493,11 @@ def test_namespaces_go_with_their_run_and_those_of_a_killed_one_with_the_next():
         assert set(network.names) <= there
         assert not set(left) & there
         child = subprocess.Popen(network.command("far", ["sleep", "60"]))
+        inside = {Path("/run/netns", name).stat().st_ino for name in network.names}
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{child.pid}/ns/net").stat().st_ino not in inside:  # it enters a moment after it was started
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
     assert child.wait(5) != 0
     assert not set(network.names) & set(namespace.existing(testbed.PREFIX))
 

@@ -151,8 +151,8 @@ def test_a_correction_amends_the_past(bench):
     bench.shared.live[:] = bench.settled
     bench.take(
         "correction",
-        at_ns=T0 + 10 * S,
-        count=2,
+        at_ns=[T0 + 10 * S],
+        count=[2],
         generation=1 << 40,
         **{"from": "lost_unattributed", "to": "lost_forward"},
     )
@@ -203,9 +203,9 @@ def test_a_kept_session_that_stays_dark_ended_silently(bench):
 
 
 def test_another_translated_address_is_a_rebound(bench):
-    bench.take("translation", address="203.0.113.1", port=4000, changed=False)
+    bench.take("translation", address="203.0.113.1", port=4000, changed=False, at_ns=T0)
     assert not bench.document()["rebound"] and bench.tracks[0].translation == "203.0.113.1:4000"
-    bench.take("translation", address="203.0.113.2", port=4001, changed=True)
+    bench.take("translation", address="203.0.113.2", port=4001, changed=True, at_ns=T0)
     assert bench.document()["rebound"]
     assert [d["seen_as"] for k, d in bench.heard if k == "translation"] == ["203.0.113.1:4000", "203.0.113.2:4001"]
 

@@ -99,6 +99,7 @@ class FlowTable:
         self.reset_length = np.zeros(capacity, np.int32)
         self.reset_rest = np.zeros(capacity, np.uint64)
         self.pool = np.zeros(0, np.int64)
+        self._free_pool: list[tuple[int, int]] = []  # (start, length) that a flow has left behind
         # Who owns an id: 65,536 rows per port space.
         self.owner = {proto: np.full(65536, -1, np.int64) for proto in ("icmp", "udp", "tcp")}
 
@@ -108,8 +109,8 @@ class FlowTable:
         self.flows[i] = flow
         self.kind[i], self.family[i], self.transmitter[i] = flow.kind, flow.family, transmitter
         self.session[i] = flow.session
-        self.pool_at[i], self.pool_count[i] = len(self.pool), len(flow.ids)
-        self.pool = np.concatenate([self.pool, np.array(flow.ids, np.int64)])
+        self.pool_at[i], self.pool_count[i] = self._place(len(flow.ids)), len(flow.ids)
+        self.pool[self.pool_at[i] : self.pool_at[i] + len(flow.ids)] = flow.ids
         self.per_id[i] = per_id if len(flow.ids) > 1 else ONE_ID
         self.owner[flow.proto][flow.ids] = i
         self.retarget(flow, frame, rest)
@@ -125,8 +126,18 @@ class FlowTable:
 
     def remove(self, index: int) -> Flow:
         flow = self.flows.pop(index)
+        self._free_pool.append((int(self.pool_at[index]), len(flow.ids)))
         self.owner[flow.proto][flow.ids] = -1
         return flow
+
+    def _place(self, count: int) -> int:
+        """Room for `count` ids in the pool."""
+        for n, (start, length) in enumerate(self._free_pool):
+            if length == count:
+                del self._free_pool[n]
+                return start
+        self.pool = np.concatenate([self.pool, np.zeros(count, np.int64)])
+        return len(self.pool) - count
 
     def ids(self, flow: Ints, sequence: Ints) -> Ints:
         """The ICMP identifier or source port of each probe."""

@@ -273,6 +273,7 @@ class Intake:
             first_time, self._seen[f] = self._seen[f] == 0, key[i]
             seen = address_text(bytes(part["seen_address"][i]))
             event = {"event": "translation", "flow": f, "address": seen, "port": int(part["seen_port"][i])}
+            event["at_ns"] = self._clock.mono_ns() + int(self._shared.header["wall_anchor"][0])
             self._tell({**event, "changed": not first_time, "sequence": int(sequence[i])})
 
     def _account(self, flow: Ints, sequence: Ints, at: Ints, residence: Ints | None = None) -> npt.NDArray[np.bool_]:

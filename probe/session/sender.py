@@ -21,7 +21,7 @@ from probe.clock import Clock, wall_offset_ns
 from probe.core.arrays import distinct
 from probe.core.events import Outage
 from probe.core.fate import COLUMN, DIRECTION_FATE, FATE_COLUMN
-from probe.core.ledger import Ledger
+from probe.core.ledger import Correction, Ledger
 from probe.core.schedule import Due, Schedule
 from probe.link.base import FrameReceiver, FrameSender
 from probe.session.connections import Connections
@@ -34,6 +34,7 @@ from probe.wire import layout
 
 Ints = npt.NDArray[np.int64]
 
+MOST_CORRECTIONS = 2000  # in one message
 TICK_NS = 20_000_000  # settle, publish, tell
 DRAIN_NS = (
     20_000_000  # empty the receive rings: replies wait there, stamped already, and many cost little more than one
@@ -282,7 +283,7 @@ class Sender:
         if not flow.first_ns:
             self._begin(flow)
         elif flow.limit is None:
-            now = self._clock.mono_ns()
+            now = max(self._clock.mono_ns(), self._ahead_to)
             self.schedule.start(flow.index, now, flow.interval_ns)
             self._liveness.begin(flow.index, now)
 
@@ -444,10 +445,18 @@ class Sender:
             lost = int(self.ledger.live[index, LOST_COLUMN[outage.direction]])
             before = lost - outage.lost if outage.censored == "end" else -1
             self._tell({"event": "outage", "flow": index, "lost_before": before, **self._wall_outage(outage)})
-        for c in self.ledger.drain_corrections():
-            event = {"event": "correction", "flow": c.flow, "at_ns": c.at + self.anchor}
-            generation = int(self._shared.header["generation"][0])  # readings up to this one lack the correction
-            self._tell({**event, "from": c.fro, "to": c.to, "count": c.count, "generation": generation})
+        self._tell_corrections(self.ledger.drain_corrections())
+
+    def _tell_corrections(self, corrections: list[Correction]) -> None:
+        """One message a flow and kind: the end of a long outage corrects all of it at once."""
+        generation = int(self._shared.header["generation"][0])  # readings up to this one lack the correction
+        together: dict[tuple[int, str, str], list[Correction]] = {}
+        for c in corrections:
+            together.setdefault((c.flow, c.fro, c.to), []).append(c)
+        for (flow, fro, to), same in together.items():
+            for part in (same[i : i + MOST_CORRECTIONS] for i in range(0, len(same), MOST_CORRECTIONS)):
+                event = {"event": "correction", "flow": flow, "from": fro, "to": to, "generation": generation}
+                self._tell({**event, "at_ns": [c.at + self.anchor for c in part], "count": [c.count for c in part]})
 
     def _wall_outage(self, outage: Outage) -> dict[str, Any]:
         """An outage with its instants moved to Unix time; durations are untouched."""

@@ -59,7 +59,7 @@ def test_every_unclean_count_is_named(count: str, said: str) -> None:
 def test_a_host_that_misses_a_few_slots_may_measure_one_that_misses_many_may_not(count: str) -> None:
     before = poll(0, flow(scheduled=1000))
     assert blemishes(before, poll(1, flow(scheduled=1100, **{count: 20}))) == ()
-    assert len(blemishes(before, poll(1, flow(scheduled=1100, **{count: 21})))) == 1
+    assert len(blemishes(before, poll(1, flow(scheduled=1100, **{count: 51})))) == 1
 
 
 def test_a_single_loss_is_never_allowed() -> None:

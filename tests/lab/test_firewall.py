@@ -57,7 +57,7 @@ def test_rules_install_repeatedly_and_start_as_secondary(empty_namespace, reset)
 @needs_root
 @pytest.mark.netns
 def test_what_nftables_refuses_is_told(empty_namespace):
-    bad = firewall.FirewallOptions("not-an-address", "10.0.0.1")
+    bad = firewall.FirewallOptions("not-an-address", "10.0.0.2", "10.0.0.1")
     with pytest.raises(namespace.LabError, match="not-an-address"):
         namespace.inside(empty_namespace, firewall.install, bad)
 
