@@ -47,6 +47,8 @@ Bools = npt.NDArray[np.bool_]
 Fates = npt.NDArray[np.uint8]
 
 RETENTION_S = 60
+# A reflector tells of a drop a little before or after it answers the probes around it; well within any loss threshold.
+AROUND_NS = 1_000_000_000
 MIN_SLOTS, MAX_SLOTS = 1 << 9, 1 << 18
 SETTLED_STEP_NS = 250_000_000  # `settled` moves on in steps of at least this
 KEPT_STEPS = 1 << 13
@@ -98,6 +100,7 @@ class _Drops:
     start: int
     end: int
     left: int
+    flow: int = -1  # -1: of any flow
 
 
 class Ledger:
@@ -146,6 +149,7 @@ class Ledger:
         # What the last report of each reflector said, so that a batch that says the same again costs no loop.
         self._boot = np.full(capacity, -1, np.int64)
         self._gap_total = np.full(capacity, -1, np.int64)
+        self._their_drops = np.full(capacity, -1, np.int64)
         self._frontier = np.full(capacity, -1, np.int64)
         self._awaiting: dict[int, tuple[int, int]] = {}  # flow to the range of losses whose direction may yet be told
         self._dirty: dict[int, int] = {}  # flow to the lowest sequence whose fate was corrected
@@ -168,7 +172,7 @@ class Ledger:
         self._slots[flow], self._mask[flow] = slots, slots - 1
         for array in (self.next_seq, self._settled_seq, self._clean_at, self.last_answered_at, self.last_sent_at):
             array[flow] = 0
-        for array in (self.max_seen, self._clean_seq, self._boot, self._gap_total, self._frontier):
+        for array in (self.max_seen, self._clean_seq, self._boot, self._gap_total, self._their_drops, self._frontier):
             array[flow] = -1
         self._troubled[flow] = False
         self._floor[flow] = 0
@@ -431,6 +435,32 @@ class Ledger:
 
     # --- what the reflector tells ------------------------------------------------------------------------------
 
+    def their_drops(self, flow: Ints, at: Ints, drops: Ints) -> list[tuple[int, int, int]]:
+        """Take in how many frames our own reflector had no room for, as its replies tell.
+
+        That many missing probes of the flow, around the time of the reply that tells, are the instrument's doing and
+        not the network's. Several flows may be excused for the same drops: rather too many than an outage that was
+        none.
+
+        Args:
+            flow: Flow index of each reply.
+            at: When it came.
+            drops: The reflector's cumulative count in it, modulo 2^32.
+
+        Returns:
+            (flow, start, end) of each span in which that happened.
+        """
+        found = []
+        for i in np.flatnonzero(drops != self._their_drops[flow]).tolist():
+            f, before, now = int(flow[i]), int(self._their_drops[flow[i]]), int(drops[i])
+            self._their_drops[f] = now
+            lost = (now - before) & 0xFFFFFFFF
+            if before < 0 or not 0 < lost <= 1 << 31:  # the first report, an older one, or a reflector that began anew
+                continue
+            self._drops.append(_Drops(int(at[i]) - AROUND_NS, int(at[i]) + AROUND_NS, lost, f))
+            found.append((f, int(at[i]) - AROUND_NS, int(at[i])))
+        return found
+
     def reports(self, flow: Ints, sequence: Ints, report: Reports) -> None:
         """Take in what our own reflector says in a batch of replies: which losses were on the way out.
 
@@ -689,7 +719,8 @@ class Ledger:
         """Fates of probes that were not answered in time."""
         fate = np.full(len(flow), LOST, np.uint8)
         for drops in self._drops:
-            inside = np.flatnonzero((at >= drops.start) & (at <= drops.end) & (fate == LOST))[: drops.left]
+            theirs = (flow == drops.flow) | (drops.flow < 0)
+            inside = np.flatnonzero(theirs & (at >= drops.start) & (at <= drops.end) & (fate == LOST))[: drops.left]
             fate[inside] = DROPPED
             drops.left -= len(inside)
         for f in distinct(flow):

@@ -40,6 +40,7 @@ class Intake:
         shared: Histograms and counters.
         tell: Called with each event.
         on_drops: Called with (start, end, frames) when a ring had no room, CLOCK_MONOTONIC ns.
+        on_their_drops: Called with (flow, start, end) when a reflector of ours had none.
     """
 
     def __init__(
@@ -51,9 +52,11 @@ class Intake:
         shared: SharedState,
         tell: Callable[[dict[str, Any]], None],
         on_drops: Callable[[int, int, int], None],
+        on_their_drops: Callable[[int, int, int], None],
     ):
         self._table, self._ledger, self._connections = table, ledger, connections
         self._clock, self._shared, self._tell, self._on_drops = clock, shared, tell, on_drops
+        self._on_their_drops = on_their_drops
         capacity = table.capacity
         self.rtt_recent = np.zeros(capacity, np.int64)
         self.drained_to = clock.mono_ns()  # every reply that arrived by then is in the ledger
@@ -169,7 +172,7 @@ class Intake:
         known = self._account(
             flow, sequence, pick(at, rows), _ntp_difference(view["received_time"], view["stamp_time"])
         )
-        self._reported(view, flow, sequence, reported & known)
+        self._reported(view, flow, sequence, pick(at, rows), reported & known)
         self._numbered(view, flow, sequence, known & ~reported)
 
     def _take_signed(self, view: npt.NDArray[Any], flow: Ints, at: Ints, octets: Ints) -> None:
@@ -211,7 +214,7 @@ class Intake:
             sequence = part["sequence"].astype(np.int64)
             residence = (part["reply_time"] - part["received_time"]).astype(np.int64)
             known = self._account(flow, sequence, pick(at, rows), residence)
-            self._reported(part, flow, sequence, known)
+            self._reported(part, flow, sequence, pick(at, rows), known)
             self._connections.acknowledge(*where_all(known, flow, part, part_ends - l4 - 20))
         rest = mine & ~data
         if not rest.any():
@@ -250,14 +253,16 @@ class Intake:
             return
         self._ledger.count(int(self._table.owner[proto][error.number]), "icmp_error")
 
-    def _reported(self, view: npt.NDArray[Any], flow: Ints, sequence: Ints, which: Any) -> None:
+    def _reported(self, view: npt.NDArray[Any], flow: Ints, sequence: Ints, at: Ints, which: Any) -> None:
         if not which.any():
             return
-        part, flow, sequence = where_all(which, view, flow, sequence)
+        part, flow, sequence, at = where_all(which, view, flow, sequence, at)
         columns = (
             part[name].astype(np.int64) for name in ("boot", "q", "gap_total", "gap_index", "gap_start", "gap_length")
         )
         self._ledger.reports(flow, sequence, Reports(*columns))
+        for f, start, end in self._ledger.their_drops(flow, at, part["drops"].astype(np.int64)):
+            self._on_their_drops(f, start, end)
         self._translations(part, flow, sequence)
 
     def _translations(self, part: npt.NDArray[Any], flow: Ints, sequence: Ints) -> None:

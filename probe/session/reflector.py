@@ -93,9 +93,9 @@ class Reflector:
                 if not count:
                     break
                 total += count
+                self._drops += receiver.drops()  # before the answers, which tell of them
                 self._take(receiver, first, count)
                 receiver.release(count)
-            self._drops += receiver.drops()
         now = self._clock.mono_ns()
         if now >= self._next_tick:
             self._next_tick = now + TICK_NS

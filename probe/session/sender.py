@@ -115,7 +115,9 @@ class Sender:
             on_established=self._established,
             on_ended=self._session_ended,
         )
-        self._intake = Intake(self.table, self.ledger, self._connections, clock, shared, tell, self._dropped)
+        self._intake = Intake(
+            self.table, self.ledger, self._connections, clock, shared, tell, self._dropped, self._dropped_there
+        )
         self._next_tick = self._next_drain = self._next_open = 0
         self._lateness: list[Ints] = []
         self._lateness_reset = 0
@@ -425,6 +427,11 @@ class Sender:
         for flow in self.table.flows.values():
             if flow.first_ns:
                 self._tell_unobserved(flow, start, end, "ring_drop")
+
+    def _dropped_there(self, index: int, start: int, end: int) -> None:
+        """The reflector's ring had no room. Longer than there were probes, nothing went unobserved."""
+        flow = self.table.flows[index]
+        self._tell_unobserved(flow, max(start, flow.first_ns), max(end, flow.first_ns), "ring_drop")
 
     # --- the tick ----------------------------------------------------------------------------------------------
 

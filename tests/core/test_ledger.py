@@ -431,3 +431,36 @@ def test_counts_that_no_law_binds():
         ledger.count(0, name, 2)
     assert [int(ledger.live[0, COLUMN[n]]) for n in ("corrupt", "reset", "icmp_error")] == [3, 3, 3]
     assert set(COUNT_NAMES) == set(COLUMN)
+
+
+def _their_drops_ledger(missing: int) -> tuple[Ledger, list[tuple[int, int, int]]]:
+    """1,000 probes, one a millisecond; `missing` of them from 300 on unanswered; the reflector tells of 100 drops."""
+    ledger = Ledger(4)
+    ledger.add(0, "f", 1000, 500 * MS, 3)
+    ledger.add(1, "g", 1000, 500 * MS, 3)
+    flow = np.zeros(1000, np.int64)
+    at = T0 + np.arange(1000) * MS
+    sequence = ledger.allocate(flow, at)
+    ledger.stamp(flow, sequence, at)
+    answered = (sequence < 300) | (sequence >= 300 + missing)
+    drops = np.where(sequence < 350, 7, 107)
+    ledger.receive(flow[answered], sequence[answered], at[answered] + MS)
+    spans = ledger.their_drops(flow[answered], at[answered] + MS, drops[answered])
+    ledger.settle(T0 + 3000 * MS)
+    return ledger, spans
+
+
+def test_what_the_reflectors_own_ring_dropped_is_no_outage() -> None:
+    ledger, spans = _their_drops_ledger(missing=100)
+    assert ledger.live[0, COLUMN["dropped_locally"]] == 100
+    assert ledger.live[0, COLUMN["lost"]] == 0
+    assert ledger.drain_outages(open_too=True) == []
+    ((flow, start, end),) = spans
+    assert flow == 0 and start <= T0 + 300 * MS and end >= T0 + 400 * MS
+
+
+def test_a_reflector_excuses_no_more_than_it_dropped() -> None:
+    ledger, _ = _their_drops_ledger(missing=400)
+    assert ledger.live[0, COLUMN["dropped_locally"]] == 100
+    assert ledger.live[0, COLUMN["lost"]] == 300
+    assert [o.lost for _, o in ledger.drain_outages(open_too=True)] == [300]
