@@ -82,7 +82,7 @@ def timed(bed: Bed, *, outages: int, seed: int) -> list[Row]:
     rng = random.Random(seed)
     lengths = [log_uniform(rng, SHORTEST_S, LONGEST_S) for _ in range(outages)]
     try:
-        Switch.library()
+        Switch.binding()
     except OSError as error:
         return [Row("timed outages", "haprobe", "", note=f"missing: {error}")]
     tallies = {"haprobe": Tally(), "fping": Tally(), "irtt": Tally()}
@@ -162,7 +162,7 @@ class Switch:
         self._path = bed.network.path("router")
 
     @staticmethod
-    def library() -> ctypes.CDLL:
+    def binding() -> ctypes.CDLL:
         """libnftables, which nft itself is made of: no process has to start between the clock and the switch."""
         library = ctypes.CDLL("libnftables.so.1")
         library.nft_ctx_new.restype = ctypes.c_void_p
@@ -176,7 +176,7 @@ class Switch:
         return namespace.inside(self._path, self._outage, before_s, length_s)
 
     def _outage(self, before_s: float, length_s: float) -> Switched:
-        library = self.library()
+        library = self.binding()
         context = library.nft_ctx_new(0)
         try:
             start = time.monotonic() + before_s

@@ -11,7 +11,7 @@ import pytest
 
 from probe.report.document import laws
 
-from .triple import MS, SECOND, TARGETS, Run, Triple, wait_for
+from .triple import MS, TARGETS, Run, Triple, wait_for
 
 pytestmark = pytest.mark.netns
 
@@ -101,7 +101,8 @@ def test_a_reflector_that_stalls_is_not_loss(triple: Triple, reflector: Run):
     assert laws(document, settled=True) == []
     for flow in document["flows"]:
         assert flow["counts"]["received"] == flow["counts"]["sent"], flow["counts"]
-        assert flow["rtt_ns"]["max"] < 100 * MS < SECOND
+        # A quarter of the probes waited. The few it had stamped but not sent when it was stopped do show the wait.
+        assert flow["rtt_ns"]["p99"] < 100 * MS
 
 
 def test_an_engine_that_is_killed_is_told_and_is_no_result(triple: Triple, reflector: Run):
