@@ -22,7 +22,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from probe.errors import HaprobeError, UsageError
 from probe.export import page
@@ -54,7 +54,11 @@ def make_app(view: AgentView, hub: EventHub, security: Security) -> ASGIApp:
         routes=endpoints.routes(),
         lifespan=endpoints.lifespan,
         # Starlette's GZip leaves event streams alone.
-        middleware=[Middleware(Guard, security=security), Middleware(GZipMiddleware, minimum_size=2048)],
+        middleware=[
+            Middleware(Guard, security=security),
+            Middleware(GZipMiddleware, minimum_size=2048),
+            Middleware(Faults),
+        ],
         exception_handlers={
             BadParameter: _bad_parameter,
             HTTPException: endpoints.http_error,
@@ -200,6 +204,33 @@ def _ns(request: Request, name: str) -> int | None:
 async def _bad_parameter(_request: Request, error: Exception) -> Response:
     assert isinstance(error, BadParameter)
     return _json({"error": str(error), "allowed": error.allowed}, HTTPStatus.BAD_REQUEST)
+
+
+class Faults:
+    """ASGI middleware: answers what a handler of ours raised.
+
+    Starlette would answer as well, but raise again behind its answer, upon which the server drops the connection:
+    the client's next request on it would fail too.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception as error:
+            if begun or scope["type"] != "http":
+                raise  # a torn answer must not look like a whole one
+            answer = await _internal_error(Request(scope, receive), error)
+            await answer(scope, receive, send)
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:

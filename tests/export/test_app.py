@@ -70,7 +70,11 @@ def test_a_fault_of_ours_is_a_json_error_and_logged(web, agent, caplog):
     answer = web.get("/api/v1/status")
     assert (answer.status_code, answer.json()) == (500, {"error": "RuntimeError: torn"})
     assert "GET /api/v1/status failed" in caplog.text
-    assert web.get("/-/healthy").status_code == 200
+    # The connection outlives the fault: the next request of this client goes over it.
+    connection = answer.extensions["network_stream"].get_extra_info("client_addr")
+    following = web.get("/-/healthy")
+    assert following.status_code == 200
+    assert following.extensions["network_stream"].get_extra_info("client_addr") == connection
 
 
 def test_healthy_and_ready(web, agent):
