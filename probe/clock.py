@@ -13,13 +13,16 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Two readings in nanoseconds."""
+    """Two readings in nanoseconds, and waiting for one of them."""
 
     def mono_ns(self) -> int:
         """CLOCK_MONOTONIC."""
 
     def wall_ns(self) -> int:
         """CLOCK_REALTIME, Unix epoch."""
+
+    def sleep_until(self, mono_ns: int) -> None:
+        """Return when CLOCK_MONOTONIC has reached that, at once if it has."""
 
 
 class SystemClock:
@@ -30,6 +33,11 @@ class SystemClock:
 
     def wall_ns(self) -> int:
         return time.time_ns()
+
+    def sleep_until(self, mono_ns: int) -> None:
+        pause = mono_ns - time.monotonic_ns()
+        if pause > 0:
+            time.sleep(pause / 1e9)
 
 
 @dataclass
@@ -44,6 +52,9 @@ class ManualClock:
 
     def wall_ns(self) -> int:
         return self.wall
+
+    def sleep_until(self, mono_ns: int) -> None:
+        self.advance(max(0, mono_ns - self.mono))
 
     def advance(self, ns: int) -> None:
         """Let time pass on both clocks."""

@@ -20,16 +20,19 @@ from probe.border import Channel, SharedState
 from probe.clock import SystemClock
 from probe.errors import HaprobeError
 from probe.link import bpf, require_raw
+from probe.link.abi import Program
 from probe.link.base import FrameReceiver, FrameSender
 from probe.link.quiet import QuietPorts
 from probe.link.raw_ip import RawIpSender
+from probe.link.rx_blocks import RxBlocks
 from probe.link.rx_ring import RxRing
 from probe.link.tx_ring import TxRing
 from probe.session import reflector as reflecting
 from probe.session import sender as sending
 
 PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
-SMALL, LARGE = 224, 1600  # longest frame of a ring's slots
+SMALL, LARGE = 214, 1600  # longest frame of a ring's slots
+SMALL_SLOT = 190  # the same for receiving, where the kernel keeps more beside it
 HIGH_RATE_PPS = (
     50_000  # from here on frames skip the queueing discipline: cheaper, but hidden from tcpdump on this host
 )
@@ -46,7 +49,7 @@ class SenderLinks:
     def __init__(self, rate_pps: float):
         self._rate = rate_pps
         self._transmitters: dict[tuple[str, int], FrameSender] = {}
-        self._receivers: dict[int, RxRing] = {}
+        self._receivers: dict[int, RxBlocks] = {}
 
     def transmitter(self, key: tuple[str, int]) -> FrameSender:
         """The link of `key`: (`ethernet` or `local`, with `-large` for frames that need large slots, `-control`;
@@ -58,10 +61,9 @@ class SenderLinks:
             if kind.startswith("local"):
                 self._transmitters[key] = RawIpSender(slots=4096, slot_octets=octets)
             else:
-                slots = 32768 if self._rate > HIGH_RATE_PPS else 4096
+                # A ring that stays in the processor's cache: frames are written only shortly before they leave.
                 bypass = self._rate > HIGH_RATE_PPS
-                ring = TxRing(ifindex, slots=slots, slot_octets=octets, qdisc_bypass=bypass)
-                self._transmitters[key] = ring
+                self._transmitters[key] = TxRing(ifindex, slots=4096, slot_octets=octets, qdisc_bypass=bypass)
         return self._transmitters[key]
 
     def receivers(self) -> list[FrameReceiver]:
@@ -75,8 +77,8 @@ class SenderLinks:
         for ring in self._receivers.values():
             ring.set_filter(program)
         if key[1] not in self._receivers:
-            slots = 262144 if self._rate > HIGH_RATE_PPS else 32768
-            self._receivers[key[1]] = RxRing(key[1], program, slots=slots)
+            octets = 1 << 17 if self._rate > HIGH_RATE_PPS else 1 << 14
+            self._receivers[key[1]] = RxBlocks(key[1], program, blocks=512, block_octets=octets)
 
     def close(self) -> None:
         for sender in self._transmitters.values():
@@ -89,30 +91,43 @@ class ReflectorLinks:
     """Rings for a Session-Reflector: one receive ring on one or all interfaces, and a way back out of each."""
 
     def __init__(self, ifindex: int, udp: int, tcp: int):
-        program = bpf.probe_filter(udp_reflect=udp or None, tcp_reflect=tcp or None, snaplen=LARGE)
-        self._receiver = RxRing(ifindex, program, slots=16384, slot_octets=LARGE)
-        self._transmitters: dict[tuple[int, bool], FrameSender] = {}
+        # Small frames have slots of their own: many, and close together in memory.
+        self._receivers = [
+            RxRing(ifindex, self._filter(udp, tcp, longest=SMALL_SLOT), slots=65536, slot_octets=SMALL_SLOT),
+            RxRing(ifindex, self._filter(udp, tcp, shortest=SMALL_SLOT + 1), slots=4096, slot_octets=LARGE),
+        ]
+        self._transmitters: dict[tuple[int, int, bool], FrameSender] = {}
         self._fast = False
 
+    @staticmethod
+    def _filter(udp: int, tcp: int, *, shortest: int = 0, longest: int | None = None) -> Program:
+        return bpf.probe_filter(
+            udp_reflect=udp or None, tcp_reflect=tcp or None, snaplen=LARGE, shortest=shortest, longest=longest
+        )
+
     def receivers(self) -> list[FrameReceiver]:
-        return [self._receiver]
+        return list(self._receivers)
 
     def expect(self, rate_pps: float) -> None:
         """Above HIGH_RATE_PPS replies skip the queueing discipline."""
         self._fast = rate_pps > HIGH_RATE_PPS
 
-    def transmitter_on(self, ifindex: int) -> FrameSender:
-        """The way back out of an interface. Loopback has no next hop to name: its replies are routed."""
-        key = (ifindex, self._fast)
+    def transmitter_on(self, ifindex: int, octets: int) -> FrameSender:
+        """The way back out of an interface for frames of up to `octets`. Loopback has no next hop to name: its replies
+        are routed.
+        """
+        size = SMALL if octets <= SMALL else LARGE
+        key = (ifindex, size, self._fast)
         if key not in self._transmitters:
             if socket.if_indextoname(ifindex) == "lo":
-                self._transmitters[key] = RawIpSender(slots=4096, slot_octets=LARGE)
+                self._transmitters[key] = RawIpSender(slots=4096, slot_octets=size)
             else:
-                self._transmitters[key] = TxRing(ifindex, slots=4096, slot_octets=LARGE, qdisc_bypass=self._fast)
+                self._transmitters[key] = TxRing(ifindex, slots=4096, slot_octets=size, qdisc_bypass=self._fast)
         return self._transmitters[key]
 
     def close(self) -> None:
-        self._receiver.close()
+        for receiver in self._receivers:
+            receiver.close()
         for sender in self._transmitters.values():
             sender.close()
 

@@ -9,15 +9,16 @@ STEPS = 16
 LOWEST_OCTAVE = 8
 OCTAVES = 29
 BINS = STEPS * OCTAVES
+_MANTISSA_REST = 52 - 4  # bits of a double behind the first four of its mantissa (IEEE 754 binary64)
+_LOWEST = (1023 + LOWEST_OCTAVE) * STEPS
 
 
 def bins_of(delay_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Bin of each delay; what lies outside falls into the first or last bin."""
-    mantissa, exponent = np.frexp(np.maximum(delay_ns, 1).astype(np.float64))
-    place: npt.NDArray[np.int64] = (exponent.astype(np.int64) - 1 - LOWEST_OCTAVE) * STEPS + (
-        (mantissa - 0.5) * (2 * STEPS)
-    ).astype(np.int64)
-    return np.minimum(np.maximum(place, 0), BINS - 1)
+    # In a double, the exponent and the first four bits of the mantissa stand together: the octave and the step.
+    bits = np.maximum(delay_ns, 1).astype(np.float64).view(np.int64)
+    place: npt.NDArray[np.int64] = (bits >> _MANTISSA_REST) - _LOWEST
+    return np.minimum(np.maximum(place, 0, out=place), BINS - 1, out=place)
 
 
 def edges_ns() -> npt.NDArray[np.float64]:

@@ -16,13 +16,14 @@ Time is an argument everywhere: `at` is nanoseconds of one monotonic clock.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from probe.core.arrays import cumcount, distinct
+from probe.core.arrays import all_are, cumcount, distinct, only, order_of
 from probe.core.direction import ReflectorView
 from probe.core.events import Outage
 from probe.core.fate import (
@@ -69,14 +70,14 @@ class Arrivals:
 
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """Columns of our reflector's reports (wire/layout.py); int64, one element a reply."""
+    """Columns of our reflector's reports (wire/layout.py), one element a reply; any width and byte order."""
 
-    boot: Ints
-    q: Ints
-    gap_total: Ints
-    gap_index: Ints
-    gap_start: Ints
-    gap_length: Ints
+    boot: npt.NDArray[Any]
+    q: npt.NDArray[Any]
+    gap_total: npt.NDArray[Any]
+    gap_index: npt.NDArray[Any]
+    gap_start: npt.NDArray[Any]
+    gap_length: npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,18 @@ class Correction:
     fro: str
     to: str
     count: int
+
+
+class _Sent(NamedTuple):
+    """Probes in the order in which they left: flow, sequence and TX time of each."""
+
+    flow: Ints
+    sequence: Ints
+    at: Ints
+
+    def without(self, flow: int) -> _Sent:
+        keep = self.flow != flow
+        return self if keep.all() else _Sent(*(column[keep] for column in self))
 
 
 @dataclass(slots=True)
@@ -138,10 +151,7 @@ class Ledger:
         self._sent_at = np.zeros(0, np.int64)
         self._first = np.zeros(0, np.int32)  # scratch for finding first copies
         self._free: list[tuple[int, int]] = []
-        self._log_flow = np.zeros(1 << 12, np.int32)
-        self._log_seq = np.zeros(1 << 12, np.int64)
-        self._log_at = np.zeros(1 << 12, np.int64)
-        self._log_head = self._log_tail = 0
+        self._log: deque[_Sent] = deque()  # what has been sent and is not settled, ascending in time
         self._unsent: dict[int, Ints] = {}  # UNSENT_STEP_NS of due time to the count of each flow
         self._drops: list[_Drops] = []
         self._outages: dict[int, FlowOutages] = {}
@@ -183,9 +193,7 @@ class Ledger:
 
     def remove(self, flow: int) -> None:
         """Stop accounting for a flow; its slots are free for others."""
-        live = np.arange(self._log_tail, self._log_head)
-        place = live & (len(self._log_flow) - 1)
-        self._log_flow[place[self._log_flow[place] == flow]] = -1
+        self._log = deque(rest for sent in self._log if len((rest := sent.without(flow)).at))
         self._free.append((int(self._base[flow]), int(self._slots[flow])))
         self._mask[flow] = self._slots[flow] = self._threshold[flow] = 0
         for counts in self._unsent.values():
@@ -251,21 +259,47 @@ class Ledger:
         """
         sequence = self.next_seq[flow] + cumcount(flow)
         self.next_seq += np.bincount(flow, minlength=self._capacity)
-        slot = self._base[flow] + (sequence & self._mask[flow])
+        slot = self._slots_of(flow, sequence)
         self._fate[slot] = EMPTY  # nothing can answer it yet
         self._sent_at[slot] = at
         return sequence
 
     def stamp(self, flow: Ints, sequence: Ints, at: Ints) -> None:
         """These probes have left, at these times: they count as scheduled and sent. Each flow's in their order."""
-        slot = self._base[flow] + (sequence & self._mask[flow])
+        if not len(flow):
+            return
+        slot = self._slots_of(flow, sequence)
         self._fate[slot] = PENDING
         self._sent_at[slot] = at
         self._note_in_log(flow, sequence, at)
-        count = np.bincount(flow, minlength=self._capacity)
-        self.live[:, COLUMN["scheduled"]] += count
-        self.live[:, COLUMN["sent"]] += count
+        self._add(self.live, ("scheduled", "sent"), flow)
         self.last_sent_at[flow] = at
+
+    def _slots_of(self, flow: Ints, sequence: Ints) -> slice | Ints:
+        """Where probes lie, as an index. Neighbours in one ring, as most batches are, need no list of places."""
+        one = only(flow)
+        run = self._run(one, sequence) if one is not None else None
+        return run if run is not None else self._base[flow] + (sequence & self._mask[flow])
+
+    def _run(self, flow: int, sequence: Ints) -> slice | None:
+        """Where probes of one flow lie, if they are consecutive and the ring does not end between them."""
+        n = len(sequence)
+        start = int(sequence[0]) & int(self._mask[flow])
+        if int(sequence[-1]) - int(sequence[0]) != n - 1 or start + n > self._slots[flow]:
+            return None
+        if n > 2 and not (sequence[1:] - sequence[:-1] == 1).all():
+            return None
+        start += int(self._base[flow])
+        return slice(start, start + n)
+
+    def _add(self, table: Ints, columns: tuple[str, ...], flow: Ints) -> None:
+        """Add one for each element of `flow` to its columns."""
+        one = only(flow)
+        for name in columns:
+            if one is not None:
+                table[one, COLUMN[name]] += len(flow)
+            else:
+                table[:, COLUMN[name]] += np.bincount(flow, minlength=self._capacity)
 
     def withdraw(self, flow: Ints, sequence: Ints) -> None:
         """The last probes allocated to these flows will not be sent: their numbers are free again."""
@@ -287,41 +321,13 @@ class Ledger:
 
     def _note_in_log(self, flow: Ints, sequence: Ints, at: Ints) -> None:
         """Append to the log, which ascends in time. Links tell of their probes one after the other: merge."""
-        if not len(flow):
-            return
-        size = len(self._log_at)
-        earliest = at.min()
-        if self._log_head > self._log_tail and earliest < self._log_at[(self._log_head - 1) & (size - 1)]:
-            place = np.arange(self._log_tail, self._log_head) & (size - 1)
-            back = int(np.searchsorted(self._log_at[place], earliest, side="right"))
-            again = place[back:]
-            flow = np.concatenate([self._log_flow[again], flow])
-            sequence = np.concatenate([self._log_seq[again], sequence])
-            at = np.concatenate([self._log_at[again], at])
-            self._log_head -= len(again)
-        if len(at) > 1 and (at[1:] < at[:-1]).any():
-            order = np.argsort(at, kind="stable")
-            flow, sequence, at = flow[order], sequence[order], at[order]
-        self._reserve_log(len(flow))
-        place = (self._log_head + np.arange(len(flow))) & (len(self._log_at) - 1)
-        self._log_flow[place], self._log_seq[place], self._log_at[place] = flow, sequence, at
-        self._log_head += len(flow)
-
-    def _reserve_log(self, n: int) -> None:
-        size = len(self._log_at)
-        held = self._log_head - self._log_tail
-        if held + n <= size:
-            return
-        live = np.arange(self._log_tail, self._log_head) & (size - 1)
-        while size < held + n:
-            size *= 2
-        columns = []
-        for column in (self._log_flow, self._log_seq, self._log_at):
-            larger = np.zeros(size, column.dtype)
-            larger[:held] = column[live]
-            columns.append(larger)
-        self._log_flow, self._log_seq, self._log_at = columns
-        self._log_head, self._log_tail = held, 0
+        new = _Sent(flow, sequence, at)
+        while self._log and self._log[-1].at[-1] > new.at.min():
+            new = _Sent(*(np.concatenate(pair) for pair in zip(self._log.pop(), new, strict=True)))
+        if len(at) > 1 and (new.at[1:] < new.at[:-1]).any():
+            order = np.argsort(new.at, kind="stable")
+            new = _Sent(*(column[order] for column in new))
+        self._log.append(new)
 
     # --- receiving ---------------------------------------------------------------------------------------------
 
@@ -333,6 +339,10 @@ class Ledger:
             sequence: The probe each answers; anything, also nonsense.
             at: When it arrived.
         """
+        one = only(flow)
+        usual = self._receive_run(one, sequence, at) if one is not None else None
+        if usual is not None:
+            return usual
         n = len(flow)
         oldest = np.maximum(self.next_seq[flow] - self._slots[flow], self._floor[flow])
         known = (sequence >= 0) & (sequence < self.next_seq[flow]) & (sequence >= oldest)
@@ -356,7 +366,7 @@ class Ledger:
         fresh = (("received", answered & open_still), ("late", late & open_still), ("duplicate", duplicate))
         for column, mask in fresh:
             if mask.any():
-                self.live[:, COLUMN[column]] += np.bincount(flow[mask], minlength=self._capacity)
+                self._add(self.live, (column,), flow[mask])
         if new.any():
             self._reordering(flow[new], sequence[new])
             np.maximum.at(self.last_answered_at, flow[new], self._sent_at[slot[new]])
@@ -364,10 +374,29 @@ class Ledger:
             self._max_rtt = max(int(rtt[answered].max()), self._max_rtt - self._max_rtt // 256)
         return Arrivals(answered, late, duplicate, ~known, rtt)
 
+    def _receive_run(self, flow: int, sequence: Ints, at: Ints) -> Arrivals | None:
+        """`receive` of one flow's next replies, in order and in time; None when they are anything else."""
+        if sequence[0] <= self.max_seen[flow] or sequence[-1] >= self.next_seq[flow]:
+            return None
+        slot = self._run(flow, sequence)
+        if slot is None or sequence[0] < self._oldest(flow) or not all_are(self._fate[slot], PENDING):
+            return None
+        rtt = at - self._sent_at[slot]
+        longest = int(rtt.max())
+        if longest > self._threshold[flow]:
+            return None
+        self._fate[slot] = RECEIVED
+        self.live[flow, COLUMN["received"]] += len(sequence)
+        self.max_seen[flow] = sequence[-1]
+        self.last_answered_at[flow] = max(self.last_answered_at[flow], self._sent_at[slot.stop - 1])
+        self._max_rtt = max(longest, self._max_rtt - self._max_rtt // 256)
+        every, none = np.ones(len(at), bool), np.zeros(len(at), bool)
+        return Arrivals(answered=every, late=none, duplicate=none, unknown=none, rtt_ns=rtt)
+
     def _reordering(self, flow: Ints, sequence: Ints) -> None:
         """Count first copies that arrived behind a higher sequence (RFC 4737, section 3.3)."""
         if len(flow) > 1 and flow.min() != flow.max():
-            order = np.argsort(flow, kind="stable")
+            order = order_of(flow)
             flow, sequence = flow[order], sequence[order]
         edge = np.r_[True, flow[1:] != flow[:-1]]
         before = np.r_[0, sequence[:-1]]
@@ -450,7 +479,10 @@ class Ledger:
         Returns:
             (flow, start, end) of each span in which that happened.
         """
-        found = []
+        found: list[tuple[int, int, int]] = []
+        one = only(flow)
+        if one is not None and all_are(drops, self._their_drops[one]):
+            return found
         for i in np.flatnonzero(drops != self._their_drops[flow]).tolist():
             f, before, now = int(flow[i]), int(self._their_drops[flow[i]]), int(drops[i])
             self._their_drops[f] = now
@@ -469,6 +501,12 @@ class Ledger:
             sequence: The probe it answers.
             report: The reports' columns.
         """
+        one = only(flow)
+        known = one is not None and all_are(report.boot, int(self._boot[one]))
+        if one is not None and known and all_are(report.gap_total, int(self._gap_total[one])):
+            self._frontier[one] = max(int(self._frontier[one]), int(sequence.max()))
+            self._resolve_all(flow)
+            return
         same = (report.boot == self._boot[flow]) & (report.gap_total == self._gap_total[flow])
         np.maximum.at(self._frontier, flow[same], sequence[same])
         for i in np.flatnonzero(~same).tolist():
@@ -582,11 +620,12 @@ class Ledger:
 
     def _settle_to(self, horizon: int, *, last: bool = False) -> None:
         self._horizon = max(self._horizon, horizon)
-        while self._log_tail < self._log_head:
-            batch = self._due()
-            if batch is None:
-                break
-            self._settle(*batch)
+        while self._log and self._log[0].at[0] <= self._horizon:
+            sent = self._log.popleft()
+            n = int(np.searchsorted(sent.at, self._horizon, side="right"))
+            if n < len(sent.at):
+                self._log.appendleft(_Sent(*(column[n:] for column in sent)))
+            self._settle(sent.flow[:n], sent.sequence[:n])
         self._settle_unsent(everything=last)
         for flow in list(self._dirty):
             self._rebuild(flow, self._dirty.pop(flow))
@@ -598,39 +637,31 @@ class Ledger:
             self.settled_to = self._horizon
             self._steps = np.append(self._steps[-KEPT_STEPS:], self._horizon)
 
-    def _due(self) -> tuple[Ints, Ints, Ints] | None:
-        n = min(self._log_head - self._log_tail, 1 << 15)
-        place = (self._log_tail + np.arange(n)) & (len(self._log_at) - 1)
-        n = int(np.searchsorted(self._log_at[place], self._horizon, side="right"))
-        if n == 0:
-            return None
-        self._log_tail += n
-        place = place[:n]
-        flow, sequence = self._log_flow[place].astype(np.int64), self._log_seq[place]
-        keep = flow >= 0  # the flow was removed meanwhile
-        if not keep.all():
-            flow, sequence = flow[keep], sequence[keep]
-        return flow, sequence, self._base[flow] + (sequence & self._mask[flow])
-
-    def _settle(self, flow: Ints, sequence: Ints, slot: Ints) -> None:
+    def _settle(self, flow: Ints, sequence: Ints) -> None:
+        one = only(flow)
+        if one is not None and not self._troubled[one]:
+            run = self._run(one, sequence)
+            if run is not None and all_are(self._fate[run], RECEIVED):
+                for name in ("scheduled", "sent", "received"):
+                    self._account[one, COLUMN[name]] += len(sequence)
+                self._clean_seq[one], self._clean_at[one] = sequence[-1], self._sent_at[run.stop - 1]
+                self._settled_seq[one] = sequence[-1] + 1
+                return
+        slot = self._base[flow] + (sequence & self._mask[flow])
         fate = self._fate[slot]
         missing = fate == PENDING
         if missing.any():
             fate[missing] = self._classify(flow[missing], sequence[missing], self._sent_at[slot[missing]])
             self._fate[slot[missing]] = fate[missing]
-        count = np.bincount(flow, minlength=self._capacity)
-        self._account[:, COLUMN["scheduled"]] += count
-        self._account[:, COLUMN["sent"]] += count
-        for value, name in FATE_COLUMN.items():
-            which = fate == value
-            if which.any():
-                count = np.bincount(flow[which], minlength=self._capacity)
-                self._account[:, COLUMN[name]] += count
-                if IS_LOST[value]:
-                    self._account[:, COLUMN["lost"]] += count
-                    self.live[:, COLUMN["lost"]] += count
-                if IS_LOST[value] or value == DROPPED:
-                    self.live[:, COLUMN[name]] += count
+        self._add(self._account, ("scheduled", "sent"), flow)
+        for value in distinct(fate):
+            name, of = FATE_COLUMN[value], flow[fate == value]
+            self._add(self._account, (name,), of)
+            if IS_LOST[value]:
+                self._add(self._account, ("lost",), of)
+                self._add(self.live, ("lost",), of)
+            if IS_LOST[value] or value == DROPPED:
+                self._add(self.live, (name,), of)
         troubled = self._troubled[flow] | missing
         calm = ~troubled
         if missing.any():
@@ -649,7 +680,7 @@ class Ledger:
         self._clean_at[flow] = at
 
     def _feed(self, flow: Ints, sequence: Ints, at: Ints, fate: Fates) -> None:
-        order = np.argsort(flow, kind="stable")
+        order = order_of(flow)
         flow, sequence, at, fate = flow[order], sequence[order], at[order], fate[order]
         edge = np.r_[True, flow[1:] != flow[:-1]]
         for start, end in _spans(edge):

@@ -35,7 +35,8 @@ PACKET_TX_RING = 13
 PACKET_LOSS = 14
 PACKET_QDISC_BYPASS = 20
 PACKET_IGNORE_OUTGOING = 23
-TPACKET_V2 = 1
+PACKET_VNET_HDR = 15
+TPACKET_V2, TPACKET_V3 = 1, 2
 
 TP_STATUS_KERNEL = 0
 TP_STATUS_USER = 1
@@ -45,21 +46,41 @@ TP_STATUS_SENDING = 2
 TP_STATUS_WRONG_FORMAT = 4
 TP_STATUS_TS_SOFTWARE = 1 << 29
 
-# struct tpacket2_hdr: offsets in a frame, octets. sockaddr_ll follows at 32 in a received frame.
+# struct tpacket2_hdr, for sending: offsets in a slot, octets. As long as PACKET_TX_HAS_OFF is unset, data begins right
+# behind it: with PACKET_VNET_HDR a struct virtio_net_hdr, then the L2 frame (af_packet.c).
 TP_STATUS_AT = 0
 TP_LEN_AT = 4
-TP_MAC_AT = 12
-TP_NET_AT = 14
-TP_SEC_AT = 16
-TP_NSEC_AT = 20
-SLL_IFINDEX_AT = 32 + 4
-SLL_PKTTYPE_AT = 32 + 10
-# L2 data of a frame to send: right behind the header, as long as PACKET_TX_HAS_OFF is unset (af_packet.c).
-TX_DATA_AT = 32
+VNET_HEADER_AT = 32
+VNET_HEADER = struct.Struct("=BBHHHH")  # flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
+TX_DATA_AT = VNET_HEADER_AT + VNET_HEADER.size
+
+# The same, for receiving; struct sockaddr_ll follows at 32.
+V2_SNAPLEN_AT = 8
+V2_NET_OFFSET_AT = 14
+V2_SEC_AT = 16
+V2_NSEC_AT = 20
+V2_IFINDEX_AT = 32 + 4
+V2_HEADER_OCTETS = 40
 # Network header of a received frame: align16(TPACKET2_HDRLEN 52 + at least 16 for the L2 header). An Ethernet header
 # ends there, so it starts 14 octets earlier; on interfaces without L2 header the network header has the same place.
-RX_NET_AT = 80
-RX_DATA_AT = RX_NET_AT - ETHERNET_OCTETS
+V2_NET_AT = 80
+V2_DATA_AT = V2_NET_AT - ETHERNET_OCTETS
+
+# struct tpacket_block_desc with struct tpacket_hdr_v1, for receiving: offsets in a block.
+BLOCK_STATUS_AT = 8
+BLOCK_COUNT_AT = 12
+BLOCK_COUNT = struct.Struct("=II")  # num_pkts, offset_to_first_pkt
+# struct tpacket3_hdr, 48 octets, then struct sockaddr_ll: offsets from the start of a frame.
+NEXT_OFFSET_AT = 0
+V3_SEC_AT = 4
+V3_NSEC_AT = 8
+SNAPLEN_AT = 12
+V3_STATUS_AT = 20
+V3_NET_OFFSET_AT = 26
+V3_IFINDEX_AT = 48 + 4
+V3_HEADER_OCTETS = 56
+V3_NET_AT = 96  # likewise, with TPACKET3_HDRLEN 68
+V3_DATA_AT = V3_NET_AT - ETHERNET_OCTETS
 
 # asm-generic/socket.h, linux/net_tstamp.h, linux/sockios.h, linux/if.h
 SO_ATTACH_FILTER = 26
@@ -68,6 +89,7 @@ SO_TIMESTAMPING = 37
 SOF_TIMESTAMPING_RX_SOFTWARE = 1 << 3
 SOF_TIMESTAMPING_SOFTWARE = 1 << 4
 SIOCGIFFLAGS = 0x8913
+SIOCGIFMTU = 0x8921
 SIOCETHTOOL = 0x8946
 ETHTOOL_GLINK = 0x0A  # linux/ethtool.h
 IFF_UP = 0x1
@@ -75,10 +97,14 @@ IFF_NOARP = 0x80
 
 TPACKET_REQ = struct.Struct("=IIII")  # block_size, block_nr, frame_size, frame_nr
 TPACKET_STATS = struct.Struct("=II")  # packets (drops included), drops; cleared by reading
+# The first, then retire_blk_tov (ms), sizeof_priv, feature_req_word
+TPACKET_REQ3 = struct.Struct("=IIIIIII")
+TPACKET_STATS3 = struct.Struct("=III")  # the second, then freezes
 SOCK_FILTER = struct.Struct("=HBBI")  # code, jt, jf, k
 SOCK_FPROG = struct.Struct("@HP")  # len, pointer to the filter; linux/filter.h
 SOCKADDR_LL = struct.Struct("=H2siHBB8s")  # family, protocol (network order), ifindex, hatype, pkttype, halen, addr
 IFREQ_FLAGS = struct.Struct("=16sH22x")
+IFREQ_MTU = struct.Struct("=16si20x")
 IFREQ_POINTER = struct.Struct("@16sP16x")
 
 # struct mmsghdr and friends (bits/socket.h, 64 bit), as numpy layouts so that a batch is prepared in arrays.
@@ -170,6 +196,14 @@ def link_is_up(sock: socket.socket, name: str) -> bool:
     except OSError:  # a driver that does not know
         return True
     return bool(link[1])
+
+
+def mtu(sock: socket.socket, name: str) -> int:
+    """The MTU of an interface of the namespace of `sock`, octets; 0 when it is gone."""
+    try:
+        return int(IFREQ_MTU.unpack(fcntl.ioctl(sock.fileno(), SIOCGIFMTU, IFREQ_MTU.pack(name.encode(), 0)))[1])
+    except OSError:
+        return 0
 
 
 _fence_lock = threading.Lock()

@@ -1,9 +1,8 @@
-"""What a session needs of a link: slots to write frames into, slots to read frames from.
+"""What a session needs of a link: slots to write frames into, and what has arrived, as rows.
 
 Frames are Ethernet frames throughout. A link without Ethernet ignores (sending) or leaves undefined (receiving)
-the first 14 octets, so that one layout serves all. Slots are reached through strided numpy views that share
-memory with the link: nothing is copied, and a slot's content is the reader's only until `release`, the
-writer's only until `send`. Each object belongs to one thread.
+the first 14 octets, so that one layout serves all. Slots to send are reached through strided numpy views that share
+memory with the link, and are the writer's only until `send`. Each object belongs to one thread.
 """
 
 from __future__ import annotations
@@ -58,45 +57,51 @@ class FrameSender(Protocol):
         Frames that could not be sent are forgotten, their slots writable again: nothing leaves later.
         """
 
+    def send_one(self, length: int) -> tuple[int, SendError]:
+        """Send the slot at the head alone, as fast as can be: (CLOCK_MONOTONIC just before, why it was not sent)."""
+
     def close(self) -> None:
         """Give everything back; harmless when repeated."""
 
 
-class FrameReceiver(Protocol):
-    """Gives frames in order of arrival.
+class Frames(NamedTuple):
+    """Received frames, in order of arrival, as columns. Their memory is the receiver's: good until its next `take`.
 
-    `ready()` names a run of filled slots; read them through views; `release` them.
+    Attributes:
+        octets: One frame a row, from its Ethernet header on; uint8, shape (n, 190 or more). What follows a frame's end
+            is undefined. Rows may be changed.
+        stamps_ns: Arrival times, CLOCK_REALTIME, nanoseconds; int64.
+        status: TP_STATUS_* words; bit 29: stamped by the driver's hand-over, not by the packet socket.
+        ifindex: Interface of arrival; int32.
+        kept: How many octets of each frame there are: fewer than it had, if it was longer than a link keeps; int32.
     """
 
-    slot_octets: int  # octets of a frame that are kept
-    slots: int
+    octets: UInt8Array
+    stamps_ns: Int64Array
+    status: UInt32Array
+    ifindex: Int32Array
+    kept: Int32Array
 
-    def view(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Every slot's frame as `dtype`, from its Ethernet header on, shape (slots,), sharing memory with the link."""
 
-    def ready(self, max_batch: int = 1024) -> tuple[int, int]:
-        """(first slot, count <= max_batch) of the filled run at the head; a run never wraps."""
+NO_FRAMES = Frames(
+    np.zeros((0, 192), np.uint8),
+    np.zeros(0, np.int64),
+    np.zeros(0, np.uint32),
+    np.zeros(0, np.int32),
+    np.zeros(0, np.int32),
+)
 
-    def stamps_ns(self, first: int, count: int) -> Int64Array:
-        """Arrival times, CLOCK_REALTIME, nanoseconds; a copy."""
 
-    def lengths(self, first: int, count: int) -> Int32Array:
-        """Length of each frame as it arrived (more than is kept, if it was longer), octets; a copy."""
+class FrameReceiver(Protocol):
+    """Gives frames in order of arrival."""
 
-    def status(self, first: int, count: int) -> UInt32Array:
-        """TP_STATUS_* words; bit 29: stamped by the driver's hand-over, not by the packet socket."""
+    lag_ns: int  # every frame that arrived this long ago can be taken
 
-    def pkttype(self, first: int, count: int) -> UInt8Array:
-        """PACKET_HOST and friends."""
-
-    def ifindex(self, first: int, count: int) -> Int32Array:
-        """Interface of arrival."""
-
-    def release(self, count: int) -> None:
-        """Give the `count` slots at the head back to the link; their content is no longer yours."""
+    def take(self, limit: int = 4096) -> Frames:
+        """What has arrived, about `limit` frames at most; no frames when there are none."""
 
     def drops(self) -> int:
-        """Frames that matched but found no free slot since the last call."""
+        """Frames that matched but found no room since the last call."""
 
     def take_error(self) -> SendError:
         """A pending error of the socket, cleared by asking: `link_down` once after the interface went down."""
@@ -105,4 +110,4 @@ class FrameReceiver(Protocol):
         """Readable when frames are ready. After POLLERR, call `take_error`."""
 
     def close(self) -> None:
-        """Give everything back; harmless when repeated. Memory stays valid for views that are still held."""
+        """Give everything back; harmless when repeated."""

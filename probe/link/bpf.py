@@ -23,11 +23,12 @@ from probe.link.abi import (
 )
 
 # linux/bpf_common.h
-LD_W, LD_H, LD_B = 0x20, 0x28, 0x30
+LD_W, LD_H, LD_B, LD_LEN = 0x20, 0x28, 0x30, 0x80
 AND, JA, JEQ, JGT, JGE, JSET, RET = 0x54, 0x05, 0x15, 0x25, 0x35, 0x45, 0x06
 # linux/filter.h
 MAX_INSTRUCTIONS = 4096
 MAX_JUMP = 255
+MAX_FRAME = 0xFFFFFFFF
 SKF_AD_OFF = 0xFFFFF000  # -0x1000
 AD_PROTOCOL = SKF_AD_OFF + 0
 AD_PKTTYPE = SKF_AD_OFF + 4
@@ -57,7 +58,9 @@ class Assembler:
         self._labels: dict[str, int] = {}
 
     def load(self, size: int, offset: int) -> None:
-        """Load a word (LD_W), half word (LD_H) or octet (LD_B) at `offset` into the accumulator."""
+        """Load a word (LD_W), half word (LD_H) or octet (LD_B) at `offset` into the accumulator, or the frame's length
+        (LD_LEN).
+        """
         self._code.append((size, offset, None, None))
 
     def mask(self, bits: int) -> None:
@@ -126,6 +129,8 @@ def probe_filter(
     udp_reflect: int | None = None,
     tcp_reflect: int | None = None,
     snaplen: int,
+    shortest: int = 0,
+    longest: int | None = None,
     link_octets: int = ETHERNET_OCTETS,
 ) -> Program:
     """The filter of a receive ring (SOCK_RAW, ETH_P_ALL).
@@ -142,6 +147,8 @@ def probe_filter(
         udp_reflect: Port our Session-Reflector listens on.
         tcp_reflect: Likewise for TCP.
         snaplen: Octets to keep of a frame.
+        shortest: Frames of fewer octets are not let through.
+        longest: Nor are those of more.
         link_octets: 14 for interfaces with Ethernet headers (and loopback), 0 for those without any. Frames of the
             other kind are dropped, as a ring on all interfaces sees both.
 
@@ -157,6 +164,10 @@ def probe_filter(
         snaplen=snaplen,
     )
     asm = Assembler()
+    if shortest or longest is not None:
+        asm.load(LD_LEN, 0)
+        asm.jump(JGE, shortest, no="drop")
+        asm.jump(JGT, MAX_FRAME if longest is None else longest, yes="drop")
     asm.load(LD_W, AD_VLAN_TAG_PRESENT)
     asm.jump(JEQ, 0, no="drop")
     asm.load(LD_W, AD_PKTTYPE)  # a sniffer's promiscuous mode shows us other hosts' frames

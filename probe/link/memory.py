@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from probe.clock import Clock
 from probe.link import abi
-from probe.link.base import Int32Array, Int64Array, SendError, SendResult, UInt8Array, UInt32Array
+from probe.link.base import NO_FRAMES, Frames, Int32Array, SendError, SendResult
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class MemoryLink:
         return frames
 
 
-class _Slots:
-    """Frames in a plain array, and a head that goes round."""
+class MemorySender:
+    """The writing end: frames in a plain array, and a head that goes round. `fail_next` makes a batch fail half way."""
 
     def __init__(self, link: MemoryLink, slots: int, slot_octets: int):
         self.slots = slots
@@ -85,23 +85,13 @@ class _Slots:
         self._link = link
         self._frames = np.zeros((slots, self.slot_octets), np.uint8)
         self._head = 0
+        self._failures: list[tuple[int, SendError]] = []
 
     def view(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """Every slot's frame as `dtype`, shape (slots,)."""
         if np.dtype(dtype).itemsize > self.slot_octets:
             raise ValueError(f"a layout of {np.dtype(dtype).itemsize} octets in slots of {self.slot_octets}")
         return np.ndarray((self.slots,), dtype, self._frames.data, 0, (self.slot_octets,))
-
-    def close(self) -> None:
-        """Nothing to give back."""
-
-
-class MemorySender(_Slots):
-    """The writing end; `fail_next` makes a batch fail half way."""
-
-    def __init__(self, link: MemoryLink, slots: int, slot_octets: int):
-        super().__init__(link, slots, slot_octets)
-        self._failures: list[tuple[int, SendError]] = []
 
     def fail_next(self, sent: int, error: SendError) -> None:
         """Let the next batch end with `error` after at most `sent` frames; further calls queue up."""
@@ -123,63 +113,53 @@ class MemorySender(_Slots):
         self._head = (self._head + sent) % self.slots
         return SendResult(sent, before_ns, self._link.clock.mono_ns(), error if sent < count else "")
 
+    def send_one(self, length: int) -> tuple[int, SendError]:
+        """Send the slot at the head alone; see `FrameSender.send_one`."""
+        result = self.send(1, np.array([length], np.int32))
+        return result.before_ns, result.error
 
-class MemoryReceiver(_Slots):
-    """The reading end; frames that arrive while all slots are filled are dropped and counted."""
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class MemoryReceiver:
+    """The reading end; frames that arrive while `slots` of them wait are dropped and counted."""
+
+    lag_ns = 0
 
     def __init__(self, link: MemoryLink, slots: int, slot_octets: int):
-        super().__init__(link, slots, slot_octets)
-        self._stamps_ns = np.zeros(slots, np.int64)
-        self._lengths = np.zeros(slots, np.int32)
-        self._filled = 0
+        self.slots, self.slot_octets = slots, max(slot_octets, NO_FRAMES.octets.shape[1])
+        self._link = link
+        self._waiting: list[tuple[int, bytes]] = []
         self._drops = 0
 
     def _fill(self) -> None:
-        for stamp_ns, frame in self._link.arrived():
-            if self._filled == self.slots:
+        for arrival in self._link.arrived():
+            if len(self._waiting) == self.slots:
                 self._drops += 1
-                continue
-            slot = (self._head + self._filled) % self.slots
-            kept = frame[: self.slot_octets]
-            self._frames[slot, : len(kept)] = np.frombuffer(kept, np.uint8)
-            self._stamps_ns[slot] = stamp_ns
-            self._lengths[slot] = len(frame)
-            self._filled += 1
+            else:
+                self._waiting.append(arrival)
 
-    def ready(self, max_batch: int = 1024) -> tuple[int, int]:
-        """(first slot, count <= max_batch) of what has arrived by the clock; a run never wraps."""
+    def take(self, limit: int = 4096) -> Frames:
+        """What has arrived by the clock, at most `limit` frames."""
         self._fill()
-        return self._head, min(self._filled, max_batch, self.slots - self._head)
-
-    def stamps_ns(self, first: int, count: int) -> Int64Array:
-        """Arrival times, CLOCK_REALTIME, nanoseconds."""
-        return self._stamps_ns[first : first + count].copy()
-
-    def lengths(self, first: int, count: int) -> Int32Array:
-        """Length of each frame as it arrived, octets."""
-        return self._lengths[first : first + count].copy()
-
-    def status(self, first: int, count: int) -> UInt32Array:
-        """As a ring would show: filled, with a software stamp."""
-        return np.full(count, abi.TP_STATUS_USER | abi.TP_STATUS_TS_SOFTWARE, np.uint32)
-
-    def pkttype(self, first: int, count: int) -> UInt8Array:
-        """All addressed to this host."""
-        return np.full(count, abi.PACKET_HOST, np.uint8)
-
-    def ifindex(self, first: int, count: int) -> Int32Array:
-        """All from interface 1."""
-        return np.full(count, 1, np.int32)
-
-    def release(self, count: int) -> None:
-        """Empty the `count` slots at the head."""
-        if count > min(self._filled, self.slots - self._head):
-            raise ValueError(f"{count} frames from slot {self._head}, of which {self._filled} are filled")
-        self._head = (self._head + count) % self.slots
-        self._filled -= count
+        taken, self._waiting = self._waiting[:limit], self._waiting[limit:]
+        if not taken:
+            return NO_FRAMES
+        rows = np.zeros((len(taken), self.slot_octets), np.uint8)
+        for row, (_, frame) in zip(rows, taken, strict=True):
+            kept = frame[: self.slot_octets]
+            row[: len(kept)] = np.frombuffer(kept, np.uint8)
+        return Frames(
+            octets=rows,
+            stamps_ns=np.array([stamp for stamp, _ in taken], np.int64),
+            status=np.full(len(taken), abi.TP_STATUS_USER | abi.TP_STATUS_TS_SOFTWARE, np.uint32),
+            ifindex=np.ones(len(taken), np.int32),
+            kept=np.array([min(len(frame), self.slot_octets) for _, frame in taken], np.int32),
+        )
 
     def drops(self) -> int:
-        """Frames that found no empty slot since the last call."""
+        """Frames that found no room since the last call."""
         self._fill()
         drops, self._drops = self._drops, 0
         return drops
@@ -191,3 +171,6 @@ class MemoryReceiver(_Slots):
     def fileno(self) -> int:
         """There is nothing to wait for: time is the test's."""
         raise OSError("a link in memory has no descriptor")
+
+    def close(self) -> None:
+        """Nothing to give back."""

@@ -94,6 +94,11 @@ class RawIpSender:
         self._head = (first + sent) % self.slots
         return SendResult(sent, before_ns, after_ns, _reason(error))
 
+    def send_one(self, length: int) -> tuple[int, SendError]:
+        """Send the slot at the head alone; see `FrameSender.send_one`."""
+        result = self.send(1, np.array([length], np.int32))
+        return result.before_ns, result.error
+
     def close(self) -> None:
         """Close the sockets."""
         for family in self._families.values():

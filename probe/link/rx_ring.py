@@ -1,4 +1,7 @@
-"""Receiving through a PACKET_MMAP ring (TPACKET_V2), stamped by the kernel.
+"""Receiving through a PACKET_MMAP ring with a slot for each frame (TPACKET_V2), stamped by the kernel.
+
+A frame can be read as soon as it has come, which is what a reflector needs: the time that a request waits shifts its
+reply, and with it the ends of an outage on the way back. Who may read later does so for less (rx_blocks.py).
 
 The socket asks for software receive stamps itself: only then does the kernel stamp every frame when the driver
 hands it over (`TP_STATUS_TS_SOFTWARE` set), instead of when it reaches this socket. It is an ETH_P_ALL socket, which
@@ -9,20 +12,17 @@ protocol, so no foreign frame slips in; our own transmissions are hidden from it
 from __future__ import annotations
 
 import errno
-import logging
 import mmap
 import socket
-from typing import Any
+import struct
 
 import numpy as np
 import numpy.typing as npt
 
 from probe.errors import HaprobeError, PeerError
 from probe.link import abi, require_raw
-from probe.link.base import Int32Array, Int64Array, SendError, UInt8Array, UInt32Array
+from probe.link.base import NO_FRAMES, Frames, SendError
 from probe.link.geometry import ring_geometry
-
-log = logging.getLogger(__name__)
 
 
 class RxRing:
@@ -43,10 +43,12 @@ class RxRing:
         ValueError: If no ring can be that size.
     """
 
+    lag_ns = 0
+
     def __init__(self, ifindex: int, program: abi.Program, *, slots: int = 8192, slot_octets: int = 190):
-        self._geometry = ring_geometry(slots, slot_octets, header_octets=abi.RX_DATA_AT)
+        self._geometry = ring_geometry(slots, slot_octets, header_octets=abi.V2_DATA_AT)
         self.slots = self._geometry.frame_nr
-        self.slot_octets = self._geometry.frame_size - abi.RX_DATA_AT
+        self.slot_octets = self._geometry.frame_size - abi.V2_DATA_AT
         require_raw()
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         try:
@@ -58,15 +60,11 @@ class RxRing:
             if error.errno in {errno.ENODEV, errno.ENXIO}:
                 raise PeerError(f"no interface with index {ifindex}") from error
             raise
-        self._status = self._header(np.uint32, abi.TP_STATUS_AT)
-        self._length = self._header(np.int32, abi.TP_LEN_AT)
-        self._mac = self._header(np.uint16, abi.TP_MAC_AT)
-        self._net = self._header(np.uint16, abi.TP_NET_AT)
-        self._sec = self._header(np.uint32, abi.TP_SEC_AT)
-        self._nsec = self._header(np.uint32, abi.TP_NSEC_AT)
-        self._pkttype = self._header(np.uint8, abi.SLL_PKTTYPE_AT)
-        self._ifindex = self._header(np.int32, abi.SLL_IFINDEX_AT)
+        size = self._geometry.frame_size
+        self._slots = np.ndarray((self.slots, size), np.uint8, self._memory)
+        self._status = np.ndarray((self.slots,), np.uint32, self._memory, abi.TP_STATUS_AT, (size,))
         self._head = 0
+        self._rows = np.empty((0, size), np.uint8)
         self._layout_checked = False
 
     def _configure(self, program: abi.Program) -> None:
@@ -79,71 +77,38 @@ class RxRing:
         request = abi.TPACKET_REQ.pack(ring.block_size, ring.block_nr, ring.frame_size, ring.frame_nr)
         sock.setsockopt(abi.SOL_PACKET, abi.PACKET_RX_RING, request)
 
-    def _header(self, dtype: npt.DTypeLike, offset: int) -> npt.NDArray[Any]:
-        return np.ndarray((self.slots,), dtype, self._memory, offset, (self._geometry.frame_size,))
-
-    def view(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Every slot's frame as `dtype`, from its Ethernet header on; see `FrameReceiver.view`."""
-        if np.dtype(dtype).itemsize > self.slot_octets:
-            raise ValueError(f"a layout of {np.dtype(dtype).itemsize} octets in slots of {self.slot_octets}")
-        return self._header(dtype, abi.RX_DATA_AT)
-
     def set_filter(self, program: abi.Program) -> None:
         """Replace the filter, at once for frames that arrive from now on."""
         abi.attach_filter(self._socket, program)
 
-    def ready(self, max_batch: int = 1024) -> tuple[int, int]:
-        """(first slot, count <= max_batch) of the filled run at the head; a run never wraps."""
+    def take(self, limit: int = 1024) -> Frames:
+        """Frames that have come, at most `limit`, fewer at the end of the ring; none when there are none.
+
+        They are copies, in memory that the next call uses again.
+        """
         first = self._head
         if not self._status[first] & abi.TP_STATUS_USER:
-            return first, 0
-        waiting = (self._status[first : first + max_batch] & abi.TP_STATUS_USER) == 0
+            return NO_FRAMES
+        waiting = (self._status[first : first + limit] & abi.TP_STATUS_USER) == 0
         count = int(waiting.argmax()) if waiting.any() else len(waiting)
         abi.fence()
         if not self._layout_checked:
             self._check_layout(first)
-        return first, count
+        if len(self._rows) < count:
+            self._rows = np.empty((count, self._geometry.frame_size), np.uint8)
+        rows = self._rows[:count]
+        rows[:] = self._slots[first : first + count]
+        abi.fence()
+        self._status[first : first + count] = abi.TP_STATUS_KERNEL
+        self._head = (first + count) % self.slots
+        return _frames(rows)
 
     def _check_layout(self, slot: int) -> None:
-        """The views rest on where the kernel puts a frame; it decides that, so look once."""
-        if self._net[slot] != abi.RX_NET_AT:
-            raise HaprobeError(
-                f"the kernel puts the network header at {self._net[slot]} of a slot, expected {abi.RX_NET_AT}"
-            )
+        """The rows rest on where the kernel puts a frame; it decides that, so look once."""
+        (net,) = struct.unpack_from("=H", self._slots[slot], abi.V2_NET_OFFSET_AT)
+        if net != abi.V2_NET_AT:
+            raise HaprobeError(f"the kernel puts the network header at {net} of a slot, expected {abi.V2_NET_AT}")
         self._layout_checked = True
-
-    def stamps_ns(self, first: int, count: int) -> Int64Array:
-        """Arrival times, CLOCK_REALTIME, nanoseconds; shape (count,)."""
-        stamps = self._sec[first : first + count].astype(np.int64)
-        stamps *= 1_000_000_000
-        stamps += self._nsec[first : first + count]
-        return stamps
-
-    def lengths(self, first: int, count: int) -> Int32Array:
-        """Length of each frame as it arrived, octets, Ethernet header included even where there is none."""
-        # Without an L2 header the kernel counts from the network header, and says so in tp_mac.
-        return self._length[first : first + count] + (self._mac[first : first + count] - np.int32(abi.RX_DATA_AT))
-
-    def status(self, first: int, count: int) -> UInt32Array:
-        """TP_STATUS_* words, sharing memory with the ring."""
-        return self._status[first : first + count]
-
-    def pkttype(self, first: int, count: int) -> UInt8Array:
-        """PACKET_HOST and friends, sharing memory with the ring."""
-        return self._pkttype[first : first + count]
-
-    def ifindex(self, first: int, count: int) -> Int32Array:
-        """Interface of arrival, sharing memory with the ring."""
-        return self._ifindex[first : first + count]
-
-    def release(self, count: int) -> None:
-        """Give the `count` slots at the head back to the kernel."""
-        first, end = self._head, self._head + count
-        if end > self.slots:
-            raise ValueError(f"{count} frames from slot {first} of {self.slots}")
-        abi.fence()
-        self._status[first:end] = abi.TP_STATUS_KERNEL
-        self._head = end % self.slots
 
     def drops(self) -> int:
         """Frames that passed the filter but found the ring full, since the last call."""
@@ -162,11 +127,25 @@ class RxRing:
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Stop receiving. Slots stay readable through views that are still held, but do not change any more."""
+        """Stop receiving; harmless when repeated."""
         if self._socket.fileno() < 0:
             return
         # Arrays over the mapping keep the socket alive behind our back; without a filter it would go on filling.
         abi.attach_filter(self._socket, abi.DROP_ALL)
         self._socket.close()
-        del self._status, self._length, self._mac, self._net, self._sec, self._nsec, self._pkttype, self._ifindex
-        del self._memory
+        del self._status, self._slots, self._memory
+
+
+def _frames(rows: npt.NDArray[np.uint8]) -> Frames:
+    """Rows of struct tpacket2_hdr, sockaddr_ll and frame, as columns."""
+    head = rows[:, : abi.V2_HEADER_OCTETS].view(np.uint32)
+    stamps = head[:, abi.V2_SEC_AT // 4].astype(np.int64)
+    stamps *= 1_000_000_000
+    stamps += head[:, abi.V2_NSEC_AT // 4]
+    return Frames(
+        octets=rows[:, abi.V2_DATA_AT :],
+        stamps_ns=stamps,
+        status=head[:, abi.TP_STATUS_AT // 4],
+        ifindex=head[:, abi.V2_IFINDEX_AT // 4].view(np.int32),
+        kept=head[:, abi.V2_SNAPLEN_AT // 4].view(np.int32),
+    )

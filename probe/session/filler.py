@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from probe.core.arrays import distinct, only
 from probe.link.base import FrameSender
 from probe.session.flows import SYN_STEP, FlowTable
 from probe.wire import layout, sizes
@@ -37,6 +38,7 @@ class Filler:
         self._views: dict[tuple[str, int], npt.NDArray[Any]] = {}
         self._link = link
         self._octets = min(link.slot_octets, table.template.shape[1])
+        self._held = np.full(link.slots, -1, np.int64)  # whose template each slot holds, by its number
 
     def fill(self, first: int, flow: Ints, sequence: Ints, wall_ns: Ints) -> npt.NDArray[np.int32]:
         """Write the frames of a batch into consecutive slots.
@@ -53,14 +55,19 @@ class Filler:
         table = self._table
         n = len(flow)
         lengths = table.length[flow]
-        octets = min(int(lengths.max()), self._octets)
-        self._raw[first : first + n, :octets] = table.template[flow, :octets]
+        held, wanted = self._held[first : first + n], table.template_number[flow]
+        if not (held == wanted).all():  # a slot's last frame was another's
+            octets = min(int(lengths.max()), self._octets)
+            one = only(flow)
+            self._raw[first : first + n, :octets] = table.template[flow if one is None else one, :octets]
+            held[:] = wanted
         shape = table.kind[flow] * 8 + table.family[flow]
         ids = table.ids(flow, sequence)
-        for which in [int(shape[0])] if (shape == shape[0]).all() else np.unique(shape).tolist():
-            at = np.flatnonzero(shape == which)
+        for which in distinct(shape):
             kind, family = divmod(which, 8)
             slots = self._slots(_LAYOUT[kind], family, first, n)
+            mine = shape == which
+            at = slice(None) if mine.all() else np.flatnonzero(mine)
             self._patch(
                 kind, slots, at, flow[at], sequence[at].astype(np.uint64), ids[at].astype(np.uint64), wall_ns[at]
             )
@@ -78,6 +85,7 @@ class Filler:
         table = self._table
         n = len(flow)
         lengths = table.reset_length[flow]
+        self._held[first : first + n] = -1
         self._raw[first : first + n, : int(lengths.max())] = table.reset_template[flow, : int(lengths.max())]
         for family in np.unique(table.family[flow]).tolist():
             at = np.flatnonzero(table.family[flow] == family)
@@ -95,7 +103,7 @@ class Filler:
         return self._views[key][first : first + n]
 
     def _patch(
-        self, kind: int, slots: Any, at: Ints, flow: Ints, sequence: UInt64s, ids: UInt64s, wall_ns: Ints
+        self, kind: int, slots: Any, at: slice | Ints, flow: Ints, sequence: UInt64s, ids: UInt64s, wall_ns: Ints
     ) -> None:
         # A field of any width adds its value modulo 65535 to the checksum (wire/checksum.py). Terms are reduced where
         # their sum could pass 2^64.
@@ -143,11 +151,11 @@ class Filler:
             slots["seq"][at] = number
             slots["checksum"][at] = complements(table.rest[flow] + ids + number)
 
-    def _sign(self, slots: Any, at: Ints, flow: Ints) -> UInt64s:
+    def _sign(self, slots: Any, at: slice | Ints, flow: Ints) -> UInt64s:
         """Write each frame's HMAC; returns the word sum of each."""
         signed_at = slots.dtype.fields["stamp_seq"][1]
-        sums = np.zeros(len(at), np.uint64)
-        for row, (i, f) in enumerate(zip(at.tolist(), flow.tolist(), strict=True)):
+        sums = np.zeros(len(flow), np.uint64)
+        for row, (i, f) in enumerate(zip(np.arange(len(slots))[at].tolist(), flow.tolist(), strict=True)):
             packet = slots[i].tobytes()[signed_at : signed_at + sizes.STAMP_SIGNED]
             signature = sign(self._table.flows[f].key, packet)
             slots["hmac"][i] = np.void(signature)

@@ -86,6 +86,8 @@ class FlowTable:
         self.family = np.zeros(capacity, np.int64)
         self.transmitter = np.full(capacity, -1, np.int64)
         self.template = np.zeros((capacity, frame_octets), np.uint8)
+        self.template_number = np.full(capacity, -1, np.int64)  # another whenever a row's template changes
+        self._templates = 0
         self.length = np.zeros(capacity, np.int32)
         self.rest = np.zeros(capacity, np.uint64)  # word sum of what does not vary
         self.session = np.zeros(capacity, np.uint64)
@@ -118,6 +120,7 @@ class FlowTable:
     def retarget(self, flow: Flow, frame: bytes, rest: int) -> None:
         """Give the flow another template: another next hop or source address."""
         i = flow.index
+        self.template_number[i], self._templates = self._templates, self._templates + 1
         self.template[i] = 0
         self.template[i, : len(frame)] = np.frombuffer(frame, np.uint8)
         self.length[i], self.rest[i] = len(frame), rest

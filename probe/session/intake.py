@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from probe.border import SharedState
 from probe.clock import Clock, wall_offset_ns
-from probe.core.arrays import pick, where_all
+from probe.core.arrays import all_are, only, pick, where_all
 from probe.core.histogram import BINS, bins_of
 from probe.core.ledger import Ledger, Reports
 from probe.core.sequence import unwrap_below
-from probe.link.base import FrameReceiver
+from probe.link.base import FrameReceiver, Frames
 from probe.session.connections import Connections
 from probe.session.flows import ONE_ID, SYN_STEP_INVERSE, FlowTable
 from probe.session.tcp import SERIAL
@@ -25,7 +25,7 @@ from probe.wire.stamp import TLV_REPORT, TLV_UNKNOWN, sign
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-MAX_BATCH = 1024  # frames taken from a ring at a time
+MAX_BATCH = 4096  # frames taken from a ring at a time
 MAX_BATCHES = 256
 
 
@@ -60,9 +60,9 @@ class Intake:
         capacity = table.capacity
         self.rtt_recent = np.zeros(capacity, np.int64)
         self.drained_to = clock.mono_ns()  # every reply that arrived by then is in the ledger
+        self._drained_at = self._trusted_from = self.drained_to
         self.offset = wall_offset_ns(clock)
         self._seen = np.zeros(capacity, np.int64)  # digest of the address and port its reflector saw; 0: none yet
-        self._views: dict[tuple[int, str, int], npt.NDArray[Any]] = {}
         shared.flows["rtt_min"] = np.iinfo(np.int64).max
 
     def reset(self, flow: int) -> None:
@@ -82,14 +82,12 @@ class Intake:
         for receiver in receivers:
             last = self.drained_to
             for _ in range(batches):
-                first, count = receiver.ready(MAX_BATCH)
-                if not count:
+                frames = receiver.take(MAX_BATCH)
+                if not len(frames.stamps_ns):
                     break
-                stamps = receiver.stamps_ns(first, count)
-                last = min(max(int(stamps[-1]) - self.offset, last), started)
-                self._take(receiver, first, count, stamps)
-                receiver.release(count)
-            if receiver.ready(1)[1]:
+                last = min(max(int(frames.stamps_ns[-1]) - self.offset, last), started)
+                self._take(frames)
+            else:
                 emptied = False
                 reached = min(reached, last)
             drops = receiver.drops()
@@ -97,48 +95,53 @@ class Intake:
                 now = self._clock.mono_ns()
                 self._shared.header["ring_drops"] += drops
                 self._on_drops(min(last, now), now, drops)
-        self.drained_to = max(self.drained_to, reached)
+        lag = max((receiver.lag_ns for receiver in receivers), default=0)
+        if started - self._drained_at > lag:  # we stood still, and perhaps the machine with us: let the ring catch up
+            self._trusted_from = started + lag
+        self._drained_at = started
+        if started >= self._trusted_from:
+            self.drained_to = max(self.drained_to, reached - lag)
         return emptied
 
-    def _view(self, receiver: FrameReceiver, name: str, family: int) -> npt.NDArray[Any]:
-        key = (id(receiver), name, family)
-        if key not in self._views:
-            dtype = layout.raw_dtype(receiver.slot_octets) if name == "raw" else layout.frame_dtype(name, family)
-            self._views[key] = receiver.view(dtype)
-        return self._views[key]
-
-    def _take(self, receiver: FrameReceiver, first: int, count: int, stamps: Ints) -> None:
-        window = slice(first, first + count)
-        network = {f: self._view(receiver, "network", f)[window] for f in (4, 6)}
-        raw = self._view(receiver, "raw", 0)[window]
-        status = receiver.status(first, count)
+    def _take(self, frames: Frames) -> None:
+        octets = frames.octets
         # A kernel stamp cannot lie ahead of now; if it seems to, the wall clock has just been stepped.
         now = self._clock.mono_ns()
-        at = np.minimum(stamps - self.offset, now)
-        for batch in split(network[4], network[6]):
-            ends = frame_ends(batch, network[batch.family])
-            good = intact(raw, batch, ends, pick(status, batch.rows))
-            slots = lambda name, b=batch: self._view(receiver, name, b.family)[window]  # noqa: E731
+        at = np.minimum(frames.stamps_ns - self.offset, now)
+        for batch in split(octets):
+            ends = frame_ends(batch, octets)
+            good = intact(octets, batch, ends, pick(frames.status, batch.rows), pick(frames.kept, batch.rows))
+            slots = lambda name, b=batch: layout.records(octets, name, b.family)  # noqa: E731
             if batch.proto == layout.IPPROTO_UDP:
                 self._take_udp(batch, slots, good, at, ends)
             elif batch.proto == layout.IPPROTO_TCP:
                 self._take_tcp(batch, slots, good, at, ends)
             elif batch.proto in (layout.IPPROTO_ICMP, layout.IPPROTO_ICMPV6):
-                self._take_icmp(batch, slots, good, at, raw, ends)
+                self._take_icmp(batch, slots, good, at, octets, ends)
 
     def _foreign(self, count: int) -> None:
         self._shared.header["unknown_frames"] += count
 
-    def _owned_rows(
-        self, proto: str, ids: npt.NDArray[Any], good: npt.NDArray[np.bool_]
-    ) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    def _owned_rows(self, proto: str, ids: npt.NDArray[Any], good: Bools) -> tuple[Ints, Bools]:
         """(owner, mask): which frames are some flow's and intact; damaged ones are counted."""
-        owner = self._table.owner[proto][ids.astype(np.int64)]
+        one = only(ids)
+        table = self._table.owner[proto]
+        owner = table[ids.astype(np.int64)] if one is None else np.full(len(ids), table[one])
         mine = owner >= 0
+        if mine.all() and good.all():
+            return owner, mine
         self._foreign(int((~mine).sum()))
         for f in owner[mine & ~good].tolist():
             self._ledger.count(f, "corrupt")
         return owner, mine & good
+
+    def _of_session(self, numbers: npt.NDArray[Any], flow: Ints) -> Bools:
+        """Which cookies or TLVs name the session of the flow that they came to."""
+        one = only(flow)
+        if one is not None and all_are(numbers, int(self._table.session[one])):
+            return np.ones(len(flow), bool)
+        same: Bools = numbers == self._table.session[flow]
+        return same
 
     def _take_icmp(self, batch: Batch, slots: Any, good: Any, at: Ints, raw: Any, ends: Ints) -> None:
         view = pick(slots("icmp"), batch.rows)
@@ -147,8 +150,9 @@ class Intake:
             self._take_error(bytes(raw[batch.rows[i], : int(ends[i])]), batch.family)
         rows, view, good = where_all(reply, batch.rows, view, good)
         owner, mine = self._owned_rows("icmp", view["id"], good)
-        mine &= (view["magic"] == layout.MAGIC) & (view["session"] == self._table.session[owner])
-        self._account(owner[mine], view["sequence"][mine].astype(np.int64), at[rows[mine]])
+        mine &= (view["magic"] == layout.MAGIC) & self._of_session(view["session"], owner)
+        rows, flow, view = where_all(mine, rows, owner, view)
+        self._account(flow, view["sequence"].astype(np.int64), pick(at, rows))
 
     def _take_udp(self, batch: Batch, slots: Any, good: Any, at: Ints, ends: Ints) -> None:
         view = pick(slots("udp_base_reply"), batch.rows)
@@ -167,7 +171,7 @@ class Intake:
         view = pick(slots("udp"), rows)
         sequence = unwrap_below(view["sender_seq"].astype(np.int64), self._ledger.next_seq[flow], 32)
         ours = (ends >= l4 + sizes.UDP_HEADER + sizes.UDP_PAYLOAD) & (view["tlv_type"] == TLV_REPORT)
-        ours &= view["session"] == self._table.session[flow]
+        ours &= self._of_session(view["session"], flow)
         reported = ours & (view["tlv_flags"] & TLV_UNKNOWN == 0)
         known = self._account(
             flow, sequence, pick(at, rows), _ntp_difference(view["received_time"], view["stamp_time"])
@@ -207,7 +211,7 @@ class Intake:
             & (view["offset"] == 5 << 4)
             & (view["magic"] == layout.MAGIC)
         )
-        data &= view["session"] == self._table.session[owner]
+        data &= self._of_session(view["session"], owner)
         data &= self._table.kind[owner] == layout.TCP
         if data.any():
             part, flow, rows, part_ends = where_all(data, view, owner, batch.rows, ends)
@@ -257,19 +261,19 @@ class Intake:
         if not which.any():
             return
         part, flow, sequence, at = where_all(which, view, flow, sequence, at)
-        columns = (
-            part[name].astype(np.int64) for name in ("boot", "q", "gap_total", "gap_index", "gap_start", "gap_length")
-        )
+        columns = (part[name] for name in ("boot", "q", "gap_total", "gap_index", "gap_start", "gap_length"))
         self._ledger.reports(flow, sequence, Reports(*columns))
-        for f, start, end in self._ledger.their_drops(flow, at, part["drops"].astype(np.int64)):
+        for f, start, end in self._ledger.their_drops(flow, at, part["drops"]):
             self._on_their_drops(f, start, end)
         self._translations(part, flow, sequence)
 
     def _translations(self, part: npt.NDArray[Any], flow: Ints, sequence: Ints) -> None:
         """Tell when the reflector sees a kept flow come from another address or port than before."""
-        key = part["seen_port"].astype(np.int64)
         address = np.ascontiguousarray(part["seen_address"]).view(np.uint64).reshape(len(part), 2)
-        key = key ^ (address[:, 0] ^ address[:, 1]).astype(np.int64)
+        key = (part["seen_port"] ^ address[:, 0] ^ address[:, 1]).astype(np.int64)
+        one = only(key)
+        if one is not None and (self._seen[flow] == one).all():
+            return
         moved = (key != self._seen[flow]) & (self._table.per_id[flow] == ONE_ID)
         for i in np.flatnonzero(moved).tolist():
             f = int(flow[i])
@@ -286,26 +290,25 @@ class Intake:
         if not len(flow):
             return np.zeros(0, bool)
         arrivals = self._ledger.receive(flow, sequence, at)
-        self._foreign(int(arrivals.unknown.sum()))
-        timed = arrivals.answered
-        if timed.any():
-            rtt, of = arrivals.rtt_ns[timed], flow[timed]
+        self._foreign(int(np.count_nonzero(arrivals.unknown)))
+        if arrivals.answered.any():
+            rtt, of = where_all(arrivals.answered, arrivals.rtt_ns, flow)
             self.rtt_recent[of] = rtt
             if residence is not None:  # the time a probe spent inside the reflector is not the network's
-                inside = residence[timed]
+                (inside,) = where_all(arrivals.answered, residence)
                 rtt = np.where((inside > 0) & (inside < rtt), rtt - inside, rtt)
             self._delays(of, np.maximum(rtt, 0))
         return ~arrivals.unknown
 
     def _delays(self, flow: Ints, rtt: Ints) -> None:
-        rows = self._shared.flows
-        np.add.at(self._shared.histogram.reshape(-1), flow * BINS + bins_of(rtt), 1)
-        if (flow == flow[0]).all():
-            f = int(flow[0])
-            rows["rtt_min"][f] = min(rows["rtt_min"][f], rtt.min())
-            rows["rtt_max"][f] = max(rows["rtt_max"][f], rtt.max())
-            rows["rtt_sum"][f] += float(rtt.sum())
+        rows, one = self._shared.flows, only(flow)
+        if one is not None:
+            self._shared.histogram[one] += np.bincount(bins_of(rtt), minlength=BINS).astype(np.uint32)
+            rows["rtt_min"][one] = min(rows["rtt_min"][one], rtt.min())
+            rows["rtt_max"][one] = max(rows["rtt_max"][one], rtt.max())
+            rows["rtt_sum"][one] += float(rtt.sum())
             return
+        np.add.at(self._shared.histogram.reshape(-1), flow * BINS + bins_of(rtt), 1)
         np.minimum.at(rows["rtt_min"], flow, rtt)
         np.maximum.at(rows["rtt_max"], flow, rtt)
         np.add.at(rows["rtt_sum"], flow, rtt)

@@ -18,7 +18,10 @@ from probe.session.flows import FlowTable
 
 Ints = npt.NDArray[np.int64]
 
-SINGLY = 64  # up to here due frames leave one by one, each with its own reading of the clock
+# Frames that are due together leave one by one, each with its own reading of the clock, as long as they are few. Of
+# more, so many share a call, whose two readings bracket their times: a call takes about a microsecond a frame.
+SINGLY = 8
+TOGETHER = 16
 FAR = 1 << 62
 _NONE = np.zeros(0, np.int64)
 
@@ -32,19 +35,25 @@ class Queue:
         ledger: Numbers probes.
         clock: For TX times.
         anchor: Unix time minus monotonic time.
+
+    Attributes:
+        next_due: When the next frame is due; FAR while none is written.
+        together: How many frames share a call when many are due.
     """
 
     def __init__(self, link: FrameSender, table: FlowTable, ledger: Ledger, clock: Clock, anchor: int):
         self.next_due = FAR
+        self.together = TOGETHER
         self._link, self._ledger, self._clock, self._anchor = link, ledger, clock, anchor
         self._filler = Filler(link, table)
         self._waiting_flow, self._waiting_due = _NONE, _NONE
         self._flow, self._due, self._sequence = _NONE, _NONE, _NONE  # written
         self._due_list: list[int] = []
+        self._length_list: list[int] = []
         self._lengths = np.zeros(0, np.int32)
         self._sent = 0  # how many of the written have left
         self._stamped = 0  # and how many of those the ledger knows
-        self._times: list[int] = []  # TX time of each that has left
+        self._calls: list[tuple[int, int, int]] = []  # (frames, time before, time after) of each call that sent any
         self._done: list[tuple[Ints, Ints, Ints, Ints]] = []
 
     def wait(self, flow: Ints, due: Ints) -> None:
@@ -67,29 +76,48 @@ class Queue:
         Returns:
             "" or why the link did not take it; then call `give_up`.
         """
-        count = int(np.searchsorted(self._due[self._sent :], now, side="right"))
+        sent = self._sent
+        due = sent + int(np.searchsorted(self._due[sent:], now, side="right"))
         error = ""
-        if count > SINGLY:
-            result = self._link.send(count, self._lengths[self._sent : self._sent + count])
-            # The frames share the time of the call, each placed at the start of its share.
-            share = (result.after_ns - result.before_ns) / max(result.sent, 1)
-            self._times += (result.before_ns + share * np.arange(result.sent)).astype(np.int64).tolist()
-            self._sent += result.sent
-            error = result.error
+        if due - sent > SINGLY:
+            while self._sent < due and not error:
+                end = min(self._sent + self.together, due)
+                result = self._link.send(end - self._sent, self._lengths[self._sent : end])
+                if result.sent:
+                    self._calls.append((result.sent, result.before_ns, result.after_ns))
+                self._sent += result.sent
+                error = result.error or ("" if self._sent == end else "send_error")
         else:
-            for _ in range(count):
-                result = self._link.send(1, self._lengths[self._sent : self._sent + 1])
-                if not result.sent:
-                    error = result.error or "send_error"
-                    break
-                self._times.append(result.before_ns)
-                self._sent += 1
+            while self._sent < due and not error:
+                error = self._send_next()
         if self._sent == len(self._flow):
             self._write()
-            if count and self.next_due == FAR and len(self._waiting_flow):
+            if due > sent and self.next_due == FAR and len(self._waiting_flow):
                 return "send_error"  # the link has no free slot
         else:
             self.next_due = self._due_list[self._sent]
+        return error
+
+    def pace(self, end: int, late: int) -> None:
+        """Send each frame that is due before `end` at its time, and sleep in between.
+
+        Returns early when something is amiss: an error, nothing written, or a slot missed by more than `late` ns.
+        """
+        clock, due = self._clock, self._due_list
+        while self.next_due < end:
+            at = self.next_due
+            if clock.mono_ns() < at:
+                clock.sleep_until(at)
+            if clock.mono_ns() - at > late or self._sent + 1 >= len(due) or self._send_next():
+                return
+            self.next_due = due[self._sent]
+
+    def _send_next(self) -> str:
+        """Send one frame; why it was not sent."""
+        before, error = self._link.send_one(self._length_list[self._sent])
+        if not error:
+            self._calls.append((1, before, before))
+            self._sent += 1
         return error
 
     def give_up(self, now: int) -> tuple[Ints, Ints]:
@@ -129,9 +157,14 @@ class Queue:
     def _collect(self) -> None:
         new = slice(self._stamped, self._sent)
         if self._sent > self._stamped:
-            times = np.array(self._times, np.int64)
+            count, before, after = np.array(self._calls, np.int64).T
+            times = np.repeat(before, count)
+            if len(count) < len(times):
+                # Frames that shared a call share its time, each placed at the start of its share.
+                place = np.arange(len(times)) - np.repeat(np.cumsum(count) - count, count)
+                times += place * np.repeat(after - before, count) // np.repeat(count, count)
             self._done.append((self._flow[new], self._sequence[new], times, self._due[new]))
-        self._times = []
+        self._calls = []
         self._stamped = self._sent
 
     def _keep_stamps(self) -> None:
@@ -154,5 +187,5 @@ class Queue:
         self._due, self._waiting_due = self._waiting_due[:count], self._waiting_due[count:]
         self._sequence = self._ledger.allocate(self._flow, self._due)
         self._lengths = self._filler.fill(first, self._flow, self._sequence, self._due + self._anchor)
-        self._due_list = self._due.tolist()
+        self._due_list, self._length_list = self._due.tolist(), self._lengths.tolist()
         self.next_due = self._due_list[0]

@@ -23,12 +23,12 @@ import numpy.typing as npt
 
 from probe.border import Channel, SharedState
 from probe.clock import Clock
-from probe.core.arrays import distinct, where_all
-from probe.link.base import FrameReceiver, FrameSender
+from probe.core.arrays import distinct, pick, where_all
+from probe.link.base import FrameReceiver, Frames
 from probe.session.listener import Listener
 from probe.session.peers import Peers
 from probe.session.replier import ReflectorLinks, Replier
-from probe.session.turning import as_records, connection_key, copied, rows_as, sender_key, turn_round, write_report
+from probe.session.turning import connection_key, rows_as, sender_key, turn_round, write_report
 from probe.wire import layout, sizes
 from probe.wire.dissect import Batch, frame_ends, intact, split
 from probe.wire.stamp import TLV_EXTRA_PADDING, TLV_REPORT, TLV_UNKNOWN, ntp_from_unix_ns, sign
@@ -82,20 +82,16 @@ class Reflector:
         self._drops = 0  # requests that our ring had no room for, and replies that could not be sent
         self._next_tick = 0
         self._reflected = self._ticked = 0  # replies at the last tick, and its time
-        self._views: dict[tuple[int, str, int], npt.NDArray[Any]] = {}
 
     def turn(self) -> int:
         """Answer what has arrived; how many frames there were."""
         total = 0
         for receiver in self._links.receivers():
-            for _ in range(64):
-                first, count = receiver.ready(MAX_BATCH)
-                if not count:
-                    break
-                total += count
+            frames = receiver.take(MAX_BATCH)
+            if len(frames.octets):
+                total += len(frames.octets)
                 self._drops += receiver.drops()  # before the answers, which tell of them
-                self._take(receiver, first, count)
-                receiver.release(count)
+                self._take(frames)
         now = self._clock.mono_ns()
         if now >= self._next_tick:
             self._next_tick = now + TICK_NS
@@ -113,35 +109,26 @@ class Reflector:
         self._links.expect((reflected - self._reflected) * 1e9 / (now - self._ticked) if self._ticked else 0.0)
         self._reflected, self._ticked = reflected, now
 
-    def _view(self, link: FrameReceiver | FrameSender, name: str, family: int) -> npt.NDArray[Any]:
-        key = (id(link), name, family)
-        if key not in self._views:
-            dtype = layout.raw_dtype(link.slot_octets) if name == "raw" else layout.frame_dtype(name, family)
-            self._views[key] = link.view(dtype)
-        return self._views[key]
-
-    def _take(self, receiver: FrameReceiver, first: int, count: int) -> None:
-        window = slice(first, first + count)
-        network = {f: self._view(receiver, "network", f)[window] for f in (4, 6)}
-        raw = self._view(receiver, "raw", 0)[window]
-        stamps, status = receiver.stamps_ns(first, count), receiver.status(first, count)
-        ifindex = receiver.ifindex(first, count)
-        for batch in split(network[4], network[6]):
-            ends = frame_ends(batch, network[batch.family])
-            good = intact(raw, batch, ends, status[batch.rows]) & (ends <= raw.shape[1])
+    def _take(self, frames: Frames) -> None:
+        octets = frames.octets
+        for batch in split(octets):
+            ends, kept = frame_ends(batch, octets), pick(frames.kept, batch.rows)
+            good = intact(octets, batch, ends, pick(frames.status, batch.rows), kept) & (ends <= kept)
             if self._allow:
-                good &= self._allowed(network[batch.family]["src"][batch.rows])
-            for index in distinct(ifindex[batch.rows]):
-                rows = good & (ifindex[batch.rows] == index)
-                if not rows.any():
+                good &= self._allowed(pick(layout.records(octets, "network", batch.family)["src"], batch.rows))
+            came_by = pick(frames.ifindex, batch.rows)
+            for index in distinct(came_by):
+                rows, part_ends = where_all(good & (came_by == index), batch.rows, ends)
+                if not len(rows):
                     continue
-                part = Batch(batch.family, batch.proto, batch.rows[rows])
+                part = Batch(batch.family, batch.proto, rows)
+                stamps = pick(frames.stamps_ns, rows)
                 if batch.proto == layout.IPPROTO_UDP and self._key:
-                    self._answer_signed(raw, part, ends[rows], stamps[part.rows], index)
+                    self._answer_signed(octets, part, part_ends, stamps, index)
                 elif batch.proto == layout.IPPROTO_UDP:
-                    self._answer_udp(raw, part, ends[rows], stamps[part.rows], index)
+                    self._answer_udp(octets, part, part_ends, stamps, index)
                 elif batch.proto == layout.IPPROTO_TCP:
-                    self._answer_tcp(raw, part, ends[rows], stamps[part.rows], index)
+                    self._answer_tcp(octets, part, part_ends, stamps, index)
 
     def _allowed(self, sources: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         unique, where = np.unique(sources, return_inverse=True)
@@ -150,9 +137,9 @@ class Reflector:
 
     # --- UDP ---------------------------------------------------------------------------------------------------
 
-    def _answer_udp(self, raw: npt.NDArray[np.uint8], batch: Batch, ends: Ints, stamps: Ints, ifindex: int) -> None:
+    def _answer_udp(self, octets: npt.NDArray[np.uint8], batch: Batch, ends: Ints, stamps: Ints, ifindex: int) -> None:
         l4 = layout.l4_offset(batch.family)
-        view = rows_as(raw, batch.rows, "udp_sender", batch.family)
+        view = rows_as(octets, batch.rows, "udp_sender", batch.family)
         mine = (view["dport"] == self._udp) & (ends >= l4 + 8 + SHORTEST_REQUEST)
         if not mine.any():
             return
@@ -166,13 +153,13 @@ class Reflector:
             sequence = np.where(ours, sequence, self._unwrapped(key, view["stamp_seq"].astype(np.int64)))
         now = self._clock.mono_ns()
         answer = self._probes.answer(key, sequence, now)
-        frames = copied(raw, rows, np.maximum(ends, base))
-        reply = as_records(frames, "udp", batch.family)
+        frames = pick(octets, rows)  # turned round where they lie
+        reply = layout.records(frames, "udp", batch.family)
         request_ttl = reply["ttl"].copy()
         turn_round(reply)
         grown = ends < base  # a shorter request gets the whole base packet (RFC 8762, section 4.6)
         if grown.any():
-            self._grow(frames, reply, grown, l4, batch.family)
+            self._grow(frames, reply, grown, ends, batch.family)
             ends = np.maximum(ends, base)
         sender = {name: reply[name].copy() for name in ("stamp_seq", "stamp_time", "error_estimate")}
         reply["stamp_seq"] = answer.q & 0xFFFFFFFF
@@ -190,14 +177,16 @@ class Reflector:
         self._understand_padding(frames, ends, base, ours)
         self._drops += self._replier.send(frames, reply, ends, batch.family, ifindex, ours, "stamp_time")
 
-    def _answer_signed(self, raw: npt.NDArray[np.uint8], batch: Batch, ends: Ints, stamps: Ints, ifindex: int) -> None:
+    def _answer_signed(
+        self, octets: npt.NDArray[np.uint8], batch: Batch, ends: Ints, stamps: Ints, ifindex: int
+    ) -> None:
         """Authenticated STAMP (RFC 8762, sections 4.2.2 and 4.3.2): the signature is looked at first."""
         l4 = layout.l4_offset(batch.family)
         start = l4 + sizes.UDP_HEADER
-        view = rows_as(raw, batch.rows, "udp_auth", batch.family)
+        view = rows_as(octets, batch.rows, "udp_auth", batch.family)
         mine = (view["dport"] == self._udp) & (ends >= start + sizes.STAMP_AUTH)
         for i in np.flatnonzero(mine).tolist():
-            packet = raw[batch.rows[i], start : start + sizes.STAMP_AUTH].tobytes()
+            packet = octets[batch.rows[i], start : start + sizes.STAMP_AUTH].tobytes()
             genuine = sign(self._key, packet[: sizes.STAMP_SIGNED])
             mine[i] = hmac.compare_digest(genuine, packet[sizes.STAMP_SIGNED :])
         if not mine.any():
@@ -206,8 +195,8 @@ class Reflector:
         key = sender_key(view, batch.family)
         sequence = self._unwrapped(key, view["stamp_seq"].astype(np.int64))
         answer = self._probes.answer(key, sequence, self._clock.mono_ns())
-        frames = copied(raw, rows, ends)
-        reply = as_records(frames, "udp_auth_reply", batch.family)
+        frames = pick(octets, rows)
+        reply = layout.records(frames, "udp_auth_reply", batch.family)
         ttl = reply["ttl"].copy()
         turn_round(reply)
         sender = {name: reply[name].copy() for name in ("stamp_seq", "stamp_time", "error_estimate")}
@@ -233,13 +222,16 @@ class Reflector:
         return near + np.where(distance >= 1 << 31, distance - (1 << 32), distance)
 
     @staticmethod
-    def _grow(frames: npt.NDArray[np.uint8], reply: npt.NDArray[Any], grown: Any, l4: int, family: int) -> None:
-        octets = 8 + sizes.STAMP_BASE
-        reply["udp_length"][grown] = octets
+    def _grow(frames: npt.NDArray[np.uint8], reply: npt.NDArray[Any], grown: Any, ends: Ints, family: int) -> None:
+        whole = 8 + sizes.STAMP_BASE
+        base = layout.l4_offset(family) + whole
+        for i in np.flatnonzero(grown).tolist():
+            frames[i, ends[i] : base] = 0
+        reply["udp_length"][grown] = whole
         if family == 4:
-            reply["ip_length"][grown] = 20 + octets
+            reply["ip_length"][grown] = 20 + whole
         else:
-            reply["payload_length"][grown] = octets
+            reply["payload_length"][grown] = whole
 
     @staticmethod
     def _understand_padding(frames: npt.NDArray[np.uint8], ends: Ints, base: int, ours: Any) -> None:
@@ -252,8 +244,8 @@ class Reflector:
 
     # --- TCP ---------------------------------------------------------------------------------------------------
 
-    def _answer_tcp(self, raw: npt.NDArray[np.uint8], batch: Batch, ends: Ints, stamps: Ints, ifindex: int) -> None:
-        view = rows_as(raw, batch.rows, "tcp", batch.family)
+    def _answer_tcp(self, octets: npt.NDArray[np.uint8], batch: Batch, ends: Ints, stamps: Ints, ifindex: int) -> None:
+        view = rows_as(octets, batch.rows, "tcp", batch.family)
         mine = view["dport"] == self._tcp
         control = view["flags"] & (layout.TCP_SYN | layout.TCP_RST | layout.TCP_FIN) != 0
         l4 = layout.l4_offset(batch.family)
@@ -263,27 +255,34 @@ class Reflector:
         now = self._clock.mono_ns()
         for i in np.flatnonzero(mine & ~(data & self._listener.connected(key))).tolist():
             end = int(ends[i])
-            frame = bytes(raw[batch.rows[i], :end])
+            frame = bytes(octets[batch.rows[i], :end])
             answer = self._listener.receive(frame, batch.family, int(key[i]), view[i], bool(data[i]), now)
             if answer is not None:
                 self._replier.send_one(answer, ifindex)
         data &= self._listener.connected(key)  # a handshake or a reset may have been among them
         if data.any():
-            self._answer_data(raw, batch, ends, stamps, key, data, ifindex)
+            self._answer_data(octets, batch, ends, stamps, key, data, ifindex)
 
     def _answer_data(
-        self, raw: npt.NDArray[np.uint8], batch: Batch, ends: Ints, stamps: Ints, key: UInt64s, data: Any, ifindex: int
+        self,
+        octets: npt.NDArray[np.uint8],
+        batch: Batch,
+        ends: Ints,
+        stamps: Ints,
+        key: UInt64s,
+        data: Any,
+        ifindex: int,
     ) -> None:
         l4 = layout.l4_offset(batch.family)
         rows, ends, stamps, key = batch.rows[data], ends[data], stamps[data], key[data]
-        frames = copied(raw, rows, ends)
-        reply = as_records(frames, "tcp", batch.family)
+        frames = pick(octets, rows)
+        reply = layout.records(frames, "tcp", batch.family)
         ttl = reply["ttl"].copy()
-        octets = ends - l4 - 20
+        carried = ends - l4 - 20
         now = self._clock.mono_ns()
         answer = self._probes.answer(reply["session"].astype(_U64), reply["sequence"].astype(np.int64), now)
         turn_round(reply)
-        seq, ack = self._listener.numbers(key, reply["seq"].astype(np.int64), octets, now)
+        seq, ack = self._listener.numbers(key, reply["seq"].astype(np.int64), carried, now)
         reply["seq"], reply["ack"] = seq, ack
         reply["flags"] = layout.TCP_PSH | layout.TCP_ACK
         reply["window"] = layout.PROBE_WINDOW

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from probe.border import SharedState
 from probe.clock import Clock
-from probe.core.arrays import distinct
+from probe.core.arrays import distinct, pick
 from probe.link.base import FrameReceiver, FrameSender
 from probe.session.turning import REPLY_TTL
 from probe.wire import layout
@@ -17,6 +17,8 @@ from probe.wire.checksum import complements, row_sums
 from probe.wire.stamp import ntp_from_unix_ns
 
 Ints = npt.NDArray[np.int64]
+UInt64s = npt.NDArray[np.uint64]
+TOGETHER = 256  # replies that share a send time; a microsecond or so each
 REPLY_CHECKSUM = 0x5A5A  # of every compensated reply: any constant will do
 
 
@@ -25,7 +27,8 @@ class ReflectorLinks(Protocol):
 
     def receivers(self) -> list[FrameReceiver]: ...
 
-    def transmitter_on(self, ifindex: int) -> FrameSender: ...
+    def transmitter_on(self, ifindex: int, octets: int) -> FrameSender:
+        """The way out of an interface for frames of up to `octets`."""
 
     def expect(self, rate_pps: float) -> None:
         """How many replies a second there are at present: links may be chosen by it."""
@@ -57,7 +60,7 @@ class Replier:
         """Finish checksums and send.
 
         Args:
-            frames: The replies, padded with zeros to an even width.
+            frames: The replies, one a row.
             reply: The same as records.
             ends: Where each ends.
             family: 4 or 6.
@@ -69,42 +72,47 @@ class Replier:
         Returns:
             How many could not be sent.
         """
-        l4 = layout.l4_offset(family)
         reply["ttl"] = REPLY_TTL
         if family == 4:
             reply["ip_checksum"] = 0
             reply["ip_checksum"] = complements(row_sums(frames, 14, 34))
-        proto = np.uint64(int(reply["proto"][0]))
-        reply["checksum"] = np.where(compensated, REPLY_CHECKSUM, 0)
-        if compensated.any():
-            reply["comp"][compensated] = 0
-        for end in distinct(ends):
-            rows = np.flatnonzero(ends == end)
-            part = frames[rows, : end + end % 2]
-            total = row_sums(part, l4, part.shape[1]) + row_sums(part, *((26, 34) if family == 4 else (22, 54)))
-            if time_field:
-                stamp = self._now(time_field)
-                reply[time_field][rows] = stamp
-                total += stamp % np.uint64(0xFFFF)
-            word = complements(total + proto + np.uint64(end - l4))
-            constant = compensated[rows]
-            if constant.any():
-                reply["comp"][rows[constant]] = word[constant]
-            reply["checksum"][rows[~constant]] = word[~constant]
-        link = self._links.transmitter_on(ifindex)
-        slots = self._slots(link)
+        if compensated.all():
+            reply["checksum"], reply["comp"] = REPLY_CHECKSUM, 0
+        else:
+            reply["checksum"] = np.where(compensated, REPLY_CHECKSUM, 0)
+            if compensated.any():
+                reply["comp"][compensated] = 0
+        total = _transport_sums(frames, ends, family) + np.uint64(int(reply["proto"][0]))
+        longest = int(ends.max())
+        link = self._links.transmitter_on(ifindex, longest)
+        slots, lengths = self._slots(link), ends.astype(np.int32)
         done = 0
         while done < len(frames):
-            first, count = link.free(len(frames) - done)
+            first, count = link.free(min(len(frames) - done, TOGETHER))
             if not count:
                 break
-            slots[first : first + count, : frames.shape[1]] = frames[done : done + count]
-            result = link.send(count, ends[done : done + count].astype(np.int32))
+            part = slice(done, done + count)
+            self._finish(reply[part], total[part], compensated[part], time_field)
+            slots[first : first + count, :longest] = frames[part, :longest]
+            result = link.send(count, lengths[part])
             self._shared.header["reflected"] += result.sent
             done += result.sent
             if result.sent < count:
                 break
         return len(frames) - done
+
+    def _finish(self, reply: npt.NDArray[Any], total: UInt64s, compensated: Any, time_field: str) -> None:
+        """Write the time at which these leave, and what makes their checksums right."""
+        if time_field:
+            stamp = self._now(time_field)
+            reply[time_field] = stamp
+            total = total + stamp % np.uint64(0xFFFF)
+        word = complements(total)
+        if compensated.all():
+            reply["comp"] = word
+            return
+        reply["comp"][compensated] = word[compensated]
+        reply["checksum"][~compensated] = word[~compensated]
 
     def _now(self, time_field: str) -> np.uint64:
         wall = np.array([self._clock.wall_ns()], np.int64)
@@ -112,7 +120,7 @@ class Replier:
 
     def send_one(self, frame: bytes, ifindex: int) -> None:
         """Send a control segment; if the link is busy it is lost, as on any network."""
-        link = self._links.transmitter_on(ifindex)
+        link = self._links.transmitter_on(ifindex, len(frame))
         first, count = link.free(1)
         if count:
             self._slots(link)[first, : len(frame)] = np.frombuffer(frame, np.uint8)
@@ -122,3 +130,13 @@ class Replier:
         if id(link) not in self._raw:
             self._raw[id(link)] = link.view(layout.raw_dtype(link.slot_octets))
         return self._raw[id(link)]
+
+
+def _transport_sums(frames: npt.NDArray[np.uint8], ends: Ints, family: int) -> UInt64s:
+    """Word sum of each packet's addresses, transport header, payload and transport length."""
+    l4 = layout.l4_offset(family)
+    total = (ends - l4).astype(np.uint64)
+    for end in distinct(ends):
+        which = np.flatnonzero(ends == end)
+        total[which] += row_sums(pick(frames, which), 26 if family == 4 else 22, end)
+    return total

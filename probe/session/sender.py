@@ -28,7 +28,7 @@ from probe.session.connections import Connections
 from probe.session.flows import ONE_ID, PORT_SPACE, Flow, FlowTable, describe
 from probe.session.intake import MAX_BATCHES, Intake
 from probe.session.liveness import CONNECTING, Liveness
-from probe.session.queue import Queue
+from probe.session.queue import TOGETHER, Queue
 from probe.session.tcp import State, TcpClient
 from probe.wire import layout
 
@@ -39,11 +39,14 @@ TICK_NS = 20_000_000  # settle, publish, tell
 DRAIN_NS = (
     20_000_000  # empty the receive rings: replies wait there, stamped already, and many cost little more than one
 )
+LISTEN_NS = 5_000_000  # look for commands this often
 AHEAD_NS = 10_000_000  # frames are written this long before they are due
 STALL_NS = 5_000_000  # later than this and a slot may have been missed
 FAR = 1 << 62
 OPEN_OUTAGE_NS = 1_000_000_000  # tell how an open outage has grown
 SINGLE_RATE_PPS = 20_000  # up to here every probe has a wake-up of its own
+FASTEST_PPS = 200_000
+MOST_AHEAD = 2500
 MAX_AHEAD = 1 << 15
 FRAME_OCTETS = 1600
 LOST_COLUMN = {direction: COLUMN[FATE_COLUMN[fate]] for direction, fate in DIRECTION_FATE.items()}
@@ -104,6 +107,7 @@ class Sender:
         self._transmitters: dict[tuple[str, int], int] = {}
         self._queues: list[Queue] = []
         self._ahead_to = 0  # slots before this instant have been handed to their queues
+        self._ahead = AHEAD_NS
         self._breath = 0  # shortest pause between two batches
         self._liveness = Liveness(capacity)
         self._connections = Connections(
@@ -312,10 +316,22 @@ class Sender:
         if now >= self._next_tick:
             self._tick(now)
             self._next_tick = now + TICK_NS
-        if now >= self._ahead_to - AHEAD_NS // 2:
+        if now >= self._ahead_to - self._ahead // 2:
             self._prepare(self._clock.mono_ns())
         following = min((q.next_due for q in self._queues), default=FAR)
         return min(self._next_tick, self._next_drain, max(following, now + self._breath))
+
+    def pace(self) -> bool:
+        """Send single probes, each at its time, until something else is to be done; whether that was possible.
+
+        It is when every probe has a wake-up of its own and only one link has any.
+        """
+        end = min(self._next_tick, self._next_drain, self._ahead_to - self._ahead // 2)
+        busy = [queue for queue in self._queues if queue.next_due < end]
+        if self._breath or len(busy) != 1:
+            return False
+        busy[0].pace(end, STALL_NS)
+        return True
 
     def _prepare(self, now: int) -> None:
         """Write the frames of the next milliseconds into their slots, so that a slot that comes costs only the
@@ -324,8 +340,11 @@ class Sender:
         rate = self.schedule.total_rate()
         coarse = rate > 50_000 or all(flow.coarse for flow in self.table.flows.values())
         self._breath = 1_000_000 if coarse else 500_000 if rate > SINGLE_RATE_PPS else 0
-        self._ahead_to = max(self._ahead_to, now) if self._ahead_to > now - AHEAD_NS else now
-        self._ahead_to = max(self._ahead_to, now) + AHEAD_NS
+        # No more frames than stay in the processor's cache until they leave.
+        self._ahead = min(AHEAD_NS, int(MOST_AHEAD * 1e9 / rate)) if rate else AHEAD_NS
+        for queue in self._queues:
+            queue.together = TOGETHER if rate < FASTEST_PPS else 4 * TOGETHER
+        self._ahead_to = max(self._ahead_to, now) + self._ahead
         due = self.schedule.take(self._ahead_to, MAX_AHEAD)
         if not len(due.flow):
             return
@@ -525,16 +544,22 @@ def fresh_ids(proto: str, kind: int, interval_ns: int) -> tuple[int, int]:
 def run(sender: Sender, channel: Channel, stop: Callable[[], bool]) -> None:
     """Turn until told to stop or the control process is gone."""
     gc.disable()  # a collection would delay a probe; what the loop allocates dies by reference count
+    listen_at = 0
     while not stop():
         wake = sender.turn()
-        for message in channel.receive():
-            command(sender, message)
-        channel.flush()
-        if channel.closed:
-            break
-        pause = wake - time.monotonic_ns()
-        if pause > 0:
-            time.sleep(pause / 1e9)
+        now = time.monotonic_ns()
+        if now >= listen_at:  # a look at the channel costs as much as sending a probe
+            listen_at = now + LISTEN_NS
+            for message in channel.receive():
+                command(sender, message)
+                wake = now
+            channel.flush()
+            if channel.closed:
+                break
+        if not sender.pace():
+            pause = min(wake, listen_at) - time.monotonic_ns()
+            if pause > 0:
+                time.sleep(pause / 1e9)
     sender.close()
     channel.flush()
 

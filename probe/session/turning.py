@@ -17,28 +17,9 @@ REPLY_TTL = 255  # RFC 5357, section 4.2.1
 _U64 = np.uint64
 
 
-def rows_as(raw: npt.NDArray[np.uint8], rows: Ints, name: str, family: int) -> npt.NDArray[Any]:
-    """The given slots as records. They may share the ring's memory: good until the slots are released."""
-    return as_records(pick(raw, rows), name, family)
-
-
-def as_records(frames: npt.NDArray[np.uint8], name: str, family: int) -> npt.NDArray[Any]:
-    """Rows of octets as records that share their memory."""
-    dtype = layout.frame_dtype(name, family)
-    view: npt.NDArray[Any] = frames[:, : dtype.itemsize].view(dtype)[:, 0]
-    return view
-
-
-def copied(raw: npt.NDArray[np.uint8], rows: Ints, ends: Ints) -> npt.NDArray[np.uint8]:
-    """A copy of the frames, wide enough for every layout, with zeros behind each one's end."""
-    longest = int(ends.max())
-    width = max(longest + longest % 2, 192)
-    frames = np.empty((len(rows), width), np.uint8)
-    frames[:, :longest] = pick(raw, rows)[:, :longest]
-    frames[:, longest:] = 0
-    if (ends != longest).any():
-        frames[np.arange(width) >= ends[:, None]] = 0
-    return frames
+def rows_as(octets: npt.NDArray[np.uint8], rows: Ints, name: str, family: int) -> npt.NDArray[Any]:
+    """The given frames as records; they may share memory with them."""
+    return layout.records(pick(octets, rows), name, family)
 
 
 def turn_round(reply: npt.NDArray[Any]) -> None:

@@ -21,60 +21,68 @@ CHECKSUM_NOT_READY = 8  # TP_STATUS_CSUMNOTREADY: a local sender left the checks
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Frames of one family and transport, by their row in the slice of slots they came from."""
+    """Frames of one family and transport, by their row among those they came with."""
 
     family: int
     proto: int
     rows: Ints
 
 
-def split(network4: npt.NDArray[Any], network6: npt.NDArray[Any]) -> list[Batch]:
-    """Sort a slice of slots by family and transport protocol.
-
-    Args:
-        network4: The slots as `frame_dtype("network", 4)`.
-        network6: The same slots as `frame_dtype("network", 6)`.
-    """
+def split(octets: npt.NDArray[np.uint8]) -> list[Batch]:
+    """Sort frames, one a row, by family and transport protocol; what is neither IPv4 nor IPv6 is in no batch."""
     batches = []
-    kind = network4["eth_type"]
-    for family, view, number in ((4, network4, layout.ETH_IP), (6, network6, layout.ETH_IPV6)):
-        rows = np.flatnonzero(kind == number)
-        if not len(rows):
+    kind = layout.records(octets, "network", 4)["eth_type"]
+    for family, number in ((4, layout.ETH_IP), (6, layout.ETH_IPV6)):
+        of_family = kind == number
+        if not of_family.any():
             continue
-        proto = view["proto"][rows]
-        if (proto == proto[0]).all():
-            batches.append(Batch(family, int(proto[0]), rows))
-        else:
-            batches += [Batch(family, int(p), rows[proto == p]) for p in np.unique(proto)]
+        rows = np.flatnonzero(of_family)
+        proto = pick(layout.records(octets, "network", family)["proto"], rows)
+        batches += [Batch(family, p, rows if n == len(rows) else rows[proto == p]) for p, n in _counted(proto)]
+        if len(rows) == len(kind):
+            break
     return batches
 
 
-def frame_ends(batch: Batch, network: npt.NDArray[Any]) -> Ints:
+def _counted(values: npt.NDArray[Any]) -> list[tuple[int, int]]:
+    """(value, how many) of each distinct one."""
+    if (values == values[0]).all():
+        return [(int(values[0]), len(values))]
+    unique, counts = np.unique(values, return_counts=True)
+    return list(zip(unique.tolist(), counts.tolist(), strict=True))
+
+
+def frame_ends(batch: Batch, octets: npt.NDArray[np.uint8]) -> Ints:
     """Where each packet ends by its IP header, counted from the start of the frame: Ethernet padding is not counted."""
+    network = layout.records(octets, "network", batch.family)
     if batch.family == 4:
         return pick(network["ip_length"], batch.rows).astype(np.int64) + 14
     return pick(network["payload_length"], batch.rows).astype(np.int64) + 54
 
 
-def intact(raw: npt.NDArray[np.uint8], batch: Batch, ends: Ints, status: npt.NDArray[np.uint32]) -> Bools:
+def intact(
+    octets: npt.NDArray[np.uint8], batch: Batch, ends: Ints, status: npt.NDArray[np.uint32], kept: npt.NDArray[np.int32]
+) -> Bools:
     """Whether each packet's transport checksum is right. What cannot be judged passes.
 
     Args:
-        raw: The slots as octets, shape (slots, octets kept).
+        octets: The frames, one a row.
         batch: Which rows.
         ends: Of the packets, from `frame_ends`.
         status: TP_STATUS words of the rows.
+        kept: Octets kept of each of them.
     """
     l4 = layout.l4_offset(batch.family)
     good = np.ones(len(batch.rows), bool)
-    judged = (status & CHECKSUM_NOT_READY == 0) & (ends <= raw.shape[1]) & (ends > l4)
-    addresses = (26, 34) if batch.family == 4 else (22, 54)
+    judged = (status & CHECKSUM_NOT_READY == 0) & (ends <= kept) & (ends > l4)
+    # Addresses, which the pseudo-header holds, stand right before the transport header.
+    first = l4 if batch.proto == layout.IPPROTO_ICMP else 26 if batch.family == 4 else 22
     for end in distinct(ends[judged]):
         which = np.flatnonzero(judged & (ends == end))
-        frames = pick(raw, pick(batch.rows, which))[:, :end]
-        total = row_sums(frames, l4, end)
+        frames = pick(octets, pick(batch.rows, which))
+        total = row_sums(frames, first, end)
         if batch.proto != layout.IPPROTO_ICMP:
-            total += row_sums(frames, *addresses) + np.uint64(batch.proto + end - l4)
+            total += np.uint64(batch.proto + end - l4)
         ok = total % np.uint64(MODULUS) == 0
         if batch.proto == layout.IPPROTO_UDP and batch.family == 4:
             ok |= (frames[:, l4 + 6] == 0) & (frames[:, l4 + 7] == 0)

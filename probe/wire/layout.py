@@ -33,6 +33,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from probe.wire.sizes import ETHERNET, IP_HEADER
 
@@ -198,6 +199,13 @@ def frame_dtype(layout: str, family: int = 4) -> np.dtype[Any]:
             "itemsize": end,
         }
     )
+
+
+def records(octets: npt.NDArray[np.uint8], layout: str, family: int) -> npt.NDArray[Any]:
+    """Frames, one a row of octets, as records that share their memory."""
+    dtype = frame_dtype(layout, family)
+    view: npt.NDArray[Any] = octets[:, : dtype.itemsize].view(dtype)[:, 0]
+    return view
 
 
 def raw_dtype(octets: int) -> np.dtype[Any]:

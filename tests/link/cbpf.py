@@ -28,7 +28,10 @@ def run(program: Sequence[tuple[int, int, int, int]], skb: Skb) -> int:
         at += 1
         group = code & 0x07
         if group == 0x00:  # BPF_LD
-            assert code & 0xE0 == 0x20, "only absolute loads are known here"
+            if code == 0x80:  # BPF_LD | BPF_W | BPF_LEN
+                accumulator = len(skb.data)
+                continue
+            assert code & 0xE0 == 0x20, "only absolute loads and the length are known here"
             size = {0x00: 4, 0x08: 2, 0x10: 1}[code & 0x18]
             signed = k - (1 << 32) if k >= 1 << 31 else k
             if signed < 0:

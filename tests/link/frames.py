@@ -8,7 +8,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from probe.link.base import FrameReceiver, FrameSender, SendResult
+from probe.link.base import FrameReceiver, Frames, FrameSender, SendResult
 from probe.link.bpf import probe_filter
 
 from .netns import End, wait_for
@@ -58,13 +58,35 @@ def send_all(sender: FrameSender, frame: bytes, sequences: range, batch: int = 6
         at += count
 
 
+def taken(receiver: FrameReceiver, count: int) -> Frames:
+    """Wait for `count` frames or more, and give them as one batch."""
+    parts: list[Frames] = []
+
+    def enough() -> bool:
+        frames = receiver.take()
+        if len(frames.stamps_ns):
+            parts.append(Frames(*(column.copy() for column in frames)))
+        return sum(len(part.stamps_ns) for part in parts) >= count
+
+    wait_for(enough)
+    narrowest = min(part.octets.shape[1] for part in parts)
+    return Frames(
+        np.concatenate([part.octets[:, :narrowest] for part in parts]),
+        *(np.concatenate(columns) for columns in zip(*(part[1:] for part in parts), strict=True)),
+    )
+
+
+def numbers(frames: Frames, layout: np.dtype = FRAME) -> list[int]:
+    """The sequence of each."""
+    rows = np.ascontiguousarray(frames.octets[:, : layout.itemsize])
+    return rows.view(layout)["seq"][:, 0].tolist() if len(rows) else []
+
+
 def sequences(receiver: FrameReceiver, layout: np.dtype = FRAME) -> list[int]:
-    """Take all that is there."""
+    """Take all that has been handed over."""
     got: list[int] = []
-    while (run := receiver.ready())[1]:
-        first, count = run
-        got += receiver.view(layout)["seq"][first : first + count].tolist()
-        receiver.release(count)
+    while new := numbers(receiver.take(), layout):
+        got += new
     return got
 
 

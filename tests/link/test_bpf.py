@@ -96,6 +96,15 @@ def test_drops(name):
 
 
 @pytest.mark.parametrize(
+    ("octets", "passes"), [(59, False), (60, True), (100, True), (190, True), (191, False), (1500, False)]
+)
+def test_only_frames_of_some_lengths(octets, passes):
+    program = probe_filter(udp_reflect=862, snaplen=1600, shortest=60, longest=190)
+    frame = skb(E4 / UDP(dport=862) / Raw(bytes(octets - 42)))
+    assert len(frame.data) == octets and run(program, frame) == (1600 if passes else 0)
+
+
+@pytest.mark.parametrize(
     "metadata", [{"vlan_tag_present": 1}, {"pkttype": 3}, {"pkttype": 4}, {"hatype": 65534}], ids=str
 )
 def test_drops_by_metadata(metadata):

@@ -20,7 +20,8 @@ from probe.link.quiet import QuietPorts
 from probe.link.rx_ring import RxRing
 from probe.link.tx_ring import TxRing
 
-from .netns import inside, wait_for
+from .frames import taken
+from .netns import inside
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def talk(wire):
     with a.inside():
         tx = TxRing(a.ifindex, slots=64)
         program = probe_filter(udp_ports=[(40000, 40000)], tcp_ports=[(40000, 40000)], snaplen=128)
-        rx = RxRing(a.ifindex, program, slots=64)
+        rx = RxRing(a.ifindex, program)
 
     def exchange(packets: list[Packet], answers: int) -> list[Packet]:
         for packet in packets:
@@ -44,11 +45,8 @@ def talk(wire):
             first, _ = tx.free(1)
             tx.view(f"V{len(octets)}")[first] = np.void(octets)
             assert tx.send(1, np.array([len(octets)], np.int32)).sent == 1
-        wait_for(lambda: rx.ready()[1] >= answers)
-        first, count = rx.ready()
-        got = [Ether(rx.view("V128")[slot].tobytes()) for slot in range(first, first + count)]
-        rx.release(count)
-        return got
+        frames = taken(rx, answers)
+        return [Ether(row[:kept].tobytes()) for row, kept in zip(frames.octets, frames.kept, strict=True)]
 
     # so that b does not have to ask who a is before it answers
     b.ip("neigh", "replace", a.ipv4, "lladdr", a.mac.hex(":"), "dev", "veth0")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from contextlib import closing
 
 import numpy as np
@@ -10,7 +11,7 @@ from probe.errors import PeerError
 from probe.link.rx_ring import RxRing
 from probe.link.tx_ring import TxRing
 
-from .frames import FILTER, FRAME, OCTETS, receive, send, send_all, sequences, template, write
+from .frames import FILTER, FRAME, OCTETS, receive, send, send_all, sequences, taken, template, write
 from .netns import End, inside, wait_for
 
 pytestmark = pytest.mark.netns
@@ -21,9 +22,9 @@ def ends(wire):
     """A sender at one end of a wire, a receiver at the other, and the frame to send."""
     a, b = wire
     with a.inside():
-        tx = TxRing(a.ifindex, slots=256, slot_octets=96)
+        tx = TxRing(a.ifindex, slots=256, slot_octets=86)
     with b.inside():
-        rx = RxRing(b.ifindex, FILTER, slots=1 << 17, slot_octets=62)
+        rx = RxRing(b.ifindex, FILTER)
     with closing(tx), closing(rx):
         yield tx, rx, template(a, b)
 
@@ -42,10 +43,9 @@ def test_ten_thousand_frames_arrive_in_order(ends):
 def test_octets_arrive_as_written(ends):
     tx, rx, frame = ends
     send(tx, frame, range(77, 78))
-    wait_for(lambda: rx.ready()[1])
-    first, _ = rx.ready()
-    assert rx.lengths(first, 1).tolist() == [OCTETS]
-    assert rx.view(f"V{OCTETS}")[first].tobytes() == frame[:-8] + (77).to_bytes(8, "big")
+    frames = taken(rx, 1)
+    assert frames.kept.tolist() == [OCTETS]
+    assert frames.octets[0, :OCTETS].tobytes() == frame[:-8] + (77).to_bytes(8, "big")
 
 
 def test_batches_of_one_go_round_the_ring(ends):
@@ -53,6 +53,27 @@ def test_batches_of_one_go_round_the_ring(ends):
     for sequence in range(3 * tx.slots):
         send(tx, frame, range(sequence, sequence + 1))
     assert receive(rx, 3 * tx.slots) == list(range(3 * tx.slots))
+
+
+def test_one_by_one_without_a_batch(ends):
+    tx, rx, frame = ends
+    for sequence in range(tx.slots + 5):
+        wait_for(lambda: tx.free(1)[1])
+        write(tx, frame, range(sequence, sequence + 1))
+        assert tx.send_one(len(frame))[1] == ""
+    assert receive(rx, tx.slots + 5) == list(range(tx.slots + 5))
+
+
+def test_one_that_is_refused_never_leaves(ends, wire):
+    tx, rx, frame = ends
+    wire[0].ip("link", "set", "veth0", "mtu", "68")
+    write(tx, frame + bytes(36), range(1))
+    assert tx.send_one(86)[1] == "send_error"
+    write(tx, frame, range(7, 8))
+    before_ns = time.monotonic_ns()
+    at_ns, error = tx.send_one(len(frame))
+    assert error == "" and before_ns <= at_ns <= time.monotonic_ns()
+    assert receive(rx, 1) == [7]
 
 
 def test_a_run_of_free_slots_ends_at_the_end_of_the_ring(ends):
@@ -130,14 +151,14 @@ def test_a_refusal_in_mid_batch(ends, wire):
     wire[0].ip("link", "set", "veth0", "mtu", "68")
     count = write(tx, frame, range(10))
     lengths = np.full(count, len(frame), np.int32)
-    lengths[6] = 96
+    lengths[6] = 86
     result = tx.send(count, lengths)
     assert (result.sent, result.error) == (6, "send_error")
     send(tx, frame, range(20, 24))
     assert receive(rx, 10) == [*range(6), *range(20, 24)]
 
 
-@pytest.mark.parametrize("bad_length", [3, 97])
+@pytest.mark.parametrize("bad_length", [3, 87])
 def test_frames_the_kernel_cannot_parse(ends, bad_length):
     tx, rx, frame = ends
     count = write(tx, frame, range(2))
@@ -176,8 +197,8 @@ def test_sending_more_than_there_is(ends):
 
 def test_layout_must_fit(ends):
     tx, _, _ = ends
-    with pytest.raises(ValueError, match="97 octets in slots of 96"):
-        tx.view("V97")
+    with pytest.raises(ValueError, match="87 octets in slots of 86"):
+        tx.view("V87")
 
 
 def test_views_outlive_the_ring(ends):

@@ -11,12 +11,11 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoReply, ICMPv6TimeExc
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 
-from probe.wire import layout
 from probe.wire.dissect import CHECKSUM_NOT_READY, Batch, address_text, frame_ends, icmp_error, intact, split
 
 MAC = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 V4, V6 = IP(src="192.0.2.1", dst="192.0.2.2"), IPv6(src="2001:db8::1", dst="2001:db8::2")
-SLOT = 256
+SLOT = 256  # octets of a row
 FRAMES = [
     MAC / V4 / UDP(sport=862, dport=5000) / Raw(b"even"),
     MAC / V6 / UDP(sport=862, dport=5000) / Raw(b"odd"),
@@ -37,40 +36,31 @@ def slots(frames: list[bytes], octets: int = SLOT) -> np.ndarray:
     return raw
 
 
-def network(raw: np.ndarray) -> dict[int, np.ndarray]:
-    return {f: np.ndarray((len(raw),), layout.frame_dtype("network", f), raw.data, 0, (raw.shape[1],)) for f in (4, 6)}
-
-
-def judge(frames: list[bytes], octets: int = SLOT, status: int = 0) -> list[tuple[int, bool]]:
-    raw = slots(frames, octets)
-    views = network(raw)
+def judge(frames: list[bytes], kept: int = SLOT, status: int = 0) -> list[tuple[int, bool]]:
+    octets = slots(frames)
     verdicts = []
-    for batch in split(views[4], views[6]):
-        ends = frame_ends(batch, views[batch.family])
-        good = intact(raw, batch, ends, np.full(len(batch.rows), status, np.uint32))
+    for batch in split(octets):
+        n = len(batch.rows)
+        have = np.array([min(len(frames[row]), kept) for row in batch.rows], np.int32)
+        good = intact(octets, batch, frame_ends(batch, octets), np.full(n, status, np.uint32), have)
         verdicts += zip(batch.rows.tolist(), good.tolist(), strict=True)
     return sorted(verdicts)
 
 
 def test_frames_are_sorted_by_family_and_protocol():
-    raw = slots([bytes(f) for f in FRAMES])
-    views = network(raw)
-    found = {(b.family, b.proto): b.rows.tolist() for b in split(views[4], views[6])}
+    found = {(b.family, b.proto): b.rows.tolist() for b in split(slots([bytes(f) for f in FRAMES]))}
     assert found == {(4, 17): [0, 6], (4, 1): [2], (4, 6): [3], (6, 17): [1], (6, 58): [4], (6, 6): [5]}
 
 
 def test_nothing_of_ours():
-    views = network(slots([bytes(FRAMES[-1])]))
-    assert split(views[4], views[6]) == []
+    assert split(slots([bytes(FRAMES[-1])])) == []
 
 
 def test_where_a_packet_ends_is_told_by_its_header_and_not_by_padding():
     # A short frame is padded to 60 octets on Ethernet.
     frame = bytes(FRAMES[6])
-    raw = slots([frame.ljust(60, b"\xdd")])
-    views = network(raw)
     batch = Batch(4, 17, np.array([0]))
-    assert frame_ends(batch, views[4]).tolist() == [14 + 20 + 8 + 3]
+    assert frame_ends(batch, slots([frame.ljust(60, b"\xdd")])).tolist() == [14 + 20 + 8 + 3]
     assert judge([frame.ljust(60, b"\xdd")]) == [(0, True)]
 
 
@@ -103,11 +93,14 @@ def test_what_cannot_be_judged_passes():
     assert judge([bytes(broken)]) == [(0, False)]
     assert judge([bytes(broken)], status=CHECKSUM_NOT_READY) == [(0, True)]  # a local sender left it to a card
     long = bytes(MAC / V4 / UDP(sport=1, dport=2) / Raw(b"x" * 400))
-    assert judge([long]) == [(0, True)]  # longer than what the slot keeps
+    assert judge([long]) == [(0, True)]  # longer than what is kept
+    cut = bytearray(bytes(FRAMES[0]))
+    cut[-1] ^= 1
+    assert judge([bytes(cut)], kept=len(cut) - 1) == [(0, True)]
 
 
 @pytest.mark.parametrize("octets", [55, 64, 65, 71, 72])
-def test_any_size_of_slot_will_do(octets):
+def test_any_size_will_do(octets):
     frame = bytes(MAC / V4 / UDP(sport=1, dport=2) / Raw(b"x" * (octets - 42)))
     assert len(frame) == octets and judge([frame], octets) == [(0, True)]
 
