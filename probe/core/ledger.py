@@ -50,7 +50,7 @@ Fates = npt.NDArray[np.uint8]
 RETENTION_S = 60
 # A reflector tells of a drop a little before or after it answers the probes around it; well within any loss threshold.
 AROUND_NS = 1_000_000_000
-MIN_SLOTS, MAX_SLOTS = 1 << 9, 1 << 18
+MIN_SLOTS, MAX_SLOTS = 1 << 6, 1 << 18
 SETTLED_STEP_NS = 250_000_000  # `settled` moves on in steps of at least this
 KEPT_STEPS = 1 << 13
 MOST_PARTS = 1 << 12  # of the account of a run that outlasts its ring
@@ -147,9 +147,12 @@ class Ledger:
         self._clean_at = np.zeros(capacity, np.int64)
         self._clean_seq = np.full(capacity, -1, np.int64)
         self._troubled = np.zeros(capacity, bool)  # has an open loss run
+        self._stirred: set[int] = set()  # flows that may have something to tell of outages
+        self._longest = 0  # threshold that every ring is large enough for
         self._fate = np.zeros(0, np.uint8)
         self._sent_at = np.zeros(0, np.int64)
         self._first = np.zeros(0, np.int32)  # scratch for finding first copies
+        self._used = 0  # slots of these that belong to a ring or did
         self._free: list[tuple[int, int]] = []
         self._log: deque[_Sent] = deque()  # what has been sent and is not settled, ascending in time
         self._unsent: dict[int, Ints] = {}  # UNSENT_STEP_NS of due time to the count of each flow
@@ -177,6 +180,8 @@ class Ledger:
     def add(self, flow: int, name: str, rate_pps: float, threshold_ns: int, min_probes: int) -> None:
         """Begin to account for flow index `flow`, from sequence 0."""
         self._rate[flow], self._threshold[flow] = rate_pps, threshold_ns
+        if not self._outages:
+            self._longest = 0
         slots = self._slots_needed(flow)
         self._base[flow] = self._acquire(slots)
         self._slots[flow], self._mask[flow] = slots, slots - 1
@@ -187,8 +192,10 @@ class Ledger:
         self._troubled[flow] = False
         self._floor[flow] = 0
         self.live[flow] = self.settled[flow] = self._account[flow] = 0
-        for other in self._outages:
-            self._grow(other)
+        if threshold_ns > self._longest:
+            self._longest = threshold_ns
+            for other in self._outages:
+                self._grow(other)
         self._outages[flow] = FlowOutages(name, min_probes)
 
     def remove(self, flow: int) -> None:
@@ -198,6 +205,7 @@ class Ledger:
         self._mask[flow] = self._slots[flow] = self._threshold[flow] = 0
         for counts in self._unsent.values():
             counts[flow] = 0
+        self._stirred.discard(flow)
         self._corrections = {key: count for key, count in self._corrections.items() if key[0] != flow}
         tables: tuple[dict[int, Any], ...] = (
             self._outages,
@@ -238,10 +246,13 @@ class Ledger:
                 del self._free[index]
                 self._fate[base : base + slots] = EMPTY
                 return base
-        base = len(self._fate)
-        self._fate = np.concatenate([self._fate, np.zeros(slots, np.uint8)])
-        self._sent_at = np.concatenate([self._sent_at, np.zeros(slots, np.int64)])
-        self._first = np.concatenate([self._first, np.zeros(slots, np.int32)])
+        base, self._used = self._used, self._used + slots
+        if self._used > len(self._fate):
+            # By at least a half, so that many flows are not copied once for each.
+            more = max(slots, len(self._fate) // 2)
+            self._fate = np.concatenate([self._fate, np.zeros(more, np.uint8)])
+            self._sent_at = np.concatenate([self._sent_at, np.zeros(more, np.int64)])
+            self._first = np.concatenate([self._first, np.zeros(more, np.int32)])
         return base
 
     # --- sending -----------------------------------------------------------------------------------------------
@@ -318,6 +329,7 @@ class Ledger:
     def unobserved(self, flow: int, start: int, end: int) -> None:
         """The flow did not probe on schedule from `start` to `end`."""
         self._outages[flow].unobserved(start, end)
+        self._stirred.add(flow)
 
     def _note_in_log(self, flow: Ints, sequence: Ints, at: Ints) -> None:
         """Append to the log, which ascends in time. Links tell of their probes one after the other: merge."""
@@ -686,6 +698,7 @@ class Ledger:
         for start, end in _spans(edge):
             f = int(flow[start])
             outages = self._outages[f]
+            self._stirred.add(f)
             if outages.quiet() and self._clean_seq[f] >= 0:
                 outages.finder.passed(int(self._clean_at[f]), int(self._clean_seq[f]))
             self._note_missed(f, sequence[start:end], fate[start:end])
@@ -723,6 +736,7 @@ class Ledger:
         self._note_parts(flow, sequence, slot)
         self._floor[flow] = max(floor, int(self._floor[flow]))
         self._outages[flow].forget_below(floor)
+        self._stirred.add(flow)
         if past.quiet() and self._missed[flow] < floor:
             del self._missed[flow], self._past[flow]
             self._past_parts.pop(flow, None)
@@ -779,7 +793,13 @@ class Ledger:
 
     def drain_outages(self, *, open_too: bool) -> list[tuple[int, Outage]]:
         """(flow index, outage) for each that is new or changed since the last call."""
-        return [(f, o) for f, outages in self._outages.items() for o in outages.drain(open_too=open_too)]
+        found = []
+        for f in sorted(self._stirred):
+            outages = self._outages[f]
+            found += [(f, o) for o in outages.drain(open_too=open_too)]
+            if outages.quiet():
+                self._stirred.discard(f)
+        return found
 
     def drain_corrections(self) -> list[Correction]:
         """Changes of settled counts since the last call."""
@@ -798,6 +818,7 @@ class Ledger:
         else:
             start, finder = begin + 1, RunFinder()
             finder.passed(int(self._sent_at[self._slot(flow, np.array([begin]))][0]), begin)
+        self._stirred.add(flow)
         forgotten = outages.restart(start, finder)
         sequence = np.arange(start, settled)
         slot = self._slot(flow, sequence)

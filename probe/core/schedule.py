@@ -66,6 +66,10 @@ class Schedule:
         """Whether slots of `flow` are still to come."""
         return bool(self._active[flow]) or bool((self._flow[self._cursor :] == flow).any())
 
+    def idle(self, flows: Ints) -> npt.NDArray[np.bool_]:
+        """Which flows have no slot left to lay out; some that are laid out may still be to come."""
+        return ~self._active[flows]
+
     def interval_ns(self, flow: int) -> int:
         return int(self._interval[flow])
 

@@ -65,7 +65,7 @@ class QuietPorts:
         """
         if count < 1:
             return []
-        _allow_descriptors(count)
+        _allow_descriptors(len(self._held) + count)
         ranges = _candidates(lo, hi)
         held: dict[int, socket.socket] = {}
         try:
@@ -84,7 +84,7 @@ class QuietPorts:
             UsageError: If another program has it.
             PrivilegeError: If the kernel refuses the filter or the port.
         """
-        _allow_descriptors(1)
+        _allow_descriptors(len(self._held) + 1)
         sock = _hold(proto, address, port)
         if sock is None:
             raise UsageError(f"{proto} port {port} is in use by another program on this host (see `ss -lnp`)")
@@ -196,15 +196,15 @@ def _candidates(lo: int | None, hi: int | None) -> list[tuple[int, int]]:
     return [(low, high) for low, high in ranges if low <= high]
 
 
-def _allow_descriptors(more: int) -> None:
+def _allow_descriptors(ports: int) -> None:
     """Raise the soft limit of open files as far as needed and allowed."""
-    needed = sum(1 for _ in Path("/proc/self/fd").iterdir()) + more + _DESCRIPTOR_RESERVE
+    needed = ports + _DESCRIPTOR_RESERVE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or needed <= soft:
         return
     if hard != resource.RLIM_INFINITY and needed > hard:
         raise UsageError(
-            f"{more} quiet ports need {needed} open files, the limit is {hard}: raise it (ulimit -Hn, LimitNOFILE=) "
+            f"{ports} quiet ports need {needed} open files, the limit is {hard}: raise it (ulimit -Hn, LimitNOFILE=) "
             "or probe with fewer fresh sessions"
         )
     target = hard if hard != resource.RLIM_INFINITY else needed

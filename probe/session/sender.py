@@ -122,6 +122,9 @@ class Sender:
         self._intake = Intake(
             self.table, self.ledger, self._connections, clock, shared, tell, self._dropped, self._dropped_there
         )
+        self._fine = 0  # flows that are to be paced finely
+        self._limited: set[int] = set()  # flows that end by themselves and have not ended
+        self._deaf = False  # whether links must be told of new ids to listen for
         self._next_tick = self._next_drain = self._next_open = 0
         self._lateness: list[Ints] = []
         self._lateness_reset = 0
@@ -164,13 +167,21 @@ class Sender:
         self.table.add(flow, frame, int(message["rest"]), transmitter, per_id)
         self.table.tcp_base[index] = self._rng.getrandbits(32)
         self._liveness.add(index, interval, flow.min_probes, flow.threshold_ns)
-        self._links.listen(flow.transmitter, self._owned())
+        self._fine += not flow.coarse
+        if flow.limit is not None:
+            self._limited.add(index)
+        self._deaf = True  # `begin` tells the links: once for all flows that were added
         if kind == layout.TCP:
             flow.client = TcpClient(frame, family, ids[0], self._rng.getrandbits(32))
         self._tell({"event": "added", **describe(flow)})
 
     def begin(self) -> None:
         """Start every flow that was added and has not started."""
+        if self._deaf:
+            owned = self._owned()
+            for key in {flow.transmitter for flow in self.table.flows.values()}:
+                self._links.listen(key, owned)
+            self._deaf = False
         for flow in self.table.flows.values():
             if flow.client is not None and flow.client.state is State.CLOSED:
                 self._connections.open(flow)
@@ -186,6 +197,8 @@ class Sender:
         self._connections.close(flow)
         self.table.remove(index)
         self.ledger.remove(index)
+        self._fine -= not flow.coarse
+        self._limited.discard(index)
         self._liveness.end(index)
         if flow.proto != "icmp":
             self._ports.release(flow.proto, flow.ids)
@@ -231,6 +244,7 @@ class Sender:
         for flow in self.table.flows.values():
             self._stop(flow)
             flow.limit, flow.first_ns = 0, flow.first_ns or 1
+            self._limited.add(flow.index)
 
     def _stop(self, flow: Flow) -> None:
         """No further slot of this flow is used."""
@@ -338,7 +352,7 @@ class Sender:
         sending.
         """
         rate = self.schedule.total_rate()
-        coarse = rate > 50_000 or all(flow.coarse for flow in self.table.flows.values())
+        coarse = rate > 50_000 or not self._fine
         self._breath = 1_000_000 if coarse else 500_000 if rate > SINGLE_RATE_PPS else 0
         # No more frames than stay in the processor's cache until they leave.
         self._ahead = min(AHEAD_NS, int(MOST_AHEAD * 1e9 / rate)) if rate else AHEAD_NS
@@ -493,10 +507,12 @@ class Sender:
         return record
 
     def _update_states(self, now: int) -> None:
-        for flow in self.table.flows.values():
-            over = flow.limit is not None and not flow.done and flow.first_ns and not self.schedule.active(flow.index)
+        limited = np.fromiter(self._limited, np.int64, len(self._limited))
+        for flow in [self.table.flows[i] for i in limited[self.schedule.idle(limited)].tolist()]:
+            over = not flow.done and flow.first_ns and not self.schedule.active(flow.index)
             if over and not any(q.holds(flow.index) for q in self._queues):
                 flow.done = True
+                self._limited.discard(flow.index)
                 self._tell({"event": "done", "flow": flow.index})
         index = np.fromiter(self.table.flows, np.int64, len(self.table.flows))
         for f in self._liveness.update(index, self.ledger, self._intake.rtt_recent, now).tolist():

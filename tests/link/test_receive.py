@@ -126,9 +126,7 @@ def test_the_socket_itself_hides_what_we_send(kind, wire):
         send(reply, template(b, a), range(100, 105))
         got: list[int] = []
 
-        def all_came(
-            kind,
-        ) -> bool:
+        def all_came() -> bool:
             got.extend(sequences(rx))
             return set(range(100, 105)) <= set(got)
 
