@@ -22,6 +22,7 @@ Ints = npt.NDArray[np.int64]
 # more, so many share a call, whose two readings bracket their times: a call takes about a microsecond a frame.
 SINGLY = 8
 TOGETHER = 16
+FRAME_NS = 1000
 FAR = 1 << 62
 _NONE = np.zeros(0, np.int64)
 
@@ -160,9 +161,10 @@ class Queue:
             count, before, after = np.array(self._calls, np.int64).T
             times = np.repeat(before, count)
             if len(count) < len(times):
-                # Frames that shared a call share its time, each placed at the start of its share.
+                # Frames that shared a call share its time, each placed at the start of its share. Of a call that took
+                # long, something else had a part, who knows where: rather a little too early than after the reply.
                 place = np.arange(len(times)) - np.repeat(np.cumsum(count) - count, count)
-                times += place * np.repeat(after - before, count) // np.repeat(count, count)
+                times += place * np.repeat(np.minimum((after - before) // count, FRAME_NS), count)
             self._done.append((self._flow[new], self._sequence[new], times, self._due[new]))
         self._calls = []
         self._stamped = self._sent
