@@ -30,6 +30,7 @@ from probe.session.intake import MAX_BATCHES, Intake
 from probe.session.liveness import CONNECTING, Liveness
 from probe.session.queue import Queue
 from probe.session.tcp import State, TcpClient
+from probe.session.witness import Witness
 from probe.wire import layout
 
 Ints = npt.NDArray[np.int64]
@@ -115,8 +116,17 @@ class Sender:
             on_established=self._established,
             on_ended=self._session_ended,
         )
+        self._witness = Witness(self.ledger, self.anchor)
         self._intake = Intake(
-            self.table, self.ledger, self._connections, clock, shared, tell, self._dropped, self._dropped_there
+            self.table,
+            self.ledger,
+            self._connections,
+            clock,
+            shared,
+            tell,
+            self._dropped,
+            self._dropped_there,
+            self._witness.received,
         )
         self._next_tick = self._next_drain = self._next_open = 0
         self._lateness: list[Ints] = []
@@ -158,6 +168,7 @@ class Sender:
         self._intake.reset(index)
         self._shared.flows[index] = (0, 0, np.iinfo(np.int64).max, 0, 0.0, CONNECTING)
         self.table.add(flow, frame, int(message["rest"]), transmitter, per_id)
+        self._witness.add(flow)
         self.table.tcp_base[index] = self._rng.getrandbits(32)
         self._liveness.add(index, interval, flow.min_probes, flow.threshold_ns)
         self._links.listen(flow.transmitter, self._owned())
@@ -182,6 +193,7 @@ class Sender:
         self._connections.close(flow)
         self.table.remove(index)
         self.ledger.remove(index)
+        self._witness.remove(index)
         self._liveness.end(index)
         if flow.proto != "icmp":
             self._ports.release(flow.proto, flow.ids)
@@ -360,6 +372,7 @@ class Sender:
             flow, sequence, at, due = queue.stamps()
             if len(flow):
                 self.ledger.stamp(flow, sequence, at)
+                self._witness.evidence.sent(flow, sequence, at, due)
                 self._lateness.append(at - due)
                 self._end_unsent(flow, at)
 
@@ -446,12 +459,14 @@ class Sender:
         open_too = now >= self._next_open
         if open_too:
             self._next_open = now + OPEN_OUTAGE_NS
-        for index, outage in self.ledger.drain_outages(open_too=open_too):
+        found = self.ledger.drain_outages(open_too=open_too)
+        for index, outage, evidence in self._witness.attest(found, now, again=open_too):
             # All that is lost in its direction from its start on is lost in it, as long as it is open: with this a
             # reader can tell how much of an open outage lies within a span.
             lost = int(self.ledger.live[index, LOST_COLUMN[outage.direction]])
             before = lost - outage.lost if outage.censored == "end" else -1
-            self._tell({"event": "outage", "flow": index, "lost_before": before, **self._wall_outage(outage)})
+            event = {"event": "outage", "flow": index, "lost_before": before, **self._wall_outage(outage)}
+            self._tell({**event, **evidence})
         self._tell_corrections(self.ledger.drain_corrections())
 
     def _tell_corrections(self, corrections: list[Correction]) -> None:
@@ -467,7 +482,7 @@ class Sender:
 
     def _wall_outage(self, outage: Outage) -> dict[str, Any]:
         """An outage with its instants moved to Unix time; durations are untouched."""
-        record = {name: getattr(outage, name) for name in outage.__slots__ if name != "flow"}
+        record = {name: getattr(outage, name) for name in outage.__slots__ if name not in ("flow", "evidence")}
         for name in ("start_ns", "end_ns", "last_ok_ns", "first_lost_ns", "last_lost_ns", "first_ok_ns"):
             if record[name]:
                 record[name] += self.anchor

@@ -1,0 +1,184 @@
+"""What goes along with an outage when it is told: the raw records around its edges (core/evidence.py).
+
+Its start is looked up when it is first told, and kept: minutes later, when it ends, the logs have long moved on.
+What was still open then (a probe whose fate was pending, probes after the end that had yet to be sent) is told again
+once it is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from probe.core.arrays import where_all
+from probe.core.events import Outage
+from probe.core.evidence import AROUND, NO_RECORDS, Evidence, Records, edges
+from probe.core.fate import DIRECTION_FATE, EMPTY, FATE_WORD, LOST, PENDING
+from probe.core.ledger import Arrivals, Ledger
+from probe.session.flows import Flow
+from probe.wire import layout
+from probe.wire.stamp import unix_ns_from_ntp
+
+Ints = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
+
+KEPT_RECORDS: Final = 512  # per flow: the edges of its last sixteen outages and more
+AGAIN_NS: Final = 5_000_000_000  # beyond the loss threshold, how long to wait for what an outage's evidence lacks
+NTP_KINDS: Final = (layout.UDP, layout.UDP_BASE, layout.UDP_AUTH)
+STRANGE_NS: Final = 365 * 86_400 * 1_000_000_000  # a reflector's clock this far from ours is not in NTP format
+
+
+class Witness:
+    """The evidence of one sender's outages.
+
+    Args:
+        ledger: Knows fates.
+        anchor: Unix time minus monotonic time.
+    """
+
+    def __init__(self, ledger: Ledger, anchor: int):
+        self.evidence = Evidence()
+        self._ledger, self._anchor = ledger, anchor
+        self._flows: dict[int, Flow] = {}
+        self._kept: dict[int, Records] = {}  # by flow, ascending by sequence
+        self._told: dict[tuple[int, int], bytes] = {}  # what was told of open outages, and of those owed more
+        self._owed: dict[tuple[int, int], Outage] = {}
+
+    def add(self, flow: Flow) -> None:
+        """Keep records of this flow from now on."""
+        self._flows[flow.index] = flow
+        flows = self._flows.values()
+        longest = max(f.threshold_ns for f in flows) + max((f.min_probes + AROUND) * f.interval_ns for f in flows)
+        self.evidence.expect(sum(1e9 / f.interval_ns for f in flows), longest / 1e9)
+
+    def remove(self, index: int) -> None:
+        """Forget a flow: its index may be another's soon."""
+        if self._flows.pop(index, None) is None:
+            return
+        self.evidence.forget(index)
+        self._kept.pop(index, None)
+        for table in (self._told, self._owed):
+            for key in [key for key in table if key[0] == index]:
+                del table[key]
+
+    def received(
+        self, flow: Ints, sequence: Ints, at: Ints, arrivals: Arrivals, ttl: Array, times: tuple[Array, Array] | None
+    ) -> None:
+        """Replies that the ledger has accounted for, with their TTL and the reflector's receive and send times."""
+        first = arrivals.answered | arrivals.late
+        there, replied = times if times is not None else (np.zeros(len(flow), np.uint64),) * 2
+        self.evidence.received(*where_all(first, flow, sequence, at, there, replied, ttl))
+
+    def attest(
+        self, found: Iterable[tuple[int, Outage]], now: int, *, again: bool
+    ) -> Iterator[tuple[int, Outage, dict[str, Any]]]:
+        """Add the evidence to outages that are about to be told.
+
+        Args:
+            found: (flow, outage) of each.
+            now: Monotonic ns.
+            again: Whether those told before whose evidence has become more complete are to come again.
+
+        Yields:
+            (flow, outage, what to add to the message): nothing when it was told before and is the same.
+        """
+        for index, outage in found:
+            if outage.withdrawn:
+                self._told.pop((index, outage.id), None)
+                self._owed.pop((index, outage.id), None)
+                yield index, outage, {}
+            else:
+                yield index, outage, self._statement(index, outage, now)
+        if again:
+            for (index, _), outage in list(self._owed.items()):
+                more = self._statement(index, outage, now)
+                if more:
+                    yield index, outage, more
+
+    def _statement(self, index: int, outage: Outage, now: int) -> dict[str, Any]:
+        key, flow, still_open = (index, outage.id), self._flows[index], outage.censored == "end"
+        records, whole = self._records(flow, outage)
+        told, content = self._told.get(key), records.tobytes()
+        patience = flow.threshold_ns + AROUND * flow.interval_ns + AGAIN_NS
+        if whole or now > outage.end_ns + patience:
+            self._owed.pop(key, None)
+        else:
+            self._owed[key] = outage
+        if still_open or key in self._owed:
+            self._told[key] = content
+        else:
+            self._told.pop(key, None)
+        return {} if told == content else {"evidence": self._rows(flow, records)}
+
+    def _records(self, flow: Flow, outage: Outage) -> tuple[Records, bool]:
+        """The records around an outage's edges as they are known now, and whether nothing is to be added to them."""
+        still_open = outage.censored == "end"
+        ok = self._sequence_at(flow.index, outage.last_ok_ns, outage.first_lost_seq - 1)
+        after = self._sequence_at(flow.index, outage.first_ok_ns, outage.last_lost_seq + 1)
+        start, end = edges(ok, outage.first_lost_seq, -1 if still_open else outage.last_lost_seq, after)
+        kept = self._kept.get(flow.index, NO_RECORDS)
+        found = [
+            self.evidence.records(flow.index, side[~np.isin(side, kept["sequence"])], near, self._ledger.fates)
+            for side, near in ((start, outage.last_ok_ns or outage.first_lost_ns), (end, outage.last_lost_ns))
+        ]
+        kept = np.concatenate([kept, *found])
+        kept = kept[np.argsort(kept["sequence"], kind="stable")][-KEPT_RECORDS:]
+        self._kept[flow.index] = kept
+        wanted = np.isin(kept["sequence"], np.concatenate([start, end]))
+        records = kept[wanted]
+        self._update(flow.index, outage, records)
+        kept[wanted] = records
+        complete = still_open or int((records["sequence"] >= after).sum()) >= AROUND
+        return records, complete and not bool((records["fate"] == PENDING).any())
+
+    def _sequence_at(self, index: int, at: int, otherwise: int) -> int:
+        """The probe of an edge, by its TX time."""
+        if not at:
+            return otherwise
+        kept = self._kept.get(index, NO_RECORDS)
+        known = kept["sequence"][kept["sent"] == at]
+        sequence = int(known[0]) if len(known) else self.evidence.sequence_at(index, at)
+        return sequence if sequence >= 0 else otherwise
+
+    def _update(self, index: int, outage: Outage, records: Records) -> None:
+        """Bring fates up to date, and fill in replies that have come since."""
+        fate = self._ledger.fates(index, records["sequence"])
+        known = fate != EMPTY
+        records["fate"][known] = fate[known]
+        if outage.lost == outage.last_lost_seq - outage.first_lost_seq + 1:
+            # The ledger no longer remembers these one by one, and has given the whole run its direction (`Ledger`).
+            within = (records["sequence"] >= outage.first_lost_seq) & (records["sequence"] <= outage.last_lost_seq)
+            records["fate"][~known & within & (records["fate"] == LOST)] = DIRECTION_FATE[outage.direction]
+        self.evidence.add_replies(index, records)
+
+    def _rows(self, flow: Flow, records: Records) -> list[list[Any]]:
+        """Records as messages carry them (`core.events.ProbeRecord`): Unix ns, None for what there is not."""
+        sent = records["sent"] + self._anchor
+        arrived = np.where(records["arrived"] > 0, records["arrived"] + self._anchor, 0)
+        answered = records["arrived"] > 0
+        ntp = flow.kind in NTP_KINDS
+        there = [reflector_ns(records[name], sent, ntp=ntp) for name in ("received_there", "replied_there")]
+        ttl = np.where(answered, records["ttl"].astype(np.int64), 0)
+        optional = [[value or None for value in column.tolist()] for column in (arrived, *there, ttl)]
+        fates = [FATE_WORD[fate] for fate in records["fate"].tolist()]
+        columns = [records["sequence"].tolist(), sent.tolist(), *optional, fates]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+
+def reflector_ns(raw: npt.NDArray[np.uint64], near: Ints, *, ntp: bool) -> Ints:
+    """A reflector's times as Unix ns, by its clock; 0 where it told none, or none that can be read.
+
+    Args:
+        raw: As they stood in the replies.
+        near: Our own times of about then, Unix ns.
+        ntp: Whether they are NTP timestamps (STAMP) and not Unix ns (our TCP replies).
+    """
+    if not len(raw):
+        return np.zeros(0, np.int64)
+    told = raw != 0
+    ns = unix_ns_from_ntp(raw, int(near[0]) // 1_000_000_000) if ntp else raw.astype(np.int64)
+    # STAMP also allows PTP's format (RFC 8762, section 4.2.1); read as NTP it lies decades away.
+    return np.where(told & (np.abs(ns - near) < STRANGE_NS), ns, 0)
