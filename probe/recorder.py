@@ -67,7 +67,7 @@ class Recorder:
 
     Args:
         listener: Called with (kind, data) for each event worth telling: `outage`, `flow_state`, `session_end`,
-            `unobserved`, `established`, `translation`.
+            `unobserved`, `established`, `translation`, `recording_ended`.
     """
 
     def __init__(self, listener: Listener | None = None):
@@ -110,6 +110,8 @@ class Recorder:
         """Take in one event of the engine."""
         if message["event"] == "told":
             self._told.set()
+        if message["event"] == "recording_ended":
+            self._listener("recording_ended", {"reason": message["reason"]})
         handler = getattr(self, f"_take_{message['event']}", None)
         if handler is None:
             return

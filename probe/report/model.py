@@ -152,6 +152,15 @@ class TriggerModel(_Model):
     at_ns: Ns
 
 
+class RecordModel(_Model):
+    """The file of all probes that was asked for (`--record`)."""
+
+    file: str = Field(description="Empty when there is none; NAME.incomplete.parquet when it is not whole.")
+    probes: Count
+    complete: bool = Field(description="Whether it holds every probe that was sent.")
+    reason: str = Field(description="Why not.")
+
+
 class RunModel(_Model):
     """Where, when and with what the run was made."""
 
@@ -164,6 +173,7 @@ class RunModel(_Model):
     config: dict[str, Any]
     clock: ClockModel
     trigger: TriggerModel
+    record: RecordModel | None = None
 
 
 class TimelineModel(_Model):

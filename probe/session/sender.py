@@ -29,6 +29,7 @@ from probe.session.flows import ONE_ID, PORT_SPACE, Flow, FlowTable, describe
 from probe.session.intake import MAX_BATCHES, Intake
 from probe.session.liveness import CONNECTING, Liveness
 from probe.session.queue import Queue
+from probe.session.recording import Recording
 from probe.session.tcp import State, TcpClient
 from probe.session.witness import Witness
 from probe.wire import layout
@@ -82,6 +83,7 @@ class Sender:
         shared: Counters for the control process.
         tell: Called with each event (a JSON-able dict); times in it are Unix nanoseconds.
         rng: For phases and session numbers.
+        recording: Takes in every probe.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Sender:
         shared: SharedState,
         tell: Callable[[dict[str, Any]], None],
         rng: random.Random | None = None,
+        recording: Recording | None = None,
     ):
         self._links, self._ports, self._clock, self._tell = links, ports, clock, tell
         self._shared = shared
@@ -116,7 +119,7 @@ class Sender:
             on_established=self._established,
             on_ended=self._session_ended,
         )
-        self._witness = Witness(self.ledger, self.anchor)
+        self._witness = Witness(self.ledger, self.anchor, tell, recording)
         self._intake = Intake(
             self.table,
             self.ledger,
@@ -263,6 +266,7 @@ class Sender:
         self._drain()
         self._next_open = 0
         self._tick(self._clock.mono_ns())
+        self._witness.close()
 
     def _reserve(self, proto: str, target: str, count: int) -> list[int]:
         if proto != "icmp":
@@ -454,6 +458,7 @@ class Sender:
         self._connections.poll(now)
         self._update_states(now)
         self._publish(now)
+        self._witness.tick(now)
 
     def _tell_findings(self, now: int) -> None:
         open_too = now >= self._next_open

@@ -7,7 +7,7 @@ once it is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -19,8 +19,9 @@ from probe.core.evidence import AROUND, NO_RECORDS, Evidence, Records, edges
 from probe.core.fate import DIRECTION_FATE, EMPTY, FATE_WORD, LOST, PENDING
 from probe.core.ledger import Arrivals, Ledger
 from probe.session.flows import Flow
+from probe.session.recording import Recording
 from probe.wire import layout
-from probe.wire.stamp import unix_ns_from_ntp
+from probe.wire.stamp import reflector_ns
 
 Ints = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
@@ -28,7 +29,6 @@ Array = npt.NDArray[Any]
 KEPT_RECORDS: Final = 512  # per flow: the edges of its last sixteen outages and more
 AGAIN_NS: Final = 5_000_000_000  # beyond the loss threshold, how long to wait for what an outage's evidence lacks
 NTP_KINDS: Final = (layout.UDP, layout.UDP_BASE, layout.UDP_AUTH)
-STRANGE_NS: Final = 365 * 86_400 * 1_000_000_000  # a reflector's clock this far from ours is not in NTP format
 
 
 class Witness:
@@ -37,11 +37,22 @@ class Witness:
     Args:
         ledger: Knows fates.
         anchor: Unix time minus monotonic time.
+        tell: Called with each event.
+        recording: Takes in every probe.
     """
 
-    def __init__(self, ledger: Ledger, anchor: int):
+    def __init__(
+        self,
+        ledger: Ledger,
+        anchor: int,
+        tell: Callable[[dict[str, Any]], None],
+        recording: Recording | None = None,
+    ):
         self.evidence = Evidence()
-        self._ledger, self._anchor = ledger, anchor
+        self._ledger, self._anchor, self._tell = ledger, anchor, tell
+        self._recording = recording
+        if recording is not None:
+            recording.follow(ledger)
         self._flows: dict[int, Flow] = {}
         self._kept: dict[int, Records] = {}  # by flow, ascending by sequence
         self._told: dict[tuple[int, int], bytes] = {}  # what was told of open outages, and of those owed more
@@ -71,6 +82,22 @@ class Witness:
         first = arrivals.answered | arrivals.late
         there, replied = times if times is not None else (np.zeros(len(flow), np.uint64),) * 2
         self.evidence.received(*where_all(first, flow, sequence, at, there, replied, ttl))
+
+    def tick(self, now: int) -> None:
+        """Hand on to the recording what is new."""
+        if self._recording is not None and not self._recording.error:
+            self._recording.tick(self.evidence, now)
+            self._tell_failure()
+
+    def close(self) -> None:
+        """End the recording."""
+        if self._recording is not None and not self._recording.error:
+            self._recording.close(self.evidence)
+            self._tell_failure()
+
+    def _tell_failure(self) -> None:
+        if self._recording is not None and self._recording.error:
+            self._tell({"event": "recording_ended", "reason": self._recording.error})
 
     def attest(
         self, found: Iterable[tuple[int, Outage]], now: int, *, again: bool
@@ -166,19 +193,3 @@ class Witness:
         fates = [FATE_WORD[fate] for fate in records["fate"].tolist()]
         columns = [records["sequence"].tolist(), sent.tolist(), *optional, fates]
         return [list(row) for row in zip(*columns, strict=True)]
-
-
-def reflector_ns(raw: npt.NDArray[np.uint64], near: Ints, *, ntp: bool) -> Ints:
-    """A reflector's times as Unix ns, by its clock; 0 where it told none, or none that can be read.
-
-    Args:
-        raw: As they stood in the replies.
-        near: Our own times of about then, Unix ns.
-        ntp: Whether they are NTP timestamps (STAMP) and not Unix ns (our TCP replies).
-    """
-    if not len(raw):
-        return np.zeros(0, np.int64)
-    told = raw != 0
-    ns = unix_ns_from_ntp(raw, int(near[0]) // 1_000_000_000) if ntp else raw.astype(np.int64)
-    # STAMP also allows PTP's format (RFC 8762, section 4.2.1); read as NTP it lies decades away.
-    return np.where(told & (np.abs(ns - near) < STRANGE_NS), ns, 0)
