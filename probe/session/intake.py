@@ -331,4 +331,5 @@ def _ntp_difference(earlier: npt.NDArray[Any], later: npt.NDArray[Any]) -> Ints:
     difference = (later.astype(np.uint64) - earlier.astype(np.uint64)).astype(np.int64)
     sane = (difference >= 0) & (difference < 1 << 43)
     difference = np.where(sane, difference, 0)
-    return (difference >> 16) * 1_000_000_000 >> 16
+    seconds, fraction = difference >> 32, difference & 0xFFFFFFFF
+    return seconds * 1_000_000_000 + (fraction * 1_000_000_000 >> 32)
