@@ -144,6 +144,17 @@ def test_evidence_is_kept_of_the_newest_outages(bench, monkeypatch):
     assert kept == {1: 0, 2: 0, 3: 0, 4: 1, 5: 1, 6: 1}
 
 
+def test_evidence_ends_with_the_span(bench):
+    """An outage that goes on beyond the end of a span is open there: its own end is not told."""
+    bench.sample(T0, received=0)
+    bench.sample(T0 + 10 * S, lost_unattributed=5000)
+    bench.outage(1, 5, 20, evidence=[row(1, 5), row(2, 5.001), row(9, 19.999), row(10, 20, "received")])
+    bench.tracks[0].lost_before[1] = ("round_trip", 0)
+    [outage] = bench.document(T0, T0 + 10 * S)["outages"]
+    assert outage["censored"] == "end"
+    assert [record["sequence"] for record in outage["evidence"]] == [1, 2]
+
+
 def test_the_end_of_a_recording_is_heard_of(bench):
     bench.recorder.take({"event": "recording_ended", "reason": "the disk is full"})
     assert bench.heard == [("recording_ended", {"reason": "the disk is full"})]
