@@ -27,6 +27,7 @@ Ints = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
 
 KEPT_RECORDS: Final = 512  # per flow: the edges of its last sixteen outages and more
+MOST_AT_ONCE: Final = 8  # outages looked up at a time: every flow may go dark at once, and slots must not wait
 AGAIN_NS: Final = 5_000_000_000  # beyond the loss threshold, how long to wait for what an outage's evidence lacks
 NTP_KINDS: Final = (layout.UDP, layout.UDP_BASE, layout.UDP_AUTH)
 
@@ -55,7 +56,8 @@ class Witness:
             recording.follow(ledger)
         self._flows: dict[int, Flow] = {}
         self._kept: dict[int, Records] = {}  # by flow, ascending by sequence
-        self._told: dict[tuple[int, int], bytes] = {}  # what was told of open outages, and of those owed more
+        # Of open outages and of those owed more: what their records depend on, and the records that were told.
+        self._told: dict[tuple[int, int], tuple[tuple[object, ...], bytes]] = {}
         self._owed: dict[tuple[int, int], Outage] = {}
 
     def add(self, flow: Flow) -> None:
@@ -104,6 +106,8 @@ class Witness:
     ) -> Iterator[tuple[int, Outage, dict[str, Any]]]:
         """Add the evidence to outages that are about to be told.
 
+        Of many at once, the later ones are told without theirs; it follows with the next calls.
+
         Args:
             found: (flow, outage) of each.
             now: Monotonic ns.
@@ -112,21 +116,35 @@ class Witness:
         Yields:
             (flow, outage, what to add to the message): nothing when it was told before and is the same.
         """
+        left = MOST_AT_ONCE
         for index, outage in found:
+            key = index, outage.id
             if outage.withdrawn:
-                self._told.pop((index, outage.id), None)
-                self._owed.pop((index, outage.id), None)
+                self._told.pop(key, None)
+                self._owed.pop(key, None)
                 yield index, outage, {}
-            else:
+            elif self._settled(key, outage):
+                yield index, outage, {}
+            elif left:
+                left -= 1
                 yield index, outage, self._statement(index, outage, now)
-        if again:
-            for (index, _), outage in list(self._owed.items()):
-                more = self._statement(index, outage, now)
+            else:
+                self._owed[key] = outage
+                yield index, outage, {}
+        for key, outage in list(self._owed.items()):
+            if left and (again or key not in self._told):
+                left -= 1
+                more = self._statement(key[0], outage, now)
                 if more:
-                    yield index, outage, more
+                    yield key[0], outage, more
+
+    def _settled(self, key: tuple[int, int], outage: Outage) -> bool:
+        """Whether an open outage has only grown since its start was told for good."""
+        told = self._told.get(key)
+        return outage.censored == "end" and key not in self._owed and told is not None and told[0] == _start(outage)
 
     def _statement(self, index: int, outage: Outage, now: int) -> dict[str, Any]:
-        key, flow, still_open = (index, outage.id), self._flows[index], outage.censored == "end"
+        key, flow = (index, outage.id), self._flows[index]
         records, whole = self._records(flow, outage)
         told, content = self._told.get(key), records.tobytes()
         patience = flow.threshold_ns + AROUND * flow.interval_ns + AGAIN_NS
@@ -134,11 +152,11 @@ class Witness:
             self._owed.pop(key, None)
         else:
             self._owed[key] = outage
-        if still_open or key in self._owed:
-            self._told[key] = content
+        if outage.censored == "end" or key in self._owed:
+            self._told[key] = _start(outage), content
         else:
             self._told.pop(key, None)
-        return {} if told == content else {"evidence": self._rows(flow, records)}
+        return {} if told is not None and told[1] == content else {"evidence": self._rows(flow, records)}
 
     def _records(self, flow: Flow, outage: Outage) -> tuple[Records, bool]:
         """The records around an outage's edges as they are known now, and whether nothing is to be added to them."""
@@ -147,14 +165,16 @@ class Witness:
         after = self._sequence_at(flow.index, outage.first_ok_ns, outage.last_lost_seq + 1)
         start, end = edges(ok, outage.first_lost_seq, -1 if still_open else outage.last_lost_seq, after)
         kept = self._kept.get(flow.index, NO_RECORDS)
-        found = [
-            self.evidence.records(flow.index, side[~np.isin(side, kept["sequence"])], near, self._ledger.fates)
-            for side, near in ((start, outage.last_ok_ns or outage.first_lost_ns), (end, outage.last_lost_ns))
-        ]
-        kept = np.concatenate([kept, *found])
-        kept = kept[np.argsort(kept["sequence"], kind="stable")][-KEPT_RECORDS:]
-        self._kept[flow.index] = kept
-        wanted = np.isin(kept["sequence"], np.concatenate([start, end]))
+        found = [kept]
+        for side, near in ((start, outage.last_ok_ns or outage.first_lost_ns), (end, outage.last_lost_ns)):
+            new = side[~_among(side, kept["sequence"])]
+            if len(new):
+                found.append(self.evidence.records(flow.index, new, near, self._ledger.fates))
+        if len(found) > 1:
+            kept = np.concatenate(found)
+            kept = kept[np.argsort(kept["sequence"], kind="stable")][-KEPT_RECORDS:]
+            self._kept[flow.index] = kept
+        wanted = _among(kept["sequence"], np.concatenate([start, end]))
         records = kept[wanted]
         self._update(flow.index, outage, records)
         kept[wanted] = records
@@ -193,3 +213,17 @@ class Witness:
         fates = [FATE_WORD[fate] for fate in records["fate"].tolist()]
         columns = [records["sequence"].tolist(), sent.tolist(), *optional, fates]
         return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _start(outage: Outage) -> tuple[object, ...]:
+    """What the records around an open outage's start depend on."""
+    return outage.direction, outage.first_lost_seq, outage.last_ok_ns
+
+
+def _among(values: Ints, others: Ints) -> npt.NDArray[np.bool_]:
+    """Which of `values` are in `others`, which ascends."""
+    if not len(others):
+        return np.zeros(len(values), bool)
+    place = np.minimum(np.searchsorted(others, values), len(others) - 1)
+    there: npt.NDArray[np.bool_] = others[place] == values
+    return there

@@ -44,9 +44,9 @@ def test_its_size_follows_the_rate_within_its_bound():
     evidence = Evidence()
     assert evidence.sent_log.rows == FEWEST_ROWS
     evidence.expect(100_000, 2.0)
-    assert evidence.sent_log.rows == evidence.reply_log.rows == 400_000 + FEWEST_ROWS
+    assert evidence.sent_log.rows == evidence.reply_log.rows == 600_000 + FEWEST_ROWS
     evidence.expect(1000, 2.0)  # a flow was removed: what is held stays held
-    assert evidence.sent_log.rows == 400_000 + FEWEST_ROWS
+    assert evidence.sent_log.rows == 600_000 + FEWEST_ROWS
     evidence.expect(2_000_000, 60.0)
     octets = sum(c.nbytes for log in (evidence.sent_log, evidence.reply_log) for c in log.columns.values())
     assert MOST_OCTETS - ROW_OCTETS < octets <= MOST_OCTETS

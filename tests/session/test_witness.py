@@ -15,6 +15,7 @@ from probe.core import ledger as ledger_module
 from probe.core.evidence import AROUND
 from probe.core.fate import EMPTY
 from probe.core.ledger import Ledger, Reports
+from probe.session import witness as witness_module
 from probe.session.flows import FlowTable
 from probe.session.peers import Answer, Peers
 from probe.session.witness import Witness
@@ -142,6 +143,17 @@ def test_an_open_outage_carries_its_start_once_and_again_when_it_is_whole() -> N
     assert bench.messages[0] == (1, True, True)
     # Told every second as it grows, but its start is the same.
     assert sum(carries for *_, carries in bench.messages) <= 3 < len(bench.messages)
+
+
+def test_of_many_at_once_some_are_told_before_their_evidence(monkeypatch) -> None:
+    monkeypatch.setattr(witness_module, "MOST_AT_ONCE", 0)
+    bench = Bench(lost=dict.fromkeys(range(300, 10_000), ""))
+    bench.run(460)
+    assert bench.messages == [(1, True, False)]
+    monkeypatch.undo()
+    bench.run(20)
+    assert bench.messages[1:] == [(1, True, True)]
+    assert list(bench.rows(1)) == list(range(292, 308))
 
 
 def test_a_probe_whose_fate_was_open_when_the_outage_ended_is_told_once_it_is_known() -> None:
