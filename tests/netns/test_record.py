@@ -38,7 +38,7 @@ def recorded(network: Triple, tmp_path_factory):
     try:
         network.reflect()
         network.drop(*(drop for _, drop in BLACKOUTS.values()))
-        run = network.start_measure(*TARGETS.values(), rate=1000, duration=2.8, loss_threshold=0.4, record=file)
+        run = network.start_measure(*TARGETS.values(), rate=1000, duration=6, loss_threshold=0.4, record=file)
         document = run.document()
     finally:
         network.reset()
