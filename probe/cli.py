@@ -179,6 +179,9 @@ def _measure(commands: _Commands[_Parser]) -> None:
         "--json", metavar="FILE", help="write the result document; - for stdout, without the text report"
     )
     parser.add_argument("--html", metavar="FILE", help="write the report as one HTML file")
+    parser.add_argument(
+        "--record", metavar="FILE", help="write every probe to a Parquet file: TX, RX, reflector times, TTL, fate"
+    )
 
 
 def _reflect(commands: _Commands[_Parser]) -> None:

@@ -48,7 +48,9 @@ def default_journal_dir(listen_address: str, environment: Mapping[str, str]) -> 
 def measure(args: argparse.Namespace) -> int:
     from probe import measure as measuring
 
-    for file in (args.json, args.html):
+    if args.record == "-":
+        raise UsageError("--record needs a file: a Parquet file cannot be written to a pipe")
+    for file in (args.json, args.html, args.record):
         check_writable(file)  # before ten seconds of measuring, not after
     return measuring.measure(
         args.targets,
@@ -61,6 +63,7 @@ def measure(args: argparse.Namespace) -> int:
         json_path=args.json,
         html_path=args.html,
         quiet=args.quiet,
+        record_path=args.record,
     )
 
 

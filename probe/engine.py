@@ -29,6 +29,7 @@ from probe.link.rx_ring import RxRing
 from probe.link.tx_ring import TxRing
 from probe.session import reflector as reflecting
 from probe.session import sender as sending
+from probe.session.recording import Recording
 
 PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
 SMALL, LARGE = 214, 1600  # longest frame of a ring's slots
@@ -148,7 +149,8 @@ def run_sender(channel: Channel, shared: SharedState, options: argparse.Namespac
     require_raw()  # rings are opened flow by flow; a missing privilege should show before
     links, ports = SenderLinks(options.rate), QuietPorts()
     with contextlib.closing(links), contextlib.closing(ports):
-        sender = sending.Sender(links, ports, SystemClock(), shared, channel.send)
+        recording = Recording(options.record) if options.record >= 0 else None
+        sender = sending.Sender(links, ports, SystemClock(), shared, channel.send, recording=recording)
         channel.send({"event": "ready"})
         sending.run(sender, channel, stop)
 
@@ -195,6 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--memory", type=int, required=True)
     parser.add_argument("--capacity", type=int, required=True)
     parser.add_argument("--rate", type=float, default=0.0)
+    parser.add_argument("--record", type=int, default=-1)
     parser.add_argument("--udp", type=int, default=0)
     parser.add_argument("--tcp", type=int, default=0)
     parser.add_argument("--ifindex", type=int, default=0)

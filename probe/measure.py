@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 import threading
@@ -16,8 +17,10 @@ from probe.errors import HaprobeError, PeerError
 from probe.interrupts import interruptible
 from probe.prober import Prober
 from probe.progress import Progress
-from probe.recorder import FlowTrack
+from probe.recorder import FlowTrack, Listener
 from probe.report.document import new_document
+from probe.store.record import RecordFile
+from probe.store.runs import new_run_id
 from probe.targets import Target
 from probe.timesync import kernel_clock
 from probe.wire.stamp import error_estimate
@@ -39,6 +42,7 @@ def measure(
     json_path: str | None,
     html_path: str | None,
     quiet: bool,
+    record_path: str | None = None,
 ) -> int:
     """Probe the targets for a while and print the result.
 
@@ -46,6 +50,7 @@ def measure(
         0, or 5 when a target never answered.
 
     Raises:
+        UsageError: If nothing can be recorded at `record_path`.
         PeerError: If there is no way to a target, or a TCP reflector does not accept the session.
         PrivilegeError: Without the capabilities that raw sockets need.
         ConfigError: If a target's name does not resolve.
@@ -54,12 +59,30 @@ def measure(
     specs = flow_specs(targets, rate_pps, sessions, path, interface, loss_threshold_ns)
     clock = kernel_clock()
     started_ns = time.time_ns()
-    with Progress(quiet=quiet) as progress:
-        prober = Prober(specs, error_estimate=error_estimate(clock.max_error_ns))
+    run = {
+        "id": new_run_id(started_ns),
+        "started_ns": started_ns,
+        "host": socket.gethostname(),
+        "version": __version__,
+        "labels": {},
+        "config": {"targets": [str(t) for t in targets], "rate": rate_pps, "duration_s": duration_s},
+        "clock": clock.to_document(),
+    }
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress(quiet=quiet))
+        record = stack.enter_context(RecordFile(Path(record_path))) if record_path else None
+        prober = Prober(
+            specs,
+            error_estimate=error_estimate(clock.max_error_ns),
+            listener=None if record is None else _ending(record, progress),
+            spool_fd=None if record is None else record.fd,
+        )
         try:
             limit = max(1, round(rate_pps * duration_s))
             with interruptible(prober.halt) as interrupted:
                 tracks = [prober.add(spec, limit=limit) for spec in specs]
+                if record is not None:
+                    record.remove_older()
                 prober.begin()
                 prober.follow_paths()
                 _connect(prober, tracks, interrupted)
@@ -67,19 +90,11 @@ def measure(
                 failure = _failure(prober)
         finally:
             prober.close()
-    document = new_document(
-        run={
-            "id": "",
-            "started_ns": started_ns,
-            "ended_ns": time.time_ns(),
-            "host": socket.gethostname(),
-            "version": __version__,
-            "labels": {},
-            "config": {"targets": [str(t) for t in targets], "rate": rate_pps, "duration_s": duration_s},
-            "clock": clock.to_document(),
-        },
-        flows=[prober.recorder.flow_document(t, None, None) for t in tracks],
-    )
+        run["ended_ns"] = time.time_ns()
+        if record is not None:
+            run["record"] = _finish(record, prober, specs, run, progress)
+    flows = [prober.recorder.flow_document(t, None, None) for t in tracks]
+    document = new_document(run=run, flows=flows)
     _write(document, json_path, html_path)
     if failure is not None:
         raise failure
@@ -159,6 +174,36 @@ def _wait(
             ended = time.monotonic()
         if ended is not None and (not pending or time.monotonic() > ended + threshold_s + SETTLE_MARGIN_S):
             return
+
+
+def _ending(record: RecordFile, progress: Progress) -> Listener:
+    """Hear that the engine had to end the recording; the measurement goes on."""
+
+    def heard(kind: str, data: dict[str, Any]) -> None:
+        if kind == "recording_ended":
+            record.ended = data["reason"]
+            progress.line(f"recording ended: {record.ended}; the measurement goes on")
+
+    return heard
+
+
+def _finish(
+    record: RecordFile, prober: Prober, specs: Sequence[FlowSpec], run: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    """Turn what was recorded into its file, and say how that went."""
+    result = record.finish(
+        specs,
+        run=run,
+        anchor_ns=int(prober.engine.shared.header["wall_anchor"][0]),
+        progress=lambda part: progress.update(f"writing {record.target}: {part:.0%}"),
+    )
+    progress.done()
+    if result["complete"]:
+        progress.line(f"recorded {result['probes']} probes in {result['file']}")
+    else:
+        kept = f"what there is of it: {result['file']}" if result["file"] else "nothing of it is kept"
+        print(f"haprobe: {record.target} was not recorded whole: {result['reason']}; {kept}", file=sys.stderr)
+    return result
 
 
 def _state(tracks: list[FlowTrack]) -> str:

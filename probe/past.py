@@ -12,6 +12,7 @@ from probe.store.journal import Record, replay
 
 log = logging.getLogger(__name__)
 MOST_OUTAGES = 10_000
+MOST_EVIDENCE = 500  # outages whose raw records are kept; those of the others stay in the journal
 
 
 @dataclass(slots=True)
@@ -37,6 +38,8 @@ class Past:
             except (KeyError, TypeError, ValueError):  # another version's, or edited by hand: the others still count
                 strange += 1
         past.outages = sorted(newest.values(), key=lambda o: int(o["start_ns"]))[-MOST_OUTAGES:]
+        for outage in past.outages[:-MOST_EVIDENCE]:
+            outage["evidence"] = []
         past.events = past.events[-MOST_OUTAGES:]
         if strange:
             log.warning("journal %s: %d records not understood", directory, strange)

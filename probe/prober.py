@@ -24,12 +24,20 @@ class Prober:
         expected: Flows to expect, for sizing rings and tables. They are started by `add`.
         error_estimate: STAMP Error Estimate of this host's clock.
         listener: See `Recorder`.
+        spool_fd: A file to record every probe in (probe/spool.py), open for appending.
 
     Raises:
         HaprobeError: If the engine cannot start, for example without privileges.
     """
 
-    def __init__(self, expected: Iterable[FlowSpec], *, error_estimate: int, listener: Listener | None = None):
+    def __init__(
+        self,
+        expected: Iterable[FlowSpec],
+        *,
+        error_estimate: int,
+        listener: Listener | None = None,
+        spool_fd: int | None = None,
+    ):
         specs = list(expected)
         self.recorder = Recorder(listener)
         self._error_estimate = error_estimate
@@ -38,7 +46,10 @@ class Prober:
         self._lock = threading.RLock()
         rate = sum(spec.rate_pps for spec in specs)
         capacity = len(specs) + SPARE_FLOWS
-        self.engine = Engine("sender", ["--rate", str(rate)], self.recorder.take, capacity)
+        options, inherit = ["--rate", str(rate)], [] if spool_fd is None else [spool_fd]
+        if spool_fd is not None:
+            options += ["--record", str(spool_fd)]
+        self.engine = Engine("sender", options, self.recorder.take, capacity, inherit=inherit)
         self._capacity = capacity
         self._next_index = 0
         self.recorder.attach(self.engine.shared)

@@ -20,6 +20,7 @@ from probe.core.events import (
     FlowSpec,
     FlowState,
     Outage,
+    ProbeRecord,
     SessionEnd,
     Unobserved,
 )
@@ -29,6 +30,7 @@ from probe.core.outage import with_episodes
 from probe.history import History
 
 MOST_SPANS = 10_000  # outages and unobserved spans kept per flow; older ones are in the journal
+MOST_EVIDENCE = 500  # and of so many outages the raw records as well
 RTT_EDGES_S = (
     *(m * 10.0**e for e in range(-5, 1) for m in (1, 2.5, 5)),
     10.0,
@@ -65,7 +67,7 @@ class Recorder:
 
     Args:
         listener: Called with (kind, data) for each event worth telling: `outage`, `flow_state`, `session_end`,
-            `unobserved`, `established`, `translation`.
+            `unobserved`, `established`, `translation`, `recording_ended`.
     """
 
     def __init__(self, listener: Listener | None = None):
@@ -108,6 +110,8 @@ class Recorder:
         """Take in one event of the engine."""
         if message["event"] == "told":
             self._told.set()
+        if message["event"] == "recording_ended":
+            self._listener("recording_ended", {"reason": message["reason"]})
         handler = getattr(self, f"_take_{message['event']}", None)
         if handler is None:
             return
@@ -122,8 +126,13 @@ class Recorder:
         self._listener("flow_state", {"flow": track.spec.name, "state": track.state, "at_ns": message["at_ns"]})
 
     def _take_outage(self, track: FlowTrack, message: dict[str, Any]) -> None:
-        fields = {k: v for k, v in message.items() if k not in ("event", "flow", "lost_before")}
-        outage = Outage(flow=track.spec.name, **fields)
+        fields = {k: v for k, v in message.items() if k not in ("event", "flow", "lost_before", "evidence")}
+        before = track.outages.get(fields["id"])
+        # An engine tells evidence when there is something new in it.
+        evidence = before.evidence if before is not None else ()
+        if "evidence" in message:
+            evidence = tuple(ProbeRecord(*row) for row in message["evidence"])
+        outage = Outage(flow=track.spec.name, evidence=evidence, **fields)
         if message["lost_before"] >= 0:
             track.lost_before[outage.id] = (outage.direction, message["lost_before"])
         if outage.withdrawn:
@@ -132,6 +141,9 @@ class Recorder:
             track.outages[outage.id] = outage
             while len(track.outages) > MOST_SPANS:
                 del track.outages[min(track.outages)]
+            aged = track.outages.get(outage.id - MOST_EVIDENCE)
+            if aged is not None and aged.evidence:
+                track.outages[aged.id] = replace(aged, evidence=())
         numbered = next((o for o in self._numbered(track) if o.id == outage.id), outage)
         data = {"flow": track.spec.name, "id": outage.id, "withdrawn": outage.withdrawn, **numbered.to_document()}
         self._listener("outage", data)
@@ -240,6 +252,7 @@ class Recorder:
             lost=lost,
             last_lost_seq=max(outage.first_lost_seq + lost - 1, outage.last_lost_seq if lost >= outage.lost else 0),
             censored="end",
+            evidence=tuple(record for record in outage.evidence if record.tx_ns <= last),
         )
 
     @staticmethod

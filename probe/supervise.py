@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from probe import errors
@@ -29,6 +29,7 @@ class Engine:
         on_event: Called with each event from the engine, from a thread of its own.
         capacity: Number of flow rows.
         first: A message that the engine needs before it can start.
+        inherit: File descriptors, named in `options`, that the engine gets as well.
 
     Raises:
         HaprobeError: As the engine reported it while starting: a missing privilege, a port in use.
@@ -41,6 +42,7 @@ class Engine:
         on_event: Callable[[dict[str, Any]], None],
         capacity: int = 1,
         first: dict[str, Any] | None = None,
+        inherit: Sequence[int] = (),
     ):
         self.role = role
         self.shared = SharedState.create(capacity)
@@ -54,7 +56,7 @@ class Engine:
             fds = (theirs.fileno(), self.shared.fd)
             argv = [sys.executable, "-m", "probe.engine", role, "--channel", str(fds[0]), "--memory", str(fds[1])]
             argv += ["--capacity", str(capacity), *options]
-            self.process = subprocess.Popen(argv, pass_fds=fds, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(argv, pass_fds=(*fds, *inherit), stdin=subprocess.DEVNULL)
         self._channel = Channel(ours)
         if first is not None:
             self._channel.send(first)

@@ -251,6 +251,7 @@ def test_measure_has_defaults(replace: Any) -> None:
         "json_path": None,
         "html_path": None,
         "quiet": False,
+        "record_path": None,
     }
 
 
@@ -260,7 +261,7 @@ def test_measure_takes_every_option(replace: Any, tmp_path: Path) -> None:
     options = (
         "--rate 0.5 --duration 2m --session both --path egress --interface eth1 --loss-threshold 250ms -q --json -"
     )
-    assert cli.main(["measure", "icmp://h", *options.split(), "--html", html]) == 5
+    assert cli.main(["measure", "icmp://h", *options.split(), "--html", html, "--record", "r.parquet"]) == 5
     assert measure.only[1] == {
         "rate_pps": 0.5,
         "duration_s": 120.0,
@@ -271,10 +272,18 @@ def test_measure_takes_every_option(replace: Any, tmp_path: Path) -> None:
         "json_path": "-",
         "html_path": html,
         "quiet": True,
+        "record_path": "r.parquet",
     }
 
 
-@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_parquet_file_goes_to_no_pipe(replace: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    measure = replace("probe.measure", "measure", 0)
+    assert cli.main(["measure", "icmp://h", "--record", "-"]) == 2
+    assert "--record needs a file" in capsys.readouterr().err
+    assert measure.calls == []
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--record"])
 def test_measure_finds_out_early_that_it_cannot_write(
     option: str, replace: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

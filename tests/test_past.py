@@ -96,3 +96,10 @@ def test_the_past_is_bounded(tmp_path, monkeypatch):
     )
     past = Past.replay(tmp_path)
     assert [o["id"] for o in past.outages] == [6, 7, 8] and [e.at_ns for e in past.events] == [2, 3, 4]
+
+
+def test_raw_records_come_back_with_the_newest_outages(tmp_path, monkeypatch):
+    monkeypatch.setattr("probe.past.MOST_EVIDENCE", 2)
+    records = [{"sequence": 7, "tx_ns": 1, "fate": "lost"}]
+    write(tmp_path, *(("outage", outage(n, n * 10, evidence=records)) for n in range(1, 5)))
+    assert [o["evidence"] for o in Past.replay(tmp_path).outages] == [[], [], records, records]

@@ -100,6 +100,66 @@ def test_the_newest_record_of_an_outage_counts(bench):
     assert kinds == [("outage", n, w) for n, w in ((1, False), (1, False), (2, False), (3, False), (2, True))]
 
 
+def row(sequence: int, at_s: float, fate: str = "lost") -> list[Any]:
+    """A record as the engine tells it."""
+    at = T0 + round(at_s * S)
+    return [sequence, at, *([at + MS, at + 1, at + 2, 60] if fate == "received" else [None] * 4), fate]
+
+
+def test_evidence_stays_with_its_outage_until_there_is_more(bench):
+    rows = [row(0, -0.001, "received"), row(1, 0), row(2, 0.001)]
+    bench.outage(1, 0, 1, censored="end", evidence=rows)
+    bench.take("outage", lost_before=-1, **told_without_evidence(1, 0, 2))
+    [outage] = bench.document()["outages"]
+    assert [record["sequence"] for record in outage["evidence"]] == [0, 1, 2]
+    assert outage["evidence"][0] == {
+        "sequence": 0,
+        "tx_ns": T0 - MS,
+        "rx_ns": T0,
+        "reflector_rx_ns": T0 - MS + 1,
+        "reflector_tx_ns": T0 - MS + 2,
+        "ttl": 60,
+        "fate": "received",
+    }
+    assert outage["evidence"][1]["rx_ns"] is outage["evidence"][1]["ttl"] is None
+    bench.outage(1, 0, 3, evidence=[*rows, row(9, 3, "received")])
+    assert [record["sequence"] for record in bench.document()["outages"][0]["evidence"]] == [0, 1, 2, 9]
+    assert [len(data["evidence"]) for _, data in bench.heard] == [3, 3, 4], "the journal gets it as well"
+
+
+def told_without_evidence(number: int, start_s: float, end_s: float) -> dict[str, Any]:
+    other = Bench()
+    told: list[dict[str, Any]] = []
+    other.recorder.take = told.append  # type: ignore[method-assign]
+    other.outage(number, start_s, end_s)
+    other.shared.close()
+    return {k: v for k, v in told[0].items() if k not in ("event", "flow", "lost_before", "evidence")}
+
+
+def test_evidence_is_kept_of_the_newest_outages(bench, monkeypatch):
+    monkeypatch.setattr("probe.recorder.MOST_EVIDENCE", 3)
+    for n in range(1, 7):
+        bench.outage(n, n * 10, n * 10 + 1, evidence=[row(1, n * 10)])
+    kept = {o.id: len(o.evidence) for o in bench.recorder.outages(bench.tracks[0])}
+    assert kept == {1: 0, 2: 0, 3: 0, 4: 1, 5: 1, 6: 1}
+
+
+def test_evidence_ends_with_the_span(bench):
+    """An outage that goes on beyond the end of a span is open there: its own end is not told."""
+    bench.sample(T0, received=0)
+    bench.sample(T0 + 10 * S, lost_unattributed=5000)
+    bench.outage(1, 5, 20, evidence=[row(1, 5), row(2, 5.001), row(9, 19.999), row(10, 20, "received")])
+    bench.tracks[0].lost_before[1] = ("round_trip", 0)
+    [outage] = bench.document(T0, T0 + 10 * S)["outages"]
+    assert outage["censored"] == "end"
+    assert [record["sequence"] for record in outage["evidence"]] == [1, 2]
+
+
+def test_the_end_of_a_recording_is_heard_of(bench):
+    bench.recorder.take({"event": "recording_ended", "reason": "the disk is full"})
+    assert bench.heard == [("recording_ended", {"reason": "the disk is full"})]
+
+
 def test_outages_are_bounded(bench, monkeypatch):
     monkeypatch.setattr("probe.recorder.MOST_SPANS", 3)
     for n in range(1, 7):

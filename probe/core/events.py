@@ -19,6 +19,7 @@ VERDICTS: tuple[Verdict, ...] = ("unaffected", "survived", "lost", "reset", "dar
 FlowState = Literal["connecting", "up", "suspect", "down", "ended"]
 Cause = Literal["stall", "ring_drop", "link_down", "send_error"]
 EndCause = Literal["rst", "fin", "icmp", "silent", "none"]
+ProbeFate = Literal["received", "late", "lost", "lost_forward", "lost_reverse", "dropped_locally", "pending"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,23 @@ COUNT_NAMES: tuple[str, ...] = tuple(f.name for f in fields(Counts))
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeRecord:
+    """One probe as it was sent and answered, raw. Instants are Unix ns; None: there is none, or it is not known."""
+
+    sequence: int
+    tx_ns: int
+    rx_ns: int | None
+    reflector_rx_ns: int | None  # by the reflector's clock
+    reflector_tx_ns: int | None
+    ttl: int | None  # of the reply, on arrival
+    fate: ProbeFate  # `lost`: in a direction that is not known
+
+    def to_document(self) -> dict[str, Any]:
+        """The contract's form of a record."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Outage:
     """One loss period of at least K probes in one direction, bounded from TX times.
 
@@ -118,6 +136,7 @@ class Outage:
     unobserved_ns: int = 0
     episode: int = 0
     withdrawn: bool = False
+    evidence: tuple[ProbeRecord, ...] = ()  # of the probes around both edges; the engine tells it beside the outage
 
     def to_document(self) -> dict[str, Any]:
         """The contract's form of an outage."""
@@ -138,6 +157,7 @@ class Outage:
             "last_lost_seq": self.last_lost_seq,
             "censored": self.censored,
             "unobserved_ns": self.unobserved_ns,
+            "evidence": [record.to_document() for record in self.evidence],
         }
 
 

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from probe.core.events import COUNT_NAMES, Direction
+from probe.core.events import COUNT_NAMES, Direction, ProbeFate
 
 EMPTY: Final = 0
 PENDING: Final = 1
@@ -57,4 +57,14 @@ FATE_COLUMN: dict[int, str] = {
     DROPPED: "dropped_locally",
 }
 LOST_FATES = (LOST, LOST_FORWARD, LOST_REVERSE)
+# As records of single probes call them (core/events.py, `ProbeRecord`).
+FATE_WORD: dict[int, ProbeFate] = {
+    PENDING: "pending",
+    RECEIVED: "received",
+    LATE: "late",
+    LOST: "lost",
+    LOST_FORWARD: "lost_forward",
+    LOST_REVERSE: "lost_reverse",
+    DROPPED: "dropped_locally",
+}
 IS_LOST = np.isin(np.arange(8), LOST_FATES)

@@ -17,6 +17,7 @@ Time is an argument everywhere: `at` is nanoseconds of one monotonic clock.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -174,6 +175,9 @@ class Ledger:
         self._floor = np.zeros(capacity, np.int64)
         self._corrections: dict[tuple[int, int, str, str], int] = {}
         self._max_rtt = 0
+        # Called, if set, with (flow, first, last, was, fate): arrays of runs of sequences that have another fate from
+        # now on. Of the runs, only probes with the fate `was` are meant. What a reply changes is not told.
+        self.on_fate: Callable[[Any, Ints, Ints, int, Any], None] | None = None
 
     # --- flows -------------------------------------------------------------------------------------------------
 
@@ -594,6 +598,8 @@ class Ledger:
             return
         slot = self._slot(flow, sequence)
         self._fate[slot] = to
+        if self.on_fate is not None:
+            self.on_fate(flow, sequence, sequence, fate, to)
         self._move(flow, self._sent_at[slot], fate, FATE_COLUMN[to])
         self._dirty[flow] = min(self._dirty.get(flow, int(sequence[0])), int(sequence[0]))
 
@@ -611,9 +617,12 @@ class Ledger:
             return
         run = next((s for s in past.open_runs() if s.direction == "round_trip"), None)
         forward = view.covers(run.first_seq, run.last_seq) if run is not None else None
-        if forward is None:
+        if run is None or forward is None:
             return
         past.attribute("forward" if forward else "reverse")
+        if self.on_fate is not None:
+            first, last = np.array([run.first_seq]), np.array([run.last_seq])
+            self.on_fate(flow, first, last, LOST, LOST_FORWARD if forward else LOST_REVERSE)
         steps, counts = np.array(parts, np.int64).T
         self._move(flow, steps, LOST, FATE_COLUMN[LOST_FORWARD if forward else LOST_REVERSE], counts)
         del self._past_parts[flow]
@@ -665,6 +674,8 @@ class Ledger:
         if missing.any():
             fate[missing] = self._classify(flow[missing], sequence[missing], self._sent_at[slot[missing]])
             self._fate[slot[missing]] = fate[missing]
+            if self.on_fate is not None:
+                self.on_fate(flow[missing], sequence[missing], sequence[missing], PENDING, fate[missing])
         self._add(self._account, ("scheduled", "sent"), flow)
         for value in distinct(fate):
             name, of = FATE_COLUMN[value], flow[fate == value]

@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from probe.core.fate import FATE_WORD, GONE, MEANING, OK
 from probe.core.verdict import matrix
 from probe.report.assess import counts_of, record_of
 from probe.report.model import problems
 
+_FATE_OF = {word: fate for fate, word in FATE_WORD.items()}
+_ANSWERED = ("received", "late")
 # The losses that outages of each direction may claim: what is known to be lost forward is never `round_trip`.
 _CLAIMS = {"forward": "lost_forward", "reverse": "lost_reverse", "round_trip": "lost_unattributed"}
 
@@ -63,6 +66,45 @@ def _outage(outage: Mapping[str, Any]) -> list[str]:
     width = outage["last_lost_seq"] - outage["first_lost_seq"] + 1
     if not 1 <= outage["lost"] <= width:
         lines.append(f"lost fits first_lost_seq..last_lost_seq: {outage['lost']} in {width}")
+    return lines + [f"evidence: {line}" for line in _evidence(outage)]
+
+
+def _evidence(outage: Mapping[str, Any]) -> list[str]:
+    """The raw records are sound, and tell the same edges as the outage does."""
+    records = outage.get("evidence", [])
+    lines = [
+        f"{name} ascends: {one[name]}, {other[name]}"
+        for name in ("sequence", "tx_ns")
+        for one, other in itertools.pairwise(records)
+        if one[name] > other[name] or (name == "sequence" and one[name] == other[name])
+    ]
+    for record in records:
+        number, arrived = record["sequence"], record["rx_ns"]
+        if arrived is not None and arrived < record["tx_ns"]:
+            lines.append(f"rx_ns >= tx_ns: {number} arrived at {arrived}, sent at {record['tx_ns']}")
+        if arrived is not None and record["fate"] not in _ANSWERED:
+            lines.append(f"only what was received has an rx_ns: {number} is {record['fate']}")
+    return lines + _edges_in_evidence(outage, records)
+
+
+def _edges_in_evidence(outage: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[str]:
+    edges, closed, lines = outage["edges_ns"], outage["censored"] != "end", []
+    first, last = outage["first_lost_seq"], outage["last_lost_seq"]
+    for record in records:
+        number, at = record["sequence"], record["tx_ns"]
+        said = MEANING[outage["direction"]][_FATE_OF[record["fate"]]]
+        if number == first and (at != edges["first_lost"] or said != GONE):
+            lines.append(f"first_lost is the record of {first}: {edges['first_lost']}, {at} {record['fate']}")
+        if closed and number == last and (at != edges["last_lost"] or said != GONE):
+            lines.append(f"last_lost is the record of {last}: {edges['last_lost']}, {at} {record['fate']}")
+        if said != OK:
+            continue
+        if first <= number <= last:
+            lines.append(f"nothing passed between first_lost and last_lost: {number} {record['fate']}")
+        if number < first and at > edges["last_ok"]:
+            lines.append(f"nothing passed between last_ok and first_lost: {number} at {at}, {edges['last_ok']}")
+        if closed and number > last and at < edges["first_ok"]:
+            lines.append(f"nothing passed between last_lost and first_ok: {number} at {at}, {edges['first_ok']}")
     return lines
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from probe.core.events import Cause, Censored, Direction, EndCause, Protocol, Session, Verdict
+from probe.core.events import Cause, Censored, Direction, EndCause, ProbeFate, Protocol, Session, Verdict
 
 SCHEMA_ID = "haprobe.report/1"
 Count = Annotated[int, Field(ge=0)]
@@ -68,6 +68,18 @@ class DurationModel(_Model):
     upper: Ns = Field(description="T[j] - T[i].")
 
 
+class ProbeRecordModel(_Model):
+    """One probe as it was sent and answered, raw: what an outage's edges can be checked against."""
+
+    sequence: Count
+    tx_ns: Ns = Field(description="When it was sent.")
+    rx_ns: Ns | None = Field(description="When its reply arrived; null: no reply, or not known any more.")
+    reflector_rx_ns: Ns | None = Field(description="When the reflector received it, by the reflector's clock.")
+    reflector_tx_ns: Ns | None = Field(description="When the reflector replied, by the reflector's clock.")
+    ttl: Count | None = Field(description="TTL or hop limit of the reply on arrival.")
+    fate: ProbeFate = Field(description="lost: in a direction that is not known; pending: not settled when told.")
+
+
 class OutageModel(_Model):
     """One loss period long enough to be an outage, in one direction."""
 
@@ -82,6 +94,11 @@ class OutageModel(_Model):
     last_lost_seq: Count
     censored: Censored = Field(description="start: began before the span; end: still open when the span ended.")
     unobserved_ns: Ns = Field(description="Time within it that we did not observe.")
+    evidence: list[ProbeRecordModel] = Field(
+        default_factory=list,
+        description="Raw records of the probes around both edges, ascending by sequence: up to 8 on each side of an"
+        " edge; of an open outage around its start alone.",
+    )
 
 
 class UnobservedModel(_Model):
@@ -135,6 +152,15 @@ class TriggerModel(_Model):
     at_ns: Ns
 
 
+class RecordModel(_Model):
+    """The file of all probes that was asked for (`--record`)."""
+
+    file: str = Field(description="Empty when there is none; NAME.incomplete.parquet when it is not whole.")
+    probes: Count
+    complete: bool = Field(description="Whether it holds every probe that was sent.")
+    reason: str = Field(description="Why not.")
+
+
 class RunModel(_Model):
     """Where, when and with what the run was made."""
 
@@ -147,6 +173,7 @@ class RunModel(_Model):
     config: dict[str, Any]
     clock: ClockModel
     trigger: TriggerModel
+    record: RecordModel | None = None
 
 
 class TimelineModel(_Model):

@@ -75,6 +75,11 @@ def utc(ns: int, *, date: bool = False) -> str:
     return f"{head}.{ns // 1_000_000 % 1000:03d}"
 
 
+def exact_utc(ns: int | None) -> str:
+    """UTC to the nanosecond, as raw records have it."""
+    return "-" if ns is None else f"{utc(ns)[:-3]}{ns % 1_000_000_000:09d}"
+
+
 def relative(ns: int, zero_ns: int) -> str:
     """Seconds from the trigger, signed, to the millisecond."""
     return f"{(ns - zero_ns) / 1e9:+.3f} s"

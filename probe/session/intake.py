@@ -13,7 +13,7 @@ from probe.border import SharedState
 from probe.clock import Clock, wall_offset_ns
 from probe.core.arrays import all_are, only, pick, where_all
 from probe.core.histogram import BINS, bins_of
-from probe.core.ledger import Ledger, Reports
+from probe.core.ledger import Arrivals, Ledger, Reports
 from probe.core.sequence import unwrap_below
 from probe.link.base import FrameReceiver, Frames
 from probe.session.connections import Connections
@@ -25,6 +25,8 @@ from probe.wire.stamp import TLV_REPORT, TLV_UNKNOWN, sign
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Array = npt.NDArray[Any]
+OnReplies = Callable[[Ints, Ints, Ints, Arrivals, Array, tuple[Array, Array] | None], None]
 MAX_BATCH = 4096  # frames taken from a ring at a time
 MAX_BATCHES = 256
 
@@ -41,6 +43,8 @@ class Intake:
         tell: Called with each event.
         on_drops: Called with (start, end, frames) when a ring had no room, CLOCK_MONOTONIC ns.
         on_their_drops: Called with (flow, start, end) when a reflector of ours had none.
+        on_replies: Called with the flows, sequences, arrival times, what the ledger made of them, TTLs, and the
+            reflector's receive and send times of every batch of replies.
     """
 
     def __init__(
@@ -53,10 +57,11 @@ class Intake:
         tell: Callable[[dict[str, Any]], None],
         on_drops: Callable[[int, int, int], None],
         on_their_drops: Callable[[int, int, int], None],
+        on_replies: OnReplies,
     ):
         self._table, self._ledger, self._connections = table, ledger, connections
         self._clock, self._shared, self._tell, self._on_drops = clock, shared, tell, on_drops
-        self._on_their_drops = on_their_drops
+        self._on_their_drops, self._on_replies = on_their_drops, on_replies
         capacity = table.capacity
         self.rtt_recent = np.zeros(capacity, np.int64)
         self.drained_to = clock.mono_ns()  # every reply that arrived by then is in the ledger
@@ -152,7 +157,7 @@ class Intake:
         owner, mine = self._owned_rows("icmp", view["id"], good)
         mine &= (view["magic"] == layout.MAGIC) & self._of_session(view["session"], owner)
         rows, flow, view = where_all(mine, rows, owner, view)
-        self._account(flow, view["sequence"].astype(np.int64), pick(at, rows))
+        self._account(flow, view["sequence"].astype(np.int64), pick(at, rows), view["ttl"])
 
     def _take_udp(self, batch: Batch, slots: Any, good: Any, at: Ints, ends: Ints) -> None:
         view = pick(slots("udp_base_reply"), batch.rows)
@@ -173,9 +178,8 @@ class Intake:
         ours = (ends >= l4 + sizes.UDP_HEADER + sizes.UDP_PAYLOAD) & (view["tlv_type"] == TLV_REPORT)
         ours &= self._of_session(view["session"], flow)
         reported = ours & (view["tlv_flags"] & TLV_UNKNOWN == 0)
-        known = self._account(
-            flow, sequence, pick(at, rows), _ntp_difference(view["received_time"], view["stamp_time"])
-        )
+        times = (view["received_time"], view["stamp_time"])
+        known = self._account(flow, sequence, pick(at, rows), view["ttl"], times, _ntp_difference(*times))
         self._reported(view, flow, sequence, pick(at, rows), reported & known)
         self._numbered(view, flow, sequence, known & ~reported)
 
@@ -191,7 +195,8 @@ class Intake:
                 self._ledger.count(f, "corrupt")
         view, flow, at = view[genuine], flow[genuine], at[genuine]
         sequence = unwrap_below(view["sender_seq"].astype(np.int64), self._ledger.next_seq[flow], 32)
-        known = self._account(flow, sequence, at, _ntp_difference(view["received_time"], view["stamp_time"]))
+        times = (view["received_time"], view["stamp_time"])
+        known = self._account(flow, sequence, at, view["ttl"], times, _ntp_difference(*times))
         self._numbered(view, flow, sequence, known)
 
     def _numbered(self, view: npt.NDArray[Any], flow: Ints, sequence: Ints, which: Bools) -> None:
@@ -216,8 +221,9 @@ class Intake:
         if data.any():
             part, flow, rows, part_ends = where_all(data, view, owner, batch.rows, ends)
             sequence = part["sequence"].astype(np.int64)
-            residence = (part["reply_time"] - part["received_time"]).astype(np.int64)
-            known = self._account(flow, sequence, pick(at, rows), residence)
+            times = (part["received_time"], part["reply_time"])
+            residence = (times[1] - times[0]).astype(np.int64)
+            known = self._account(flow, sequence, pick(at, rows), part["ttl"], times, residence)
             self._reported(part, flow, sequence, pick(at, rows), known)
             self._connections.acknowledge(*where_all(known, flow, part, part_ends - l4 - 20))
         rest = mine & ~data
@@ -240,7 +246,7 @@ class Intake:
         number = (distance.astype(np.uint64) * np.uint64(SYN_STEP_INVERSE)) & np.uint64(SERIAL - 1)
         sequence = unwrap_below(number.astype(np.int64), self._ledger.next_seq[flow], 32)
         answer &= (sequence >= 0) & (self._table.ids(flow, np.maximum(sequence, 0)) == view["dport"])
-        self._account(flow[answer], sequence[answer], at[answer])
+        self._account(flow[answer], sequence[answer], at[answer], view["ttl"][answer])
         for f in flow[answer & reset].tolist():
             self._ledger.count(f, "reset")
         close = answer & syn_ack
@@ -285,11 +291,20 @@ class Intake:
             event["at_ns"] = self._clock.mono_ns() + int(self._shared.header["wall_anchor"][0])
             self._tell({**event, "changed": not first_time, "sequence": int(sequence[i])})
 
-    def _account(self, flow: Ints, sequence: Ints, at: Ints, residence: Ints | None = None) -> npt.NDArray[np.bool_]:
+    def _account(
+        self,
+        flow: Ints,
+        sequence: Ints,
+        at: Ints,
+        ttl: Array,
+        times: tuple[Array, Array] | None = None,
+        residence: Ints | None = None,
+    ) -> npt.NDArray[np.bool_]:
         """Hand replies to the ledger and their delays to the histogram; which of them answer a probe of ours."""
         if not len(flow):
             return np.zeros(0, bool)
         arrivals = self._ledger.receive(flow, sequence, at)
+        self._on_replies(flow, sequence, at, arrivals, ttl, times)
         self._foreign(int(np.count_nonzero(arrivals.unknown)))
         if arrivals.answered.any():
             rtt, of = where_all(arrivals.answered, arrivals.rtt_ns, flow)
@@ -319,4 +334,5 @@ def _ntp_difference(earlier: npt.NDArray[Any], later: npt.NDArray[Any]) -> Ints:
     difference = (later.astype(np.uint64) - earlier.astype(np.uint64)).astype(np.int64)
     sane = (difference >= 0) & (difference < 1 << 43)
     difference = np.where(sane, difference, 0)
-    return (difference >> 16) * 1_000_000_000 >> 16
+    seconds, fraction = difference >> 32, difference & 0xFFFFFFFF
+    return seconds * 1_000_000_000 + (fraction * 1_000_000_000 >> 32)

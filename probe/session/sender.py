@@ -29,7 +29,9 @@ from probe.session.flows import ONE_ID, PORT_SPACE, Flow, FlowTable, describe
 from probe.session.intake import MAX_BATCHES, Intake
 from probe.session.liveness import CONNECTING, Liveness
 from probe.session.queue import TOGETHER, Queue
+from probe.session.recording import Recording
 from probe.session.tcp import State, TcpClient
+from probe.session.witness import Witness
 from probe.wire import layout
 
 Ints = npt.NDArray[np.int64]
@@ -84,6 +86,7 @@ class Sender:
         shared: Counters for the control process.
         tell: Called with each event (a JSON-able dict); times in it are Unix nanoseconds.
         rng: For phases and session numbers.
+        recording: Takes in every probe.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Sender:
         shared: SharedState,
         tell: Callable[[dict[str, Any]], None],
         rng: random.Random | None = None,
+        recording: Recording | None = None,
     ):
         self._links, self._ports, self._clock, self._tell = links, ports, clock, tell
         self._shared = shared
@@ -119,8 +123,17 @@ class Sender:
             on_established=self._established,
             on_ended=self._session_ended,
         )
+        self._witness = Witness(self.ledger, self.anchor, tell, recording)
         self._intake = Intake(
-            self.table, self.ledger, self._connections, clock, shared, tell, self._dropped, self._dropped_there
+            self.table,
+            self.ledger,
+            self._connections,
+            clock,
+            shared,
+            tell,
+            self._dropped,
+            self._dropped_there,
+            self._witness.received,
         )
         self._fine = 0  # flows that are to be paced finely
         self._limited: set[int] = set()  # flows that end by themselves and have not ended
@@ -165,6 +178,7 @@ class Sender:
         self._intake.reset(index)
         self._shared.flows[index] = (0, 0, np.iinfo(np.int64).max, 0, 0.0, CONNECTING)
         self.table.add(flow, frame, int(message["rest"]), transmitter, per_id)
+        self._witness.add(flow)
         self.table.tcp_base[index] = self._rng.getrandbits(32)
         self._liveness.add(index, interval, flow.min_probes, flow.threshold_ns)
         self._fine += not flow.coarse
@@ -199,6 +213,7 @@ class Sender:
         self.ledger.remove(index)
         self._fine -= not flow.coarse
         self._limited.discard(index)
+        self._witness.remove(index)
         self._liveness.end(index)
         if flow.proto != "icmp":
             self._ports.release(flow.proto, flow.ids)
@@ -269,6 +284,7 @@ class Sender:
         self._drain()
         self._next_open = 0
         self._tick(self._clock.mono_ns())
+        self._witness.close()
 
     def _reserve(self, proto: str, target: str, count: int) -> list[int]:
         if proto != "icmp":
@@ -393,6 +409,7 @@ class Sender:
             flow, sequence, at, due = queue.stamps()
             if len(flow):
                 self.ledger.stamp(flow, sequence, at)
+                self._witness.evidence.sent(flow, sequence, at, due)
                 self._lateness.append(at - due)
                 self._end_unsent(flow, at)
 
@@ -474,17 +491,20 @@ class Sender:
         self._connections.poll(now)
         self._update_states(now)
         self._publish(now)
+        self._witness.tick(now)
 
     def _tell_findings(self, now: int) -> None:
         open_too = now >= self._next_open
         if open_too:
             self._next_open = now + OPEN_OUTAGE_NS
-        for index, outage in self.ledger.drain_outages(open_too=open_too):
+        found = self.ledger.drain_outages(open_too=open_too)
+        for index, outage, evidence in self._witness.attest(found, now, again=open_too):
             # All that is lost in its direction from its start on is lost in it, as long as it is open: with this a
             # reader can tell how much of an open outage lies within a span.
             lost = int(self.ledger.live[index, LOST_COLUMN[outage.direction]])
             before = lost - outage.lost if outage.censored == "end" else -1
-            self._tell({"event": "outage", "flow": index, "lost_before": before, **self._wall_outage(outage)})
+            event = {"event": "outage", "flow": index, "lost_before": before, **self._wall_outage(outage)}
+            self._tell({**event, **evidence})
         self._tell_corrections(self.ledger.drain_corrections())
 
     def _tell_corrections(self, corrections: list[Correction]) -> None:
@@ -500,7 +520,7 @@ class Sender:
 
     def _wall_outage(self, outage: Outage) -> dict[str, Any]:
         """An outage with its instants moved to Unix time; durations are untouched."""
-        record = {name: getattr(outage, name) for name in outage.__slots__ if name != "flow"}
+        record = {name: getattr(outage, name) for name in outage.__slots__ if name not in ("flow", "evidence")}
         for name in ("start_ns", "end_ns", "last_ok_ns", "first_lost_ns", "last_lost_ns", "first_ok_ns"):
             if record[name]:
                 record[name] += self.anchor

@@ -13,6 +13,7 @@ from probe.wire.sizes import STAMP_HMAC
 SHORTEST_KEY = 16
 NTP_EPOCH_OFFSET_S = 2_208_988_800  # 1900-01-01 to 1970-01-01
 NS = 1_000_000_000
+STRANGE_NS = 365 * 86_400 * NS  # a clock this far from ours is none, or in another format
 
 TLV_UNKNOWN = 0x80  # U flag: set by the sender, cleared by a reflector that understands the TLV
 TLV_MALFORMED = 0x40
@@ -38,6 +39,21 @@ def unix_ns_from_ntp(stamp: npt.NDArray[np.uint64], near_unix_s: int) -> npt.NDA
     era = np.rint((near_unix_s - seconds) / 2.0**32).astype(np.int64)
     fraction = stamp & np.uint64(0xFFFFFFFF)
     return (seconds + era * 2**32) * NS + ((fraction * np.uint64(NS)) >> np.uint64(32)).astype(np.int64)
+
+
+def reflector_ns(raw: npt.NDArray[np.uint64], near: npt.NDArray[np.int64], *, ntp: bool) -> npt.NDArray[np.int64]:
+    """A reflector's times as Unix ns, by its clock; 0 where it told none, or none that can be read.
+
+    Args:
+        raw: As they stood in the replies; 0: none.
+        near: Our own times of about then, Unix ns.
+        ntp: Whether they are NTP timestamps (STAMP) and not Unix ns (our TCP replies).
+    """
+    if not len(raw):
+        return np.zeros(0, np.int64)
+    ns = unix_ns_from_ntp(raw, int(near[0]) // NS) if ntp else raw.astype(np.int64)
+    # STAMP also allows PTP's format (RFC 8762, section 4.2.1); read as NTP it lies decades away.
+    return np.where((raw != 0) & (np.abs(ns - near) < STRANGE_NS), ns, 0)
 
 
 def sign(key: bytes, signed: bytes) -> bytes:

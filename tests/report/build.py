@@ -67,6 +67,15 @@ def flow(
         return first + sequence * interval_ns
 
     unsent = 0 if stall is None else (stall[1] - stall[0]) // interval_ns
+
+    def record(sequence: int) -> dict[str, Any]:
+        """What evidence tells of a probe; the first fault that it falls into decides."""
+        tx = at(sequence)
+        hit = next((f for f in faults if tx >= f.down and (f.up is None or tx < f.up)), None)
+        fate = "received" if hit is None else {"round_trip": "lost"}.get(hit.direction, f"lost_{hit.direction}")
+        times = {"rx_ns": tx + 538_000, "reflector_rx_ns": tx + 200_000, "reflector_tx_ns": tx + 210_000, "ttl": 62}
+        return {"sequence": sequence, "tx_ns": tx, **(times if hit is None else dict.fromkeys(times)), "fate": fate}
+
     outages, lost = [], {"forward": 0, "reverse": 0, "round_trip": scattered}
     for fault in faults:
         low = -(-(fault.down - first) // interval_ns)
@@ -89,6 +98,7 @@ def flow(
                 "last_lost_seq": high,
                 "censored": "no" if closed else "end",
                 "unobserved_ns": 0,
+                "evidence": [record(n) for n in (low - 1, low, low + 1, *((high, high + 1) if closed else ()))],
             }
         )
         lost[fault.direction] += high - low + 1

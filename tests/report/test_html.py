@@ -101,6 +101,25 @@ def test_readable_without_script(html: str, page: Page) -> None:
     assert [a for a in page.all("div", css="tools") if "hidden" in a]  # buttons that would do nothing are not shown
 
 
+def test_the_raw_records_are_folded_away_under_their_outage(html: str, page: Page) -> None:
+    outages = [o for f in build.drill()["flows"] for o in f["outages"]]
+    assert len(page.all("tr", css="evidence")) == len(outages)
+    folded = page.all("details")
+    assert len(folded) == len(outages) + 1 and not any("open" in attributes for attributes in folded)
+    probe = outages[0]["evidence"][0]
+    assert f'<td class="n">{probe["sequence"]}</td><td>12:00:05.{probe["tx_ns"] % 10**9:09d}</td>' in html
+    lost = sum(record["rx_ns"] is None for o in outages for record in o["evidence"])
+    assert len(page.all("tr", css="lost")) == lost
+
+
+def test_a_document_of_before_there_was_evidence_has_a_page_too() -> None:
+    document = build.drill()
+    for flow in document["flows"]:
+        for outage in flow["outages"]:
+            del outage["evidence"]
+    assert Page(render(document)).all("tr", css="evidence") == []
+
+
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
 
 

@@ -29,8 +29,16 @@ def add(*path: Any, by: int = 1) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def probe(number: int, **changes: Any) -> Callable[[dict[str, Any]], None]:
+    """A change of one record of the first outage: its last that passed, first and second lost, last lost, first that
+    passed again.
+    """
+    return lambda document: first_outage(document)["evidence"][number].update(changes)
+
+
 COUNTS = ("flows", 0, "counts")
 OUTAGE = ("flows", 0, "outages", 0)
+EVIDENCE = (*OUTAGE, "evidence")
 
 
 @pytest.mark.parametrize(
@@ -46,6 +54,17 @@ OUTAGE = ("flows", 0, "outages", 0)
         (add(*OUTAGE, "last_lost_seq", by=-1), "lost fits first_lost_seq..last_lost_seq"),
         (lambda d: d["flows"][0]["outages"].append(first_outage(d)), "a lost probe is in at most one outage"),
         (lambda d: first_outage(d).update(direction="reverse"), "a lost probe is in one outage of its direction"),
+        (lambda d: first_outage(d)["evidence"].reverse(), "evidence: sequence ascends"),
+        (lambda d: first_outage(d)["evidence"].insert(1, first_outage(d)["evidence"][1]), "evidence: sequence ascends"),
+        (add(*EVIDENCE, 2, "tx_ns", by=10**12), "evidence: tx_ns ascends"),
+        (add(*EVIDENCE, 0, "rx_ns", by=-(10**9)), "evidence: rx_ns >= tx_ns"),
+        (probe(1, rx_ns=build.END), "evidence: only what was received has an rx_ns"),
+        (add(*EVIDENCE, 1, "tx_ns"), "evidence: first_lost is the record of"),
+        (probe(1, fate="lost_reverse"), "evidence: first_lost is the record of"),
+        (add(*EVIDENCE, 3, "tx_ns"), "evidence: last_lost is the record of"),
+        (probe(2, fate="late"), "evidence: nothing passed between first_lost and last_lost"),
+        (add(*EVIDENCE, 0, "tx_ns"), "evidence: nothing passed between last_ok and first_lost"),
+        (add(*EVIDENCE, 4, "tx_ns", by=-1), "evidence: nothing passed between last_lost and first_ok"),
         (lambda d: d["flows"].append(d["flows"][0]), "2 flows of this name"),
         (lambda d: d["matrix"]["egress"].update(tcp="survived"), "matrix"),
         (lambda d: d["timeline"].reverse(), "timeline"),

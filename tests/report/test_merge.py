@@ -48,6 +48,14 @@ def test_flows_carry_their_agent_and_episodes_stay(merged: dict[str, Any]) -> No
     assert {o["episode"] for f in merged["flows"] for o in f["outages"]} == {1}
 
 
+def test_raw_records_stay_with_their_outage(merged: dict[str, Any]) -> None:
+    def evidence(document: dict[str, Any]) -> dict[tuple[str, int], list[Any]]:
+        return {(f["name"], o["start_ns"]): o["evidence"] for f in document["flows"] for o in f["outages"]}
+
+    assert evidence(merged) == evidence(build.drill())
+    assert all(evidence(merged).values())
+
+
 def test_run_spans_all_agents(merged: dict[str, Any]) -> None:
     run = merged["run"]
     assert (run["id"], run["started_ns"], run["ended_ns"]) == ("r", build.START - 5, build.END)
