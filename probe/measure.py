@@ -19,8 +19,7 @@ from probe.progress import Progress
 from probe.recorder import FlowTrack
 from probe.report.document import new_document
 from probe.targets import Target
-from probe.timesync import kernel_clock
-from probe.wire.stamp import error_estimate
+from probe.timesync import host_clock
 
 CONNECT_S = 5.0
 SETTLE_MARGIN_S = 0.5
@@ -52,10 +51,10 @@ def measure(
         HaprobeError: If the engine ends by itself; what it had measured is printed first.
     """
     specs = flow_specs(targets, rate_pps, sessions, path, interface, loss_threshold_ns)
-    clock = kernel_clock()
+    clock = host_clock()
     started_ns = time.time_ns()
     with Progress(quiet=quiet) as progress:
-        prober = Prober(specs, error_estimate=error_estimate(clock.max_error_ns))
+        prober = Prober(specs, error_estimate=clock.error_estimate())
         try:
             limit = max(1, round(rate_pps * duration_s))
             with interruptible(prober.halt) as interrupted:

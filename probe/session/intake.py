@@ -21,7 +21,7 @@ from probe.session.flows import ONE_ID, SYN_STEP_INVERSE, FlowTable
 from probe.session.tcp import SERIAL
 from probe.wire import layout, sizes
 from probe.wire.dissect import Batch, address_text, frame_ends, icmp_error, intact, split
-from probe.wire.stamp import TLV_REPORT, TLV_UNKNOWN, sign
+from probe.wire.stamp import TLV_REPORT, TLV_UNKNOWN, elapsed_ns, sign
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -169,9 +169,7 @@ class Intake:
         ours = (ends >= l4 + sizes.UDP_HEADER + sizes.UDP_PAYLOAD) & (view["tlv_type"] == TLV_REPORT)
         ours &= view["session"] == self._table.session[flow]
         reported = ours & (view["tlv_flags"] & TLV_UNKNOWN == 0)
-        known = self._account(
-            flow, sequence, pick(at, rows), _ntp_difference(view["received_time"], view["stamp_time"])
-        )
+        known = self._account(flow, sequence, pick(at, rows), _inside(view))
         self._reported(view, flow, sequence, pick(at, rows), reported & known)
         self._numbered(view, flow, sequence, known & ~reported)
 
@@ -187,7 +185,7 @@ class Intake:
                 self._ledger.count(f, "corrupt")
         view, flow, at = view[genuine], flow[genuine], at[genuine]
         sequence = unwrap_below(view["sender_seq"].astype(np.int64), self._ledger.next_seq[flow], 32)
-        known = self._account(flow, sequence, at, _ntp_difference(view["received_time"], view["stamp_time"]))
+        known = self._account(flow, sequence, at, _inside(view))
         self._numbered(view, flow, sequence, known)
 
     def _numbered(self, view: npt.NDArray[Any], flow: Ints, sequence: Ints, which: Bools) -> None:
@@ -311,9 +309,7 @@ class Intake:
         np.add.at(rows["rtt_sum"], flow, rtt)
 
 
-def _ntp_difference(earlier: npt.NDArray[Any], later: npt.NDArray[Any]) -> Ints:
-    """Later - earlier in nanoseconds, for NTP timestamps less than half an hour apart; 0 for anything longer."""
-    difference = (later.astype(np.uint64) - earlier.astype(np.uint64)).astype(np.int64)
-    sane = (difference >= 0) & (difference < 1 << 43)
-    difference = np.where(sane, difference, 0)
-    return (difference >> 16) * 1_000_000_000 >> 16
+def _inside(view: npt.NDArray[Any]) -> Ints:
+    """How long each STAMP probe was inside its reflector, nanoseconds, by the reflector's own two timestamps."""
+    received, sent = view["received_time"].astype(np.uint64), view["stamp_time"].astype(np.uint64)
+    return elapsed_ns(received, sent, view["error_estimate"])
