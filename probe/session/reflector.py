@@ -49,7 +49,7 @@ UInt64s = npt.NDArray[np.uint64]
 MAX_BATCH = 1024
 TICK_NS = 200_000_000
 SHORTEST_REQUEST = 14  # octets of a TWAMP sender's packet without padding (RFC 8762, section 4.6)
-LONGEST_REQUEST = sizes.ETHERNET + sizes.MAX_SIZE  # of frame
+LONGEST_REQUEST = sizes.ETHERNET + sizes.MAX_SIZE + sizes.IP_HEADER[6] - sizes.IP_HEADER[4]  # of frame; rings keep more
 SEQUENCES = 1 << 62  # beyond them a sequence is no probe's, and the arithmetic of int64 ends
 _U64 = np.uint64
 
@@ -184,7 +184,7 @@ class Reflector:
             sequence = np.where(ours, sequence, self._unwrapped(key, view["stamp_seq"].astype(np.int64)))
         now = self._clock.mono_ns()
         answer = self._probes.answer(key, sequence, now)
-        frames = copied(raw, rows, np.maximum(ends, base))
+        frames = copied(raw, rows, ends)
         reply = as_records(frames, "udp", batch.family)
         request_ttl = reply["ttl"].copy()
         turn_round(reply)
