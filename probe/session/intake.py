@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,12 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 MAX_BATCH = 1024  # frames taken from a ring at a time
 MAX_BATCHES = 256
+_PORT_SPACE = {
+    layout.IPPROTO_ICMP: "icmp",
+    layout.IPPROTO_ICMPV6: "icmp",
+    layout.IPPROTO_UDP: "udp",
+    layout.IPPROTO_TCP: "tcp",
+}
 
 
 class Intake:
@@ -111,13 +118,13 @@ class Intake:
         window = slice(first, first + count)
         network = {f: self._view(receiver, "network", f)[window] for f in (4, 6)}
         raw = self._view(receiver, "raw", 0)[window]
-        status = receiver.status(first, count)
+        status, lengths = receiver.status(first, count), receiver.lengths(first, count)
         # A kernel stamp cannot lie ahead of now; if it seems to, the wall clock has just been stepped.
         now = self._clock.mono_ns()
         at = np.minimum(stamps - self.offset, now)
         for batch in split(network[4], network[6]):
             ends = frame_ends(batch, network[batch.family])
-            good = intact(raw, batch, ends, pick(status, batch.rows))
+            good = intact(raw, batch, ends, pick(status, batch.rows)) & (ends <= pick(lengths, batch.rows))
             slots = lambda name, b=batch: self._view(receiver, name, b.family)[window]  # noqa: E731
             if batch.proto == layout.IPPROTO_UDP:
                 self._take_udp(batch, slots, good, at, ends)
@@ -244,12 +251,20 @@ class Intake:
             )
 
     def _take_error(self, frame: bytes, family: int) -> None:
+        """An ICMP error about a probe counts for its flow, whoever sent it."""
         error = icmp_error(frame, family)
-        proto = {1: "icmp", 58: "icmp", 17: "udp", 6: "tcp"}.get(error.proto) if error is not None else None
-        if error is None or proto is None or self._table.owner[proto][error.number] < 0:
+        owner = -1 if error is None else int(self._table.owner[_PORT_SPACE[error.proto]][error.number])
+        if error is None or owner < 0 or family != self._table.family[owner] or not self._quoted(error.data, owner):
             self._foreign(1)
             return
-        self._ledger.count(int(self._table.owner[proto][error.number]), "icmp_error")
+        self._ledger.count(owner, "icmp_error")
+
+    def _quoted(self, data: bytes, owner: int) -> bool:
+        """Whether an echo request's data is ours, as far as it is quoted: nobody can reserve an identifier."""
+        if len(data) < 16:
+            return True
+        magic, session = struct.unpack_from("!I4xQ", data)
+        return bool(magic == layout.MAGIC and session == self._table.session[owner])
 
     def _reported(self, view: npt.NDArray[Any], flow: Ints, sequence: Ints, at: Ints, which: Any) -> None:
         if not which.any():

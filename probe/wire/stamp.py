@@ -56,7 +56,7 @@ def elapsed_ns(
     ptp = estimate & PTP_FORMAT != 0
     difference = (later - earlier).astype(np.int64)
     elapsed = np.where((difference >= 0) & (difference < 1 << 43), difference, 0)
-    elapsed = (elapsed >> 16) * NS >> 16
+    elapsed = (elapsed >> 32) * NS + ((elapsed & 0xFFFFFFFF) * NS >> 32)
     if ptp.any():
         seconds = (later >> np.uint64(32)).astype(np.int64) - (earlier >> np.uint64(32)).astype(np.int64)
         seconds = (seconds + (1 << 31)) % (1 << 32) - (1 << 31)  # the 32 bits go round in 2106
