@@ -161,7 +161,7 @@ class Intake:
         view = pick(slots("udp_base_reply"), batch.rows)
         owner, mine = self._owned_rows("udp", view["dport"], good)
         l4 = layout.l4_offset(batch.family)
-        mine &= ends >= l4 + sizes.UDP_HEADER + sizes.STAMP_BASE
+        mine &= ends >= l4 + sizes.UDP_HEADER + sizes.TWAMP_REPLY
         signed = mine & (self._table.kind[owner] == layout.UDP_AUTH)
         if signed.any():
             self._take_signed(

@@ -74,14 +74,19 @@ def test_timestamps_that_make_no_sense_take_nothing_off(times, error):
 
 
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize("kept", ["unknown", "cut off", "malformed", "same"])
+@pytest.mark.parametrize("kept", ["unknown", "cut off", "malformed", "same", "twamp"])
 def test_a_reflector_may_do_as_it_likes_with_our_tlv(family, kept):
     """One of RFC 8762 copies it, one of RFC 8972 marks it, an older one of TWAMP sends it back in part."""
     desk = Desk()
     name = f"udp{family}"
     sent = rfc.parse_udp_frame(desk.sent[name][3]).payload[44:]
-    tlvs = {"unknown": sent, "cut off": b"", "malformed": b"\xc0" + sent[1:], "same": sent}[kept]
-    desk.receive(answer(desk, name, 3, (rfc.ntp(0), rfc.ntp(5)), 1, tlvs))
+    tlvs = {"unknown": sent, "cut off": b"", "malformed": b"\xc0" + sent[1:], "same": sent, "twamp": b""}[kept]
+    frame = answer(desk, name, 3, (rfc.ntp(0), rfc.ntp(5)), 1, tlvs)
+    if kept == "twamp":  # RFC 5357, section 4.2.1: 41 octets, padding is left to the reflector
+        ends = (rfc.ADDRESSES[family][1], rfc.ADDRESSES[family][0])
+        reply = rfc.parse_udp_frame(frame)
+        frame = rfc.udp_frame(family, reply.payload[:41], sport=862, dport=reply.ports[1], ends=ends)
+    desk.receive(frame)
     assert (desk.count(name, "received"), desk.count(name, "corrupt"), desk.foreign) == (1, 0, 0)
     assert desk.told == []  # no report, so nothing about a translation either
 
