@@ -171,6 +171,14 @@ def test_a_batch_of_all_kinds_keeps_them_apart():
         assert one[own:] == other[own:]
 
 
+@pytest.mark.parametrize("tail", [b"", tlv(PADDING), tlv(PADDING, bytes(700))])
+@pytest.mark.parametrize("lead", [b"", OURS])
+def test_requests_of_our_own_kind_are_not_walked_one_by_one(monkeypatch, lead, tail):
+    monkeypatch.setattr(tlv_module, "chain", None)
+    _, back = answered(Bench(), lead + tail)
+    assert back[len(lead) :] == tail.replace(b"\x80", b"\0", 1)
+
+
 # --- authenticated ---------------------------------------------------------------------------------------------------
 
 
