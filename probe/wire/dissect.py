@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probe.core.arrays import distinct, pick
-from probe.wire import layout
+from probe.wire import layout, sizes
 from probe.wire.checksum import MODULUS, row_sums
 
 Ints = npt.NDArray[np.int64]
@@ -76,7 +76,7 @@ def intact(raw: npt.NDArray[np.uint8], batch: Batch, ends: Ints, status: npt.NDA
         if batch.proto != layout.IPPROTO_ICMP:
             total += row_sums(frames, *addresses) + np.uint64(batch.proto + end - l4)
         ok = total % np.uint64(MODULUS) == 0
-        if batch.proto == layout.IPPROTO_UDP and batch.family == 4:
+        if batch.proto == layout.IPPROTO_UDP and batch.family == 4 and end >= l4 + sizes.UDP_HEADER:
             ok |= (frames[:, l4 + 6] == 0) & (frames[:, l4 + 7] == 0)
         good[which] = ok
     return good

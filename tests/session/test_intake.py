@@ -99,6 +99,15 @@ def test_a_reply_that_claims_more_than_has_come_is_corrupt():
     assert (desk.count("udp4", "received"), desk.count("udp4", "corrupt"), desk.count("udp4", "duplicate")) == (1, 1, 0)
 
 
+@pytest.mark.parametrize("octets", range(9))
+def test_a_packet_that_ends_within_its_udp_header_is_corrupt(octets):
+    desk = Desk("udp4")
+    frame = bytearray(rfc.udp_frame(4, b"", sport=862, dport=desk.ids["udp4"], no_checksum=True))[: 34 + octets]
+    frame[16:18] = struct.pack("!H", 20 + octets)
+    desk.receive(bytes(frame))
+    assert desk.count("udp4", "received") == 0
+
+
 # --- ICMP errors -----------------------------------------------------------------------------------------------------
 
 ERRORS = {4: [(3, 0), (3, 1), (3, 3), (3, 13), (11, 0)], 6: [(1, 0), (1, 3), (1, 4), (3, 0)]}

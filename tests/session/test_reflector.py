@@ -186,6 +186,13 @@ def test_longer_frames_than_are_kept_whole_are_not_answered():
     assert ask(bench, rfc.request(1, (0, 0), tlvs=rfc.tlv(1, bytes(1493 - 48)))) == []
 
 
+@pytest.mark.parametrize("octets", range(9))
+def test_a_packet_that_ends_within_its_udp_header_is_not_answered(octets):
+    frame = bytearray(rfc.udp_frame(4, b"", no_checksum=True))[: 34 + octets]
+    frame[16:18] = struct.pack("!H", 20 + octets)
+    assert Bench().answers(bytes(frame)) == Bench(key=KEY).answers(bytes(frame)) == []
+
+
 @pytest.mark.parametrize("off", [-1, 1])
 def test_a_datagram_that_disagrees_about_its_length_is_not_answered(off):
     frame = bytearray(rfc.udp_frame(4, rfc.request(1, (0, 0)), no_checksum=True))
