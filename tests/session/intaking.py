@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from probe.border import SharedState
+from probe.border import FLOW, HEADER
 from probe.clock import ManualClock
-from probe.core.fate import COLUMN
+from probe.core.fate import COLUMN, COLUMNS
+from probe.core.histogram import BINS
 from probe.core.ledger import Ledger
 from probe.link.memory import MemoryLink
 from probe.session.filler import Filler
@@ -41,7 +43,12 @@ class Desk:
     def __init__(self, *names: str) -> None:
         self.clock = ManualClock()
         names = names or NAMES
-        self.shared = SharedState.create(len(names))
+        self.shared = SimpleNamespace(  # counters as an engine shares them, without a memory file
+            header=np.zeros(1, HEADER),
+            live=np.zeros((len(names), COLUMNS), np.int64),
+            flows=np.zeros(len(names), FLOW),
+            histogram=np.zeros((len(names), BINS), np.uint32),
+        )
         self.table = FlowTable(len(names), 1600)
         self.ledger = Ledger(len(names), live=self.shared.live)
         self.index = {name: n for n, name in enumerate(names)}
@@ -57,7 +64,7 @@ class Desk:
             self.ledger,
             NoConnections(),  # type: ignore[arg-type]
             self.clock,
-            self.shared,
+            self.shared,  # type: ignore[arg-type]
             self.told.append,
             nothing,
             nothing,

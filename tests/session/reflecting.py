@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
-from probe.border import SharedState
+import numpy as np
+
+from probe.border import HEADER
 from probe.clock import ManualClock
 from probe.link.memory import MemoryLink
 from probe.session.reflector import Reflector
@@ -28,7 +31,8 @@ class Bench:
         # What earlier frames left behind in the ring: nothing of it may ever count or go out.
         self.inward.receiver.view((bytes, self.inward.receiver.slot_octets))[:] = b"\xee" * SLOT
         options = {"udp": 862, "tcp": 8620, "allow": [], "error_estimate": ESTIMATE, "rng": random.Random(1), **more}
-        self.reflector = Reflector(self, self.clock, SharedState.create(1), **options)
+        shared = SimpleNamespace(header=np.zeros(1, HEADER))  # a memory file each would be too many
+        self.reflector = Reflector(self, self.clock, shared, **options)
 
     def receivers(self):
         return [self.inward.receiver]

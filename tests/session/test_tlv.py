@@ -268,7 +268,7 @@ def flags_by_the_rfc(chain: bytes, understood: set[int]) -> list[tuple[int, int]
         least, most = ALLOWED.get(kind, (0, 70_000))
         if at + 4 + length > len(chain) or not least <= length <= most:
             return [*found, (at, chain[at] & U | M)]
-        found.append((at, 0 if kind in understood or (at == 0 and chain.startswith(OURS)) else U))
+        found.append((at, 0 if kind in understood or (at == 0 and chain[1:].startswith(OURS[1:])) else U))
         at += 4 + length
     return found
 
