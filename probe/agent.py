@@ -42,9 +42,8 @@ from probe.report.assess import record_of
 from probe.report.document import new_document
 from probe.store.journal import Journal
 from probe.supervise import Engine
-from probe.timesync import kernel_clock
+from probe.timesync import host_clock
 from probe.watch.aws import AwsWatcher
-from probe.wire.stamp import error_estimate
 
 log = logging.getLogger(__name__)
 SAMPLE_S = 0.25
@@ -92,7 +91,7 @@ class Agent:
             key_file = None if reflector.key_file is None else str(reflector.key_file)
             self._reflector = reflector_engine(reflector.udp, reflector.tcp, allow=allow, key_file=key_file)
         try:
-            estimate = error_estimate(kernel_clock().max_error_ns)
+            estimate = host_clock().error_estimate()
             self._prober = Prober(self.config.flow_specs(), error_estimate=estimate, listener=self._heard)
         except BaseException:
             self._stop_reflector()
@@ -250,7 +249,7 @@ class Agent:
         return True, ""
 
     def clock_max_error_ns(self) -> int | None:
-        return kernel_clock().max_error_ns
+        return host_clock().max_error_ns
 
     def watchers(self) -> Sequence[WatcherSnapshot]:
         return [self._aws.snapshot()] if self._aws is not None else []
@@ -374,7 +373,7 @@ class Agent:
 
     def report(self, start_ns: int | None = None, end_ns: int | None = None) -> dict[str, Any]:
         self._prober.refresh()
-        clock = kernel_clock()
+        clock = host_clock()
         now = time.time_ns()
         first, last = start_ns or self._started_ns, end_ns or now
         return new_document(

@@ -175,6 +175,7 @@ def run_reflector(channel: Channel, shared: SharedState, options: argparse.Names
                 allow=options.allow,
                 error_estimate=options.error_estimate,
                 key=key,
+                sync_source=options.sync_source,
             )
             channel.send({"event": "ready"})
             reflecting.run(reflector, channel, links.receivers(), stop)
@@ -204,6 +205,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--allow", action="append", default=[])
     parser.add_argument("--authenticated", action="store_true")
     parser.add_argument("--error-estimate", type=int, default=1)
+    parser.add_argument("--sync-source", type=int, default=0)
     options = parser.parse_args(argv)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -22,8 +22,7 @@ from probe.report.document import new_document
 from probe.store.record import RecordFile
 from probe.store.runs import new_run_id
 from probe.targets import Target
-from probe.timesync import kernel_clock
-from probe.wire.stamp import error_estimate
+from probe.timesync import host_clock
 
 CONNECT_S = 5.0
 SETTLE_MARGIN_S = 0.5
@@ -57,7 +56,7 @@ def measure(
         HaprobeError: If the engine ends by itself; what it had measured is printed first.
     """
     specs = flow_specs(targets, rate_pps, sessions, path, interface, loss_threshold_ns)
-    clock = kernel_clock()
+    clock = host_clock()
     started_ns = time.time_ns()
     run = {
         "id": new_run_id(started_ns),
@@ -73,7 +72,7 @@ def measure(
         record = stack.enter_context(RecordFile(Path(record_path))) if record_path else None
         prober = Prober(
             specs,
-            error_estimate=error_estimate(clock.max_error_ns),
+            error_estimate=clock.error_estimate(),
             listener=None if record is None else _ending(record, progress),
             spool_fd=None if record is None else record.fd,
         )

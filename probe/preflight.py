@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from probe import config as configs
 from probe.errors import ConfigError, PeerError, PrivilegeError
-from probe.timesync import KernelClock, kernel_clock
+from probe.timesync import HostClock, host_clock
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -53,7 +53,7 @@ def preflight(config_path: str | Path | None = None) -> list[Check]:
     config, problems = _config(config_path)
     interfaces = {flow.interface for flow in config.flows if flow.interface} if config else set()
     interfaces = interfaces or default_interfaces()
-    checks = [*problems, *capabilities(), clock(kernel_clock())]
+    checks = [*problems, *capabilities(), clock(host_clock())]
     for interface in sorted(interfaces):
         checks += [offload(interface, gro(interface)), reverse_path_filter(interface)]
     checks += [open_files(*resource.getrlimit(resource.RLIMIT_NOFILE)), local_ports()]
@@ -102,11 +102,11 @@ def capabilities(proc: Path = PROC) -> Iterator[Check]:
             yield Check(name, "fail", "missing", GRANT, PrivilegeError.exit_status)
 
 
-def clock(state: KernelClock) -> Check:
+def clock(state: HostClock) -> Check:
     """Durations need no synchronised clock; putting several agents on one timeline does."""
-    if state.max_error_ns is None:
+    if state.max_error_ns is None or not state.synchronised:
         return Check("clock", "warn", "not synchronised", "run chrony; on AWS with server 169.254.169.123")
-    finding = f"synchronised, error at most {state.max_error_ns / 1e6:.3f} ms (adjtimex)"
+    finding = f"synchronised, error at most {state.max_error_ns / 1e6:.3f} ms ({state.source})"
     if state.max_error_ns > MAX_CLOCK_ERROR_NS:
         return Check("clock", "warn", finding, "check `chronyc tracking`: times of several agents will not line up")
     return Check("clock", "ok", finding)

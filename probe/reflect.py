@@ -11,8 +11,7 @@ from probe.errors import UsageError
 from probe.interrupts import interruptible
 from probe.keys import read_key
 from probe.supervise import Engine
-from probe.timesync import kernel_clock
-from probe.wire.stamp import error_estimate
+from probe.timesync import host_clock
 
 
 def reflector_engine(
@@ -29,8 +28,9 @@ def reflector_engine(
         UsageError: If a port is taken, or the interface does not exist.
         PrivilegeError: Without the capabilities that raw sockets need.
     """
-    estimate = error_estimate(kernel_clock().max_error_ns)
-    options = ["--udp", str(udp or 0), "--tcp", str(tcp or 0), "--error-estimate", str(estimate)]
+    clock = host_clock()
+    options = ["--udp", str(udp or 0), "--tcp", str(tcp or 0)]
+    options += ["--error-estimate", str(clock.error_estimate()), "--sync-source", str(clock.reference)]
     if interface is not None:
         try:
             options += ["--ifindex", str(socket.if_nametoindex(interface))]

@@ -73,23 +73,20 @@ class Frames(NamedTuple):
         stamps_ns: Arrival times, CLOCK_REALTIME, nanoseconds; int64.
         status: TP_STATUS_* words; bit 29: stamped by the driver's hand-over, not by the packet socket.
         ifindex: Interface of arrival; int32.
-        kept: How many octets of each frame there are: fewer than it had, if it was longer than a link keeps; int32.
+        lengths: Octets of each frame as it arrived, Ethernet header included even where there is none; int32.
+        kept: How many of them there are: fewer, if it was longer than a link keeps; int32.
     """
 
     octets: UInt8Array
     stamps_ns: Int64Array
     status: UInt32Array
     ifindex: Int32Array
+    lengths: Int32Array
     kept: Int32Array
 
 
-NO_FRAMES = Frames(
-    np.zeros((0, 192), np.uint8),
-    np.zeros(0, np.int64),
-    np.zeros(0, np.uint32),
-    np.zeros(0, np.int32),
-    np.zeros(0, np.int32),
-)
+_NONE = np.zeros(0, np.int32)
+NO_FRAMES = Frames(np.zeros((0, 192), np.uint8), np.zeros(0, np.int64), np.zeros(0, np.uint32), _NONE, _NONE, _NONE)
 
 
 class FrameReceiver(Protocol):

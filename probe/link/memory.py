@@ -123,13 +123,18 @@ class MemorySender:
 
 
 class MemoryReceiver:
-    """The reading end; frames that arrive while `slots` of them wait are dropped and counted."""
+    """The reading end; frames that arrive while `slots` of them wait are dropped and counted.
+
+    Attributes:
+        stale: What stands behind a frame's end, where a ring has what older frames left.
+    """
 
     lag_ns = 0
 
     def __init__(self, link: MemoryLink, slots: int, slot_octets: int):
         self.slots, self.slot_octets = slots, max(slot_octets, NO_FRAMES.octets.shape[1])
         self._link = link
+        self.stale = b"\xee" * self.slot_octets
         self._waiting: list[tuple[int, bytes]] = []
         self._drops = 0
 
@@ -146,7 +151,7 @@ class MemoryReceiver:
         taken, self._waiting = self._waiting[:limit], self._waiting[limit:]
         if not taken:
             return NO_FRAMES
-        rows = np.zeros((len(taken), self.slot_octets), np.uint8)
+        rows = np.tile(np.frombuffer(self.stale, np.uint8)[: self.slot_octets], (len(taken), 1))
         for row, (_, frame) in zip(rows, taken, strict=True):
             kept = frame[: self.slot_octets]
             row[: len(kept)] = np.frombuffer(kept, np.uint8)
@@ -155,6 +160,7 @@ class MemoryReceiver:
             stamps_ns=np.array([stamp for stamp, _ in taken], np.int64),
             status=np.full(len(taken), abi.TP_STATUS_USER | abi.TP_STATUS_TS_SOFTWARE, np.uint32),
             ifindex=np.ones(len(taken), np.int32),
+            lengths=np.array([len(frame) for _, frame in taken], np.int32),
             kept=np.array([min(len(frame), self.slot_octets) for _, frame in taken], np.int32),
         )
 

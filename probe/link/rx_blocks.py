@@ -145,7 +145,8 @@ class RxBlocks:
 
     def _extent(self, at: int) -> int:
         """Octets that the frame at `at` takes, its headers included."""
-        return -(-(abi.V3_DATA_AT + self._word(at, abi.SNAPLEN_AT)) // 8) * 8
+        data = int.from_bytes(self._memory[at + abi.V3_MAC_OFFSET_AT : at + abi.V3_MAC_OFFSET_AT + 2], sys.byteorder)
+        return -(-(data + self._word(at, abi.SNAPLEN_AT)) // 8) * 8
 
     def _copied(self, parts: list[_Part], total: int) -> npt.NDArray[np.uint8]:
         """Copy frames out with the kernel's headers before them; shape (total, ...)."""
@@ -217,10 +218,13 @@ def _frames(rows: npt.NDArray[np.uint8]) -> Frames:
     stamps = head[:, abi.V3_SEC_AT // 4].astype(np.int64)
     stamps *= 1_000_000_000
     stamps += head[:, abi.V3_NSEC_AT // 4]
+    # Without an L2 header the kernel counts lengths from the network header, and says so in tp_mac.
+    absent = rows[:, abi.V3_MAC_OFFSET_AT : abi.V3_MAC_OFFSET_AT + 2].view(np.uint16)[:, 0] - np.int32(abi.V3_DATA_AT)
     return Frames(
         octets=rows[:, abi.V3_DATA_AT :],
         stamps_ns=stamps,
         status=head[:, abi.V3_STATUS_AT // 4],
         ifindex=head[:, abi.V3_IFINDEX_AT // 4].view(np.int32),
-        kept=head[:, abi.SNAPLEN_AT // 4].view(np.int32),
+        lengths=head[:, abi.V3_LEN_AT // 4].view(np.int32) + absent,
+        kept=head[:, abi.SNAPLEN_AT // 4].view(np.int32) + absent,
     )

@@ -142,10 +142,13 @@ def _frames(rows: npt.NDArray[np.uint8]) -> Frames:
     stamps = head[:, abi.V2_SEC_AT // 4].astype(np.int64)
     stamps *= 1_000_000_000
     stamps += head[:, abi.V2_NSEC_AT // 4]
+    # Without an L2 header the kernel counts lengths from the network header, and says so in tp_mac.
+    absent = rows[:, abi.V2_MAC_OFFSET_AT : abi.V2_MAC_OFFSET_AT + 2].view(np.uint16)[:, 0] - np.int32(abi.V2_DATA_AT)
     return Frames(
         octets=rows[:, abi.V2_DATA_AT :],
         stamps_ns=stamps,
         status=head[:, abi.TP_STATUS_AT // 4],
         ifindex=head[:, abi.V2_IFINDEX_AT // 4].view(np.int32),
-        kept=head[:, abi.V2_SNAPLEN_AT // 4].view(np.int32),
+        lengths=head[:, abi.TP_LEN_AT // 4].view(np.int32) + absent,
+        kept=head[:, abi.V2_SNAPLEN_AT // 4].view(np.int32) + absent,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from probe.session.flows import ONE_ID, SYN_STEP_INVERSE, FlowTable
 from probe.session.tcp import SERIAL
 from probe.wire import layout, sizes
 from probe.wire.dissect import Batch, address_text, frame_ends, icmp_error, intact, split
-from probe.wire.stamp import TLV_REPORT, TLV_UNKNOWN, sign
+from probe.wire.stamp import TLV_REPORT, TLV_UNKNOWN, elapsed_ns, sign
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -29,6 +30,12 @@ Array = npt.NDArray[Any]
 OnReplies = Callable[[Ints, Ints, Ints, Arrivals, Array, tuple[Array, Array] | None], None]
 MAX_BATCH = 4096  # frames taken from a ring at a time
 MAX_BATCHES = 256
+_PORT_SPACE = {
+    layout.IPPROTO_ICMP: "icmp",
+    layout.IPPROTO_ICMPV6: "icmp",
+    layout.IPPROTO_UDP: "udp",
+    layout.IPPROTO_TCP: "tcp",
+}
 
 
 class Intake:
@@ -115,7 +122,9 @@ class Intake:
         at = np.minimum(frames.stamps_ns - self.offset, now)
         for batch in split(octets):
             ends = frame_ends(batch, octets)
-            good = intact(octets, batch, ends, pick(frames.status, batch.rows), pick(frames.kept, batch.rows))
+            kept = pick(frames.kept, batch.rows)
+            good = intact(octets, batch, ends, pick(frames.status, batch.rows), kept)
+            good &= ends <= pick(frames.lengths, batch.rows)  # a header may claim more than has come
             slots = lambda name, b=batch: layout.records(octets, name, b.family)  # noqa: E731
             if batch.proto == layout.IPPROTO_UDP:
                 self._take_udp(batch, slots, good, at, ends)
@@ -163,7 +172,7 @@ class Intake:
         view = pick(slots("udp_base_reply"), batch.rows)
         owner, mine = self._owned_rows("udp", view["dport"], good)
         l4 = layout.l4_offset(batch.family)
-        mine &= ends >= l4 + sizes.UDP_HEADER + sizes.STAMP_BASE
+        mine &= ends >= l4 + sizes.UDP_HEADER + sizes.TWAMP_REPLY
         signed = mine & (self._table.kind[owner] == layout.UDP_AUTH)
         if signed.any():
             self._take_signed(
@@ -179,7 +188,7 @@ class Intake:
         ours &= self._of_session(view["session"], flow)
         reported = ours & (view["tlv_flags"] & TLV_UNKNOWN == 0)
         times = (view["received_time"], view["stamp_time"])
-        known = self._account(flow, sequence, pick(at, rows), view["ttl"], times, _ntp_difference(*times))
+        known = self._account(flow, sequence, pick(at, rows), view["ttl"], times, _inside(view))
         self._reported(view, flow, sequence, pick(at, rows), reported & known)
         self._numbered(view, flow, sequence, known & ~reported)
 
@@ -196,7 +205,7 @@ class Intake:
         view, flow, at = view[genuine], flow[genuine], at[genuine]
         sequence = unwrap_below(view["sender_seq"].astype(np.int64), self._ledger.next_seq[flow], 32)
         times = (view["received_time"], view["stamp_time"])
-        known = self._account(flow, sequence, at, view["ttl"], times, _ntp_difference(*times))
+        known = self._account(flow, sequence, at, view["ttl"], times, _inside(view))
         self._numbered(view, flow, sequence, known)
 
     def _numbered(self, view: npt.NDArray[Any], flow: Ints, sequence: Ints, which: Bools) -> None:
@@ -256,12 +265,20 @@ class Intake:
             )
 
     def _take_error(self, frame: bytes, family: int) -> None:
+        """An ICMP error about a probe counts for its flow, whoever sent it."""
         error = icmp_error(frame, family)
-        proto = {1: "icmp", 58: "icmp", 17: "udp", 6: "tcp"}.get(error.proto) if error is not None else None
-        if error is None or proto is None or self._table.owner[proto][error.number] < 0:
+        owner = -1 if error is None else int(self._table.owner[_PORT_SPACE[error.proto]][error.number])
+        if error is None or owner < 0 or family != self._table.family[owner] or not self._quoted(error.data, owner):
             self._foreign(1)
             return
-        self._ledger.count(int(self._table.owner[proto][error.number]), "icmp_error")
+        self._ledger.count(owner, "icmp_error")
+
+    def _quoted(self, data: bytes, owner: int) -> bool:
+        """Whether an echo request's data is ours, as far as it is quoted: nobody can reserve an identifier."""
+        if len(data) < 16:
+            return True
+        magic, session = struct.unpack_from("!I4xQ", data)
+        return bool(magic == layout.MAGIC and session == self._table.session[owner])
 
     def _reported(self, view: npt.NDArray[Any], flow: Ints, sequence: Ints, at: Ints, which: Any) -> None:
         if not which.any():
@@ -329,10 +346,7 @@ class Intake:
         np.add.at(rows["rtt_sum"], flow, rtt)
 
 
-def _ntp_difference(earlier: npt.NDArray[Any], later: npt.NDArray[Any]) -> Ints:
-    """Later - earlier in nanoseconds, for NTP timestamps less than half an hour apart; 0 for anything longer."""
-    difference = (later.astype(np.uint64) - earlier.astype(np.uint64)).astype(np.int64)
-    sane = (difference >= 0) & (difference < 1 << 43)
-    difference = np.where(sane, difference, 0)
-    seconds, fraction = difference >> 32, difference & 0xFFFFFFFF
-    return seconds * 1_000_000_000 + (fraction * 1_000_000_000 >> 32)
+def _inside(view: npt.NDArray[Any]) -> Ints:
+    """How long each STAMP probe was inside its reflector, nanoseconds, by the reflector's own two timestamps."""
+    received, sent = view["received_time"].astype(np.uint64), view["stamp_time"].astype(np.uint64)
+    return elapsed_ns(received, sent, view["error_estimate"])

@@ -28,10 +28,11 @@ from probe.link.base import FrameReceiver, Frames
 from probe.session.listener import Listener
 from probe.session.peers import Peers
 from probe.session.replier import ReflectorLinks, Replier
-from probe.session.turning import connection_key, rows_as, sender_key, turn_round, write_report
+from probe.session.tlv import Extensions
+from probe.session.turning import connection_key, extended, rows_as, sender_key, turn_round, write_report
 from probe.wire import layout, sizes
 from probe.wire.dissect import Batch, frame_ends, intact, split
-from probe.wire.stamp import TLV_EXTRA_PADDING, TLV_REPORT, TLV_UNKNOWN, ntp_from_unix_ns, sign
+from probe.wire.stamp import TLV_REPORT, ntp_from_unix_ns, sign
 
 Ints = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
@@ -39,6 +40,8 @@ UInt64s = npt.NDArray[np.uint64]
 MAX_BATCH = 1024
 TICK_NS = 200_000_000
 SHORTEST_REQUEST = 14  # octets of a TWAMP sender's packet without padding (RFC 8762, section 4.6)
+LONGEST_REQUEST = sizes.ETHERNET + sizes.MAX_SIZE + sizes.IP_HEADER[6] - sizes.IP_HEADER[4]  # of frame; rings keep more
+SEQUENCES = 1 << 62  # beyond them a sequence is no probe's, and the arithmetic of int64 ends
 _U64 = np.uint64
 
 
@@ -54,6 +57,7 @@ class Reflector:
         allow: Networks that may use it; empty: all.
         error_estimate: STAMP Error Estimate of our clock.
         key: For authenticated STAMP: with a key, nothing else is answered over UDP.
+        sync_source: How our clock is kept (wire/tlv.py).
         rng: For initial sequence and boot numbers.
     """
 
@@ -68,6 +72,7 @@ class Reflector:
         allow: list[str],
         error_estimate: int,
         key: bytes = b"",
+        sync_source: int = 0,
         rng: random.Random | None = None,
     ):
         self._links, self._clock, self._shared = links, clock, shared
@@ -79,6 +84,7 @@ class Reflector:
         self._probes = Peers(self._rng)
         self._listener = Listener(self._rng)
         self._replier = Replier(links, clock, shared)
+        self._extensions = Extensions(clock, key, sync_source)
         self._drops = 0  # requests that our ring had no room for, and replies that could not be sent
         self._next_tick = 0
         self._reflected = self._ticked = 0  # replies at the last tick, and its time
@@ -113,7 +119,8 @@ class Reflector:
         octets = frames.octets
         for batch in split(octets):
             ends, kept = frame_ends(batch, octets), pick(frames.kept, batch.rows)
-            good = intact(octets, batch, ends, pick(frames.status, batch.rows), kept) & (ends <= kept)
+            good = intact(octets, batch, ends, pick(frames.status, batch.rows), kept)
+            good &= ends <= np.minimum(kept, LONGEST_REQUEST)  # a header may claim more than has come, or was kept
             if self._allow:
                 good &= self._allowed(pick(layout.records(octets, "network", batch.family)["src"], batch.rows))
             came_by = pick(frames.ifindex, batch.rows)
@@ -140,16 +147,18 @@ class Reflector:
     def _answer_udp(self, octets: npt.NDArray[np.uint8], batch: Batch, ends: Ints, stamps: Ints, ifindex: int) -> None:
         l4 = layout.l4_offset(batch.family)
         view = rows_as(octets, batch.rows, "udp_sender", batch.family)
-        mine = (view["dport"] == self._udp) & (ends >= l4 + 8 + SHORTEST_REQUEST)
+        mine = (view["dport"] == self._udp) & (ends >= l4 + 8 + SHORTEST_REQUEST) & (view["udp_length"] == ends - l4)
         if not mine.any():
             return
         rows, ends, stamps, view = where_all(mine, batch.rows, ends, stamps, view)
         base = l4 + 8 + sizes.STAMP_BASE
         ours = (ends >= base + sizes.TLV_HEADER + sizes.TLV_VALUE) & (view["tlv_type"] == TLV_REPORT)
         ours &= (view["tlv_length"] == sizes.TLV_VALUE) & (view["version"] == layout.VERSION)
+        ours &= view["sequence"] < SEQUENCES
         key, sequence = view["session"].astype(_U64), view["sequence"].astype(np.int64)
         if not ours.all():
-            key = np.where(ours, key, sender_key(view, batch.family))
+            ssid = np.where(extended(octets, rows, ends, batch.family), view["ssid"], 0)
+            key = np.where(ours, key, sender_key(view, batch.family, ssid))
             sequence = np.where(ours, sequence, self._unwrapped(key, view["stamp_seq"].astype(np.int64)))
         now = self._clock.mono_ns()
         answer = self._probes.answer(key, sequence, now)
@@ -174,8 +183,10 @@ class Reflector:
         if ours.any():
             write_report(reply, ours, answer, request_ttl, batch.family, self._drops)
             reply["tlv_flags"][ours] = 0
-        self._understand_padding(frames, ends, base, ours)
-        self._drops += self._replier.send(frames, reply, ends, batch.family, ifindex, ours, "stamp_time")
+        self._extensions.answer(frames, batch.family, l4 + 8, sizes.STAMP_BASE, ends, ours, key, answer.q)
+        unsent = self._replier.send(frames, reply, ends, batch.family, ifindex, ours, "stamp_time")
+        self._extensions.left(len(rows) - unsent)
+        self._drops += unsent
 
     def _answer_signed(
         self, octets: npt.NDArray[np.uint8], batch: Batch, ends: Ints, stamps: Ints, ifindex: int
@@ -184,7 +195,7 @@ class Reflector:
         l4 = layout.l4_offset(batch.family)
         start = l4 + sizes.UDP_HEADER
         view = rows_as(octets, batch.rows, "udp_auth", batch.family)
-        mine = (view["dport"] == self._udp) & (ends >= start + sizes.STAMP_AUTH)
+        mine = (view["dport"] == self._udp) & (ends >= start + sizes.STAMP_AUTH) & (view["udp_length"] == ends - l4)
         for i in np.flatnonzero(mine).tolist():
             packet = octets[batch.rows[i], start : start + sizes.STAMP_AUTH].tobytes()
             genuine = sign(self._key, packet[: sizes.STAMP_SIGNED])
@@ -192,7 +203,7 @@ class Reflector:
         if not mine.any():
             return
         rows, ends, stamps, view = batch.rows[mine], ends[mine], stamps[mine], view[mine]
-        key = sender_key(view, batch.family)
+        key = sender_key(view, batch.family, view["ssid"])
         sequence = self._unwrapped(key, view["stamp_seq"].astype(np.int64))
         answer = self._probes.answer(key, sequence, self._clock.mono_ns())
         frames = pick(octets, rows)
@@ -208,11 +219,14 @@ class Reflector:
         reply["received_time"] = ntp_from_unix_ns(stamps)
         reply["sender_seq"], reply["sender_time"] = sender["stamp_seq"], sender["stamp_time"]
         reply["sender_error"], reply["sender_ttl"] = sender["error_estimate"], ttl
-        self._understand_padding(frames, ends, start + sizes.STAMP_AUTH, np.zeros(len(rows), bool))
+        none = np.zeros(len(rows), bool)
+        self._extensions.answer(frames, batch.family, start, sizes.STAMP_AUTH, ends, none, key, answer.q)
         for i in range(len(rows)):
             signature = sign(self._key, frames[i, start : start + sizes.STAMP_SIGNED].tobytes())
             frames[i, start + sizes.STAMP_SIGNED : start + sizes.STAMP_AUTH] = np.frombuffer(signature, np.uint8)
-        self._drops += self._replier.send(frames, reply, ends, batch.family, ifindex, np.zeros(len(rows), bool))
+        unsent = self._replier.send(frames, reply, ends, batch.family, ifindex, none)
+        self._extensions.left(len(rows) - unsent)
+        self._drops += unsent
 
     def _unwrapped(self, key: UInt64s, wire: Ints) -> Ints:
         """Sequences of senders that send 32 bits, continued from what their session has seen."""
@@ -233,15 +247,6 @@ class Reflector:
         else:
             reply["payload_length"][grown] = whole
 
-    @staticmethod
-    def _understand_padding(frames: npt.NDArray[np.uint8], ends: Ints, base: int, ours: Any) -> None:
-        """Extra Padding is a TLV we understand: its U flag is cleared (RFC 8972, section 4.1). Others keep it."""
-        for at, rows in ((base, ~ours), (base + sizes.TLV_HEADER + sizes.TLV_VALUE, ours)):
-            if frames.shape[1] <= at + 1:
-                continue
-            padding = rows & (ends >= at + sizes.TLV_HEADER) & (frames[:, at + 1] == TLV_EXTRA_PADDING)
-            frames[padding, at] &= ~np.uint8(TLV_UNKNOWN)
-
     # --- TCP ---------------------------------------------------------------------------------------------------
 
     def _answer_tcp(self, octets: npt.NDArray[np.uint8], batch: Batch, ends: Ints, stamps: Ints, ifindex: int) -> None:
@@ -250,7 +255,7 @@ class Reflector:
         control = view["flags"] & (layout.TCP_SYN | layout.TCP_RST | layout.TCP_FIN) != 0
         l4 = layout.l4_offset(batch.family)
         data = mine & ~control & (ends >= l4 + 20 + sizes.TCP_PAYLOAD) & (view["magic"] == layout.MAGIC)
-        data &= view["offset"] == 5 << 4
+        data &= (view["offset"] == 5 << 4) & (view["sequence"] < SEQUENCES)
         key = connection_key(view, batch.family)
         now = self._clock.mono_ns()
         for i in np.flatnonzero(mine & ~(data & self._listener.connected(key))).tolist():

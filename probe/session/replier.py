@@ -111,7 +111,8 @@ class Replier:
         if compensated.all():
             reply["comp"] = word
             return
-        reply["comp"][compensated] = word[compensated]
+        if compensated.any():
+            reply["comp"][compensated] = word[compensated]
         reply["checksum"][~compensated] = word[~compensated]
 
     def _now(self, time_field: str) -> np.uint64:

@@ -9,12 +9,14 @@ import numpy.typing as npt
 
 from probe.core.arrays import pick
 from probe.session.peers import Answer
-from probe.wire import layout
+from probe.wire import layout, sizes
 
 Ints = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
 REPLY_TTL = 255  # RFC 5357, section 4.2.1
 _U64 = np.uint64
+_MIX = _U64(0x9E3779B97F4A7C15)  # odd: spreads an address over all bits
 
 
 def rows_as(octets: npt.NDArray[np.uint8], rows: Ints, name: str, family: int) -> npt.NDArray[Any]:
@@ -53,17 +55,31 @@ def mapped(address: npt.NDArray[Any], family: int) -> npt.NDArray[Any]:
     return out.view("V16").reshape(-1)
 
 
-def _address_digest(view: npt.NDArray[Any], family: int) -> UInt64s:
+def _address_digest(view: npt.NDArray[Any], family: int, end: str = "src") -> UInt64s:
     if family == 4:
-        return view["src32"].astype(_U64)
-    halves = np.frombuffer(view["src"].tobytes(), ">u8").reshape(-1, 2).astype(_U64)
-    return halves[:, 0] * _U64(0x9E3779B97F4A7C15) ^ halves[:, 1]
+        return np.asarray(view[f"{end}32"].astype(_U64))
+    halves = np.frombuffer(view[end].tobytes(), ">u8").reshape(-1, 2).astype(_U64)
+    digest: UInt64s = halves[:, 0] * _MIX ^ halves[:, 1]
+    return digest
 
 
-def sender_key(view: npt.NDArray[Any], family: int) -> UInt64s:
-    """Session of a sender that is not ours: address, port, SSID."""
-    low = view["sport"].astype(_U64) << _U64(16) | view["ssid"].astype(_U64)
-    return (_address_digest(view, family) << _U64(32)) ^ low ^ _U64(1 << 63)
+def extended(raw: npt.NDArray[np.uint8], rows: Ints, ends: Ints, family: int) -> Bools:
+    """Which unauthenticated requests can have an SSID (RFC 8972, section 3).
+
+    In a TWAMP sender's packet padding stands there, which may be another in each packet, and where STAMP has zeros.
+    """
+    ssid_end = layout.l4_offset(family) + sizes.UDP_HEADER + 16
+    base_end = ssid_end + sizes.STAMP_BASE - 16
+    whole: Bools = (ends >= base_end) & ~pick(raw, rows)[:, ssid_end:base_end].any(axis=1)
+    return whole
+
+
+def sender_key(view: npt.NDArray[Any], family: int, ssid: npt.NDArray[Any]) -> UInt64s:
+    """Session of a sender that is not ours: both addresses, its port, SSID (RFC 8972, section 3)."""
+    low = view["sport"].astype(_U64) << _U64(16) | ssid.astype(_U64)
+    target = _address_digest(view, family, "dst") * _MIX
+    key: UInt64s = (_address_digest(view, family) << _U64(32)) ^ low ^ target | _U64(1 << 63)
+    return key
 
 
 def connection_key(view: npt.NDArray[Any], family: int) -> UInt64s:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probe.core.arrays import distinct, pick
-from probe.wire import layout
+from probe.wire import layout, sizes
 from probe.wire.checksum import MODULUS, row_sums
 
 Ints = npt.NDArray[np.int64]
@@ -84,42 +84,59 @@ def intact(
         if batch.proto != layout.IPPROTO_ICMP:
             total += np.uint64(batch.proto + end - l4)
         ok = total % np.uint64(MODULUS) == 0
-        if batch.proto == layout.IPPROTO_UDP and batch.family == 4:
+        if batch.proto == layout.IPPROTO_UDP and batch.family == 4 and end >= l4 + sizes.UDP_HEADER:
             ok |= (frames[:, l4 + 6] == 0) & (frames[:, l4 + 7] == 0)
         good[which] = ok
     return good
 
 
+ICMP_ERRORS = {4: (3, 11), 6: (1, 3)}  # destination unreachable, time exceeded
+_ECHO_REQUEST = {4: 8, 6: 128}
+_ICMP_OF = {4: layout.IPPROTO_ICMP, 6: layout.IPPROTO_ICMPV6}
+
+
 @dataclass(frozen=True, slots=True)
 class IcmpError:
-    """A destination-unreachable or time-exceeded message, and the packet of ours that it is about."""
+    """A destination-unreachable or time-exceeded message, and the packet of ours that it is about.
+
+    Attributes:
+        type: Of the message.
+        code: Likewise.
+        source: Address of the host or router that sent it.
+        proto: Of the quoted packet.
+        number: Our source port, or ICMP identifier.
+        data: What is quoted of an echo request's data; empty for the others.
+    """
 
     type: int
     code: int
-    source: bytes  # address of the host or router that sent it
+    source: bytes
     proto: int
-    number: int  # our source port, or ICMP identifier
+    number: int
+    data: bytes
 
 
 def icmp_error(frame: bytes, family: int) -> IcmpError | None:
-    """Take an ICMP error apart (RFC 792; RFC 4443 section 3); None when it is not about anything we could have sent."""
+    """Take an ICMP error apart (RFC 792; RFC 4443 section 3); None when it is not about anything we could have sent.
+
+    A quote may end anywhere behind the first 8 octets of what follows the IP header. Of that header nothing counts but
+    what says where the rest stands: the way here changed it, and may have translated its addresses.
+    """
     l4 = layout.l4_offset(family)
-    inner = frame[l4 + 8 :]
-    header = 20 if family == 4 else 40
-    if len(inner) < header + 6:
+    quote = frame[l4 + 8 :]
+    if len(quote) < 20 or frame[l4] not in ICMP_ERRORS[family] or quote[0] >> 4 != family:
         return None
-    if family == 4:
-        if inner[0] >> 4 != 4:
-            return None
-        header = (inner[0] & 15) * 4
-        proto, source = inner[9], frame[26:30]
-    else:
-        proto, source = inner[6], frame[22:38]
-    if len(inner) < header + 6:
+    header = (quote[0] & 15) * 4 if family == 4 else 40
+    later_fragment = family == 4 and (quote[6] & 0x1F or quote[7])
+    if header < 20 or len(quote) < header + 6 or later_fragment:
         return None
-    at = header + (4 if proto in (layout.IPPROTO_ICMP, layout.IPPROTO_ICMPV6) else 0)
-    (number,) = struct.unpack_from("!H", inner, at)
-    return IcmpError(frame[l4], frame[l4 + 1], source, proto, number)
+    proto, source = (quote[9], frame[26:30]) if family == 4 else (quote[6], frame[22:38])
+    inner = quote[header:]
+    echo = proto == _ICMP_OF[family] and inner[0] == _ECHO_REQUEST[family]
+    if not echo and proto not in (layout.IPPROTO_TCP, layout.IPPROTO_UDP):
+        return None
+    (number,) = struct.unpack_from("!H", inner, 4 if echo else 0)
+    return IcmpError(frame[l4], frame[l4 + 1], source, proto, number, inner[8:] if echo else b"")
 
 
 def address_text(packed: bytes) -> str:

@@ -12,6 +12,7 @@ TCP_HEADER = 20
 COOKIE = 32  # our payload in ICMP and TCP: magic, compensator, session, sequence, TX time
 REPORT = 52  # what our reflector says about itself and about what it received: see layout.py
 STAMP_BASE = 44  # RFC 8762, section 4.2.1
+TWAMP_REPLY = 41  # a TWAMP reflector may end behind the sender's TTL (RFC 5357, section 4.2.1)
 STAMP_AUTH = 112  # RFC 8762, section 4.2.2
 STAMP_SIGNED = 96  # octets of it that the HMAC covers; it stands right behind them
 STAMP_HMAC = 16

@@ -1,4 +1,4 @@
-"""STAMP numbers: NTP timestamps, Error Estimates, TLV header (RFC 8762, RFC 8972, RFC 4656 section 4.1.2)."""
+"""STAMP numbers: timestamps, Error Estimates, TLV header (RFC 8762, RFC 8972, RFC 4656 section 4.1.2)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ SHORTEST_KEY = 16
 NTP_EPOCH_OFFSET_S = 2_208_988_800  # 1900-01-01 to 1970-01-01
 NS = 1_000_000_000
 STRANGE_NS = 365 * 86_400 * NS  # a clock this far from ours is none, or in another format
+
+SYNCHRONISED = 0x8000  # S bit of an Error Estimate
+PTP_FORMAT = 0x4000  # Z bit: the timestamps that it covers are PTPv2's, not NTP's (RFC 8186, section 2.3)
 
 TLV_UNKNOWN = 0x80  # U flag: set by the sender, cleared by a reflector that understands the TLV
 TLV_MALFORMED = 0x40
@@ -56,6 +59,30 @@ def reflector_ns(raw: npt.NDArray[np.uint64], near: npt.NDArray[np.int64], *, nt
     return np.where((raw != 0) & (np.abs(ns - near) < STRANGE_NS), ns, 0)
 
 
+def elapsed_ns(
+    earlier: npt.NDArray[np.uint64], later: npt.NDArray[np.uint64], estimate: npt.NDArray[np.uint16]
+) -> npt.NDArray[np.int64]:
+    """Time between two timestamps of one packet, less than half an hour apart; 0 for anything longer or negative.
+
+    Args:
+        earlier: As they stand in the packet: 64-bit NTP, or PTPv2 truncated (32-bit seconds, 32-bit nanoseconds).
+        later: Likewise.
+        estimate: The Error Estimate that covers both, whose Z bit tells their format.
+    """
+    ptp = estimate & PTP_FORMAT != 0
+    difference = (later - earlier).astype(np.int64)
+    elapsed = np.where((difference >= 0) & (difference < 1 << 43), difference, 0)
+    elapsed = (elapsed >> 32) * NS + ((elapsed & 0xFFFFFFFF) * NS >> 32)
+    if ptp.any():
+        seconds = (later >> np.uint64(32)).astype(np.int64) - (earlier >> np.uint64(32)).astype(np.int64)
+        seconds = (seconds + (1 << 31)) % (1 << 32) - (1 << 31)  # the 32 bits go round in 2106
+        rest = [(stamp & np.uint64(0xFFFFFFFF)).astype(np.int64) for stamp in (earlier, later)]
+        in_ptp = seconds * NS + rest[1] - rest[0]
+        sane = (in_ptp >= 0) & (in_ptp < NS << 11) & (rest[0] < NS) & (rest[1] < NS)
+        elapsed = np.where(ptp, np.where(sane, in_ptp, 0), elapsed)
+    return elapsed
+
+
 def sign(key: bytes, signed: bytes) -> bytes:
     """HMAC-SHA-256 truncated to 128 bits, over the first six 16-octet blocks of a packet (RFC 8762, section 4.4)."""
     return hmac.digest(key, signed, "sha256")[:STAMP_HMAC]
@@ -73,16 +100,16 @@ def load_key(text: bytes) -> bytes:
     return key
 
 
-def error_estimate(max_error_ns: int | None) -> int:
-    """The 16-bit Error Estimate with Z = 0 (NTP): S is set only for a clock of known, bounded error.
+def error_estimate(max_error_ns: int, *, synchronised: bool) -> int:
+    """The 16-bit Error Estimate of our NTP timestamps (Z = 0), rounded up: Multiplier * 2^(Scale - 32) seconds.
 
     Args:
-        max_error_ns: Bound on the offset from UTC; None when the clock is not synchronised.
+        max_error_ns: Bound on the offset from UTC.
+        synchronised: Whether an external source keeps the clock in step with UTC: the S bit.
     """
-    value = math.ceil((max_error_ns if max_error_ns is not None else NS) * 2**32 / NS)
+    value = max(math.ceil(max_error_ns * 2**32 / NS), 1)  # a multiplier of 0 is illegal (RFC 4656, section 4.1.2)
     scale = 0
-    value = max(value, 1)  # a multiplier of 0 is illegal (RFC 4656, section 4.1.2)
     while value > 255:
         value = (value + 1) // 2
         scale += 1
-    return (0x8000 if max_error_ns is not None else 0) | scale << 8 | value
+    return (SYNCHRONISED if synchronised else 0) | scale << 8 | value

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scapy.contrib.stamp import STAMPSessionSenderTestUnauthenticated
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
@@ -103,6 +104,19 @@ def test_udp_carries_stamp(name, family):
     if name == "udp_auth":
         content = frame[layout.l4_offset(family) + 8 :]
         assert bytes(view["hmac"]) == sign(KEY, content[:96])
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("name", ["udp", "udp_base"])
+def test_scapy_s_stamp_layer_reads_what_we_send(name, family):
+    """The base packet. Scapy reads TLV flags from the wrong end, so of the TLV only type and length are compared."""
+    [frame] = fill(one_flow(name, family), [1], [77])
+    read = Ether(frame)[STAMPSessionSenderTestUnauthenticated]
+    assert (read.seq, read.ssid, read.mbz) == (77, 0xCDEF, 0)
+    estimate = read.err_estimate
+    assert (estimate.S, estimate.Z, estimate.scale, estimate.multiplier) == (1, 0, 5, 0x87)
+    assert abs(float(read.ts) - 2_208_988_800 - WALL / 1e9) < 1e-5
+    assert [(tlv.type, tlv.len) for tlv in read.tlv_objects] == ([(240, 76)] if name == "udp" else [])
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -87,6 +87,18 @@ def test_udp_without_a_checksum():
     assert judge([four, six]) == [(0, True), (1, False)]
 
 
+@pytest.mark.parametrize("octets", range(8))
+def test_a_packet_that_ends_within_its_transport_header(octets):
+    for ip in (V4, V6):
+        whole = bytes(MAC / ip / UDP(sport=0x1234, dport=862, chksum=0))
+        l4 = len(whole) - 8
+        frame = bytearray(whole[: l4 + octets])
+        at, length = (16, 20 + octets) if ip is V4 else (18, octets)
+        frame[at : at + 2] = length.to_bytes(2, "big")
+        judged = judge([bytes(frame)])
+        assert [row for row, _ in judged] == [0] and (octets == 0 or not judged[0][1])
+
+
 def test_what_cannot_be_judged_passes():
     broken = bytearray(bytes(FRAMES[0]))
     broken[-1] ^= 1
