@@ -148,6 +148,11 @@ class History:
         counts.pending = counts.sent - counts.received - counts.late - counts.lost - counts.dropped_locally
         return counts
 
+    def begin(self, start_ns: int | None) -> int | None:
+        """Where the span that `counts` accounts for begins: with the first probe sent after this; None: the first."""
+        place = 0 if start_ns is None else bisect_right(self._times, start_ns) - 1
+        return self._times[place] if start_ns is not None and place >= 0 else None
+
     def settled_before(self, flow: int, column: str, at_ns: int | None) -> tuple[int, int]:
         """A cumulative count as it enters `counts` for a span that ends (or begins) at `at_ns`, and the time it
         stands for.

@@ -16,6 +16,7 @@ import numpy as np
 from probe.border import SharedState
 from probe.core.events import (
     Cause,
+    Counts,
     Direction,
     FlowSpec,
     FlowState,
@@ -194,6 +195,8 @@ class Recorder:
             ]
             unobserved = [u for u in track.unobserved if u.start_ns < last and u.end_ns > first]
             counts = self.history.counts(track.index, start_ns, end_ns)
+            begin = self.history.begin(start_ns)
+            outages = outages if begin is None else _from(begin, outages, counts, track.spec.interval_ns)
             rtt = self._rtt(track, start_ns, end_ns)
             rebound = any(first <= at <= last for at in track.translations_ns)
             end = self._session_end(track, outages, first, last)
@@ -281,3 +284,41 @@ class Recorder:
         """TX time of the newest probe that was answered, Unix ns; 0: none."""
         latest = self.history.latest
         return int(latest.flows[track.index]["last_answered"]) if latest is not None else 0
+
+
+def _from(begin: int, outages: list[Outage], counts: Counts, interval_ns: int) -> list[Outage]:
+    """Outages as far as they lie in a span that accounts for the probes sent after `begin`.
+
+    Of one that was on already its first losses are not in the span's counts. How many are follows from the time that
+    was left of it; the counts are the limit.
+    """
+    found = []
+    for outage in outages:
+        if outage.first_lost_ns > begin:
+            found.append(outage)
+            continue
+        column = FATE_COLUMN[DIRECTION_FATE[outage.direction]]
+        others = sum(o.lost for o in outages if o.direction == outage.direction and o.first_lost_ns > begin)
+        left = (outage.last_lost_ns - begin + interval_ns - 1) // interval_ns
+        lost = min(outage.lost, left, getattr(counts, column) - others)
+        if lost < 1:
+            continue
+        start = max(outage.first_lost_ns, outage.last_lost_ns - (lost - 1) * interval_ns)
+        upper = outage.end_ns - start
+        unobserved = min(outage.unobserved_ns, upper)
+        lower = max(0, outage.last_lost_ns - start - unobserved)
+        part = replace(
+            outage,
+            start_ns=start,
+            first_lost_ns=start,
+            last_ok_ns=0,
+            lower_ns=lower,
+            estimate_ns=(lower + upper) // 2,
+            upper_ns=upper,
+            lost=lost,
+            first_lost_seq=outage.last_lost_seq - lost + 1,
+            censored="end" if outage.censored == "end" else "start",
+            unobserved_ns=unobserved,
+        )
+        found.append(part)
+    return found

@@ -315,6 +315,9 @@ class Sender:
         if now >= self._ahead_to - AHEAD_NS // 2:
             self._prepare(self._clock.mono_ns())
         following = min((q.next_due for q in self._queues), default=FAR)
+        coming = self.schedule.next_ns(now)
+        if coming is not None:  # of a slow flow, or one that has just begun: its frame is not written yet
+            following = min(following, coming - AHEAD_NS // 2)
         return min(self._next_tick, self._next_drain, max(following, now + self._breath))
 
     def _prepare(self, now: int) -> None:
@@ -529,6 +532,7 @@ def run(sender: Sender, channel: Channel, stop: Callable[[], bool]) -> None:
         wake = sender.turn()
         for message in channel.receive():
             command(sender, message)
+            wake = 0  # the slots of a flow that begins may come before the next turn that was planned
         channel.flush()
         if channel.closed:
             break
