@@ -20,7 +20,7 @@ steps = st.one_of(
     st.tuples(st.just("calm"), spans),
     st.tuples(st.sampled_from(["dark_out", "dark_back", "dark_both", "late", "jitter"]), spans),
     st.tuples(st.sampled_from(["loss_out", "loss_back", "duplicate"]), spans, shares),
-    st.tuples(st.sampled_from(["stall", "link_down", "send_error", "restart"]), spans),
+    st.tuples(st.sampled_from(["stall", "far_stall", "link_down", "send_error", "restart"]), spans),
     st.tuples(st.just("step"), st.sampled_from([-3600 * S, -S, -MS, MS, S, 3600 * S])),
     st.tuples(st.sampled_from(["add", "remove"]), st.integers(1, 3)),
 )
@@ -80,6 +80,11 @@ class Story:
         self.world.run(ns)
         self.world.sender_stalled = False
 
+    def far_stall(self, ns: int) -> None:
+        self.world.reflector_stalled = True
+        self.world.run(ns)
+        self.world.reflector_stalled = False
+
     def link_down(self, ns: int) -> None:
         self.world.shut("link_down")
         self.world.run(ns)
@@ -126,3 +131,35 @@ def test_whatever_happens_the_laws_hold_and_nothing_wrong_is_told(seed, kinds, w
             told.tell(step)
         network.settle()
         network.check()
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 10**6),
+    kinds=st.lists(st.sampled_from(["icmp", "udp", "tcp"]), min_size=1, max_size=3),
+    ring=st.sampled_from([16, 64]),
+    far_ring=st.sampled_from([16, 64]),
+    story=st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(["stall", "far_stall", "link_down"]), spans),
+            st.tuples(st.just("calm"), spans),
+            st.tuples(st.just("duplicate"), spans, shares),
+            st.tuples(st.just("step"), st.sampled_from([-S, S])),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+)
+def test_full_rings_and_stalls_are_no_outage(seed, kinds, ring, far_ring, story):
+    """Our own hosts fail in every way, the network in none."""
+    with world(seed, ring=ring, far_ring=far_ring) as network:
+        for index, kind in enumerate(kinds):
+            network.add(index, kind, rate=200)
+        network.run(150 * MS)
+        told = Story(network)
+        for step in story:
+            told.tell(step)
+        network.settle()
+        network.check()
+        for flow in network.document()["flows"]:
+            assert flow["outages"] == [] and flow["counts"]["lost"] == 0
