@@ -27,6 +27,7 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 MAX_BATCH = 1024  # frames taken from a ring at a time
 MAX_BATCHES = 256
+STEP_NS = 500_000  # a change of the wall clock by this much between two drains is a step
 
 
 class Intake:
@@ -60,7 +61,7 @@ class Intake:
         capacity = table.capacity
         self.rtt_recent = np.zeros(capacity, np.int64)
         self.drained_to = clock.mono_ns()  # every reply that arrived by then is in the ledger
-        self.offset = wall_offset_ns(clock)
+        self.offset = self._offset_before = wall_offset_ns(clock)
         self._seen = np.zeros(capacity, np.int64)  # digest of the address and port its reflector saw; 0: none yet
         self._views: dict[tuple[int, str, int], npt.NDArray[Any]] = {}
         shared.flows["rtt_min"] = np.iinfo(np.int64).max
@@ -76,7 +77,7 @@ class Intake:
         Returns:
             Whether that was all.
         """
-        self.offset = wall_offset_ns(self._clock, 3)
+        self._offset_before, self.offset = self.offset, wall_offset_ns(self._clock, 3)
         started = reached = self._clock.mono_ns()
         emptied = True
         for receiver in receivers:
@@ -112,9 +113,13 @@ class Intake:
         network = {f: self._view(receiver, "network", f)[window] for f in (4, 6)}
         raw = self._view(receiver, "raw", 0)[window]
         status = receiver.status(first, count)
-        # A kernel stamp cannot lie ahead of now; if it seems to, the wall clock has just been stepped.
+        # A kernel stamp cannot lie ahead of now, nor before the last drain; if it seems to, the wall clock was stepped
+        # between the two, after the stamp.
         now = self._clock.mono_ns()
-        at = np.minimum(stamps - self.offset, now)
+        at = stamps - self.offset
+        if abs(self.offset - self._offset_before) > STEP_NS:
+            at = np.where((at < self.drained_to) | (at > now), stamps - self._offset_before, at)
+        at = np.minimum(at, now)
         for batch in split(network[4], network[6]):
             ends = frame_ends(batch, network[batch.family])
             good = intact(raw, batch, ends, pick(status, batch.rows))

@@ -114,7 +114,7 @@ class Story:
         self.world.run(20 * MS)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 10**6),
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3),
@@ -133,7 +133,10 @@ def test_whatever_happens_the_laws_hold_and_nothing_wrong_is_told(seed, kinds, w
         network.check()
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+# --- our own doing -------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 10**6),
     kinds=st.lists(st.sampled_from(["icmp", "udp", "tcp"]), min_size=1, max_size=3),
@@ -163,3 +166,169 @@ def test_full_rings_and_stalls_are_no_outage(seed, kinds, ring, far_ring, story)
         network.check()
         for flow in network.document()["flows"]:
             assert flow["outages"] == [] and flow["counts"]["lost"] == 0
+
+
+@pytest.mark.parametrize("stalled_ms", [100, 250, 1000])
+def test_a_reflector_whose_ring_was_full_tells_so_however_late(stalled_ms):
+    # 300 ms of loss threshold: with the longest stall, probes are settled as lost long before anybody tells why.
+    with world(3, far_ring=16) as network:
+        for index, kind in enumerate(["udp", "tcp"]):
+            network.add(index, kind, rate=200)
+        network.run(400 * MS)
+        Story(network).far_stall(stalled_ms * MS)
+        network.settle()
+        network.check()
+        assert network.ring_drops > 2 * (stalled_ms // 5 - 16)
+        for flow in network.document()["flows"]:
+            assert flow["outages"] == [] and flow["counts"]["lost"] == 0
+            assert flow["counts"]["dropped_locally"] >= stalled_ms // 5 - 16
+            assert any(u["cause"] == "ring_drop" for u in flow["unobserved"])
+
+
+@pytest.mark.parametrize("way", ["dark_out", "dark_back"])
+def test_a_full_ring_excuses_no_outage_half_a_second_before(way):
+    with world(3, far_ring=16) as network:
+        network.add(0, "udp", rate=200)
+        network.run(400 * MS)
+        story = Story(network)
+        story.tell((way, 200 * MS))
+        story.tell(("calm", 500 * MS))
+        story.tell(("far_stall", 200 * MS))
+        network.settle()
+        network.check()
+        [flow] = network.document()["flows"]
+        assert [(o["direction"], o["lost"]) for o in flow["outages"]] == [
+            ("forward" if way == "dark_out" else "reverse", 40)
+        ]
+
+
+# --- time ----------------------------------------------------------------------------------------------------------
+
+
+def dark_twice(network: World, between: tuple[int, ...] = ()) -> list[dict]:
+    """A run with an outage each way, and steps of the wall clock all along; its flows."""
+    for index, kind in enumerate(KINDS):
+        network.add(index, kind, rate=500)
+    network.run(200 * MS)
+    steps = iter(between)
+    for weather in (network.out, network.back):
+        network.run(200 * MS)
+        weather.weather = Weather(dark=True)
+        for _ in range(5):
+            network.run(33 * MS)
+            network.step_wall(next(steps, 0))
+        weather.weather = Weather()
+        for _ in range(10):
+            network.run(37 * MS)
+            network.step_wall(next(steps, 0))
+    network.settle()
+    network.check()
+    return network.document()["flows"]
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_steps_of_the_wall_clock_change_nothing(sign):
+    steps = tuple(sign * ns for ns in (MS, -MS, S, 3600 * S, -S, 100 * MS, -3600 * S, 10 * S) * 4)
+    with world(5) as calm, world(5) as stepping:
+        expected, told = dark_twice(calm), dark_twice(stepping, steps)
+    for flow, other in zip(expected, told, strict=True):
+        assert len(flow["outages"]) == 2
+        assert {**other, "rtt_ns": 0} == {**flow, "rtt_ns": 0}
+        # A step of less than the time between two looks at the ring cannot be told from a delay; by no more than it.
+        assert flow["rtt_ns"]["min"] - MS <= other["rtt_ns"]["min"] <= other["rtt_ns"]["p99"], flow["name"]
+        assert other["rtt_ns"]["max"] <= flow["rtt_ns"]["max"] + 20 * MS, flow["name"]
+
+
+@pytest.mark.parametrize("kinds", [["udp"], ["udp", "tcp", "udp", "tcp"]])
+@pytest.mark.parametrize("rate", [200, 1000])
+def test_the_way_back_is_measured_as_finely_as_the_way_out(kinds, rate):
+    """Truth is the fault's own window; the reflector answers at the pace of its process."""
+    with world(2) as network:
+        for index, kind in enumerate(kinds):
+            network.add(index, kind, rate=rate)
+        network.run(500 * MS)
+        rng, interval = random.Random(4), S // rate
+        now, lengths = network.clock.mono + 20 * MS, []
+        for _ in range(20):
+            lengths.append(round(interval * rng.uniform(5, 40)))
+            network.back.faults.append((now, now + lengths[-1]))
+            now += lengths[-1] + round(interval * rng.uniform(5, 40))
+        network.run(now - network.clock.mono)
+        network.settle()
+        network.check()
+        for flow in network.document()["flows"]:
+            assert [o["direction"] for o in flow["outages"]] == ["reverse"] * len(lengths)
+            for outage, length in zip(flow["outages"], lengths, strict=True):
+                bounds = outage["duration_ns"]
+                # A reply may wait a quarter of an interval for others; nothing else blurs the way back.
+                assert bounds["lower"] - interval // 4 <= length <= bounds["upper"] + interval // 4
+                assert abs(bounds["estimate"] - length) <= interval + interval // 4
+
+
+@pytest.mark.parametrize("rate", [1, 7, 30, 45, 1000])
+def test_every_slot_is_kept_from_the_first_on(rate):
+    with world(1) as network:
+        network.run(123 * MS)
+        life = network.add(0, "udp", rate=rate)
+        network.run(3 * S)
+        network.settle()
+        [flow] = network.document()["flows"]
+        assert flow["unobserved"] == [] and flow["counts"]["unsent"] == 0
+        sent = [probe.sent for probe in life.probes.values()]
+        assert len(sent) > 2 * rate
+        assert all(abs(at - sent[0] - n * S / rate) < 10_000 for n, at in enumerate(sent))
+
+
+def test_flows_that_come_and_go_disturb_no_other():
+    def run(network: World, busy: bool) -> list[int]:
+        life = network.add(0, "udp", rate=500)
+        for n in range(12):
+            network.run(97 * MS)
+            if busy and n % 3 == 0:
+                network.add(1, "tcp", rate=1000)
+                network.add(2, "udp", rate=300, threshold=900 * MS)
+            if busy and n % 3 == 2:
+                network.remove(2)
+                network.remove(1)
+            network.out.weather = Weather(dark=n % 4 == 1)
+        network.settle()
+        network.check()
+        [flow] = (f for f in network.document()["flows"] if f["name"] == life.track.spec.name)
+        assert flow["outages"] and flow["unobserved"] == [] and flow["counts"]["unsent"] == 0
+        return [(o["lost"], o["first_lost_seq"]) for o in flow["outages"]], [p.sent for p in life.probes.values()]
+
+    with world(9) as alone, world(9) as together:
+        assert run(alone, False) == run(together, True)
+
+
+# --- early notice --------------------------------------------------------------------------------------------------
+
+
+def test_suspect_within_a_tenth_of_a_second_then_corrected():
+    with world(1) as network:
+        life = network.add(0, "udp", rate=1000, threshold=500 * MS)
+        network.run(500 * MS)
+        network.out.weather = Weather(dark=True)
+        network.run(2 * S)
+        network.out.weather = Weather()
+        network.run(S)
+        network.settle()
+        network.check()
+        states = [(e["state"], e["mono"]) for e in network.events("state", 0)]
+        assert [state for state, _ in states] == ["up", "suspect", "down", "up"]
+        first_lost = min(probe.sent for probe in life.probes.values() if probe.lost)
+        assert 0 < states[1][1] - first_lost <= 100 * MS
+        assert 500 * MS <= states[2][1] - first_lost <= 600 * MS
+        assert next(network.events("outage", 0))["mono"] - first_lost <= 600 * MS
+
+
+def test_a_suspicion_that_comes_to_nothing_is_taken_back_and_no_outage():
+    with world(1) as network:
+        network.add(0, "udp", rate=1000, threshold=500 * MS)
+        network.run(500 * MS)
+        network.back.weather = Weather(extra=300 * MS)  # held up, not lost
+        network.run(200 * MS)
+        network.settle()
+        network.check()
+        assert [e["state"] for e in network.events("state", 0)] == ["up", "suspect", "up"]
+        assert list(network.events("outage", 0)) == []

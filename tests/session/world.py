@@ -38,7 +38,7 @@ from tests.session.flow import KINDS, template
 MS = 1_000_000
 S = 1000 * MS
 L4 = 34
-# Where a frame holds the probe's session and sequence, from the transport header. Read apart from the product's layouts.
+# Where a frame holds the probe's session and sequence, from the transport header; apart from the product's layouts.
 COOKIE = {1: 8 + 8, 17: 8 + 44 + 4, 6: 20 + 8}
 FAR = 1 << 62
 
