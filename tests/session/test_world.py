@@ -8,6 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from probe.report.document import laws
+
 from .world import MS, S, Weather, World, world
 
 KINDS = ["icmp", "udp", "tcp", "udp_base"]
@@ -119,10 +121,11 @@ class Story:
     seed=st.integers(0, 10**6),
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3),
     wrap=st.booleans(),
+    ring=st.sampled_from([4096, 4096, 16]),
     story=st.lists(steps, min_size=1, max_size=8),
 )
-def test_whatever_happens_the_laws_hold_and_nothing_wrong_is_told(seed, kinds, wrap, story):
-    with world(seed) as network:
+def test_whatever_happens_the_laws_hold_and_nothing_wrong_is_told(seed, kinds, wrap, ring, story):
+    with world(seed, ring=ring, far_ring=ring) as network:
         for index, kind in enumerate(kinds):
             network.add(index, kind, rate=random.Random(seed).choice([200, 500]), start=WRAP[kind] if wrap else 0)
         network.run(150 * MS)
@@ -185,14 +188,15 @@ def test_a_reflector_whose_ring_was_full_tells_so_however_late(stalled_ms):
             assert any(u["cause"] == "ring_drop" for u in flow["unobserved"])
 
 
-@pytest.mark.parametrize("way", ["dark_out", "dark_back"])
-def test_a_full_ring_excuses_no_outage_half_a_second_before(way):
+@pytest.mark.parametrize(("way", "before_ms"), [("dark_out", 500), ("dark_back", 500), ("dark_back", 10)])
+def test_a_full_ring_excuses_no_outage_before_it(way, before_ms):
+    # On the way back the reflector has said that the probes came: those its ring did not drop, however near.
     with world(3, far_ring=16) as network:
-        network.add(0, "udp", rate=200)
+        network.add(0, "udp", rate=200, threshold=900 * MS)
         network.run(400 * MS)
         story = Story(network)
         story.tell((way, 200 * MS))
-        story.tell(("calm", 500 * MS))
+        story.tell(("calm", before_ms * MS))
         story.tell(("far_stall", 200 * MS))
         network.settle()
         network.check()
@@ -200,6 +204,39 @@ def test_a_full_ring_excuses_no_outage_half_a_second_before(way):
         assert [(o["direction"], o["lost"]) for o in flow["outages"]] == [
             ("forward" if way == "dark_out" else "reverse", 40)
         ]
+
+
+# --- spans ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["dark_out", "dark_back"])
+@pytest.mark.parametrize("kind", ["udp", "icmp"])
+def test_a_span_that_cuts_an_outage_holds_its_part_of_it(way, kind):
+    with world(4) as network:
+        life = network.add(0, kind, rate=500)
+        network.run(S)
+        Story(network).tell((way, 2 * S))
+        network.settle()
+        network.check()
+        [whole] = network.document()["flows"][0]["outages"]
+        anchor = network.sender.anchor
+        lost = [probe.sent + anchor for probe in life.probes.values() if probe.lost]
+        assert whole["lost"] == len(lost) and whole["censored"] == "no"
+        times = network.recorder.history._times
+        cuts = [at for at in times if whole["start_ns"] < at < whole["end_ns"]]
+        assert len(cuts) > 4
+        for cut in cuts:
+            for start, end, kept, censored in (
+                (times[0], cut, [at for at in lost if at <= cut], "end"),
+                (cut, times[-1], [at for at in lost if at > cut], "start"),
+            ):
+                document = network.document(start, end)
+                assert laws(document) == []
+                [flow] = document["flows"]
+                [part] = flow["outages"]
+                assert (part["lost"], part["censored"]) == (len(kept), censored)
+                assert (part["edges_ns"]["first_lost"], part["edges_ns"]["last_lost"]) == (kept[0], kept[-1])
+                assert flow["counts"]["lost"] == len(kept)
 
 
 # --- time ----------------------------------------------------------------------------------------------------------
