@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -169,6 +170,38 @@ def test_full_rings_and_stalls_are_no_outage(seed, kinds, ring, far_ring, story)
         network.check()
         for flow in network.document()["flows"]:
             assert flow["outages"] == [] and flow["counts"]["lost"] == 0
+
+
+@pytest.mark.parametrize(
+    ("trouble", "cause"), [("stall", "stall"), ("link_down", "link_down"), ("send_error", "send_error")]
+)
+def test_what_we_did_not_send_is_unobserved_and_splits_the_bounds(trouble, cause):
+    """Alone it is no outage; within one, the time is not vouched for."""
+    with world(6) as network:
+        life = network.add(0, "udp", rate=500)
+        network.run(500 * MS)
+        story = Story(network)
+        story.tell((trouble, 200 * MS))
+        network.run(500 * MS)
+        network.out.weather = Weather(dark=True)
+        network.run(300 * MS)
+        getattr(story, trouble)(200 * MS)
+        network.run(100 * MS)
+        network.settle()
+        network.check()
+        [flow] = network.document()["flows"]
+        sent = [probe.sent + network.sender.anchor for probe in life.probes.values()]
+        # Every slot of the schedule is in the account, sent or not.
+        assert flow["counts"]["scheduled"] == round((sent[-1] - sent[0]) / (2 * MS)) + 1
+        assert flow["counts"]["unsent"] == flow["counts"]["scheduled"] - len(sent) >= 190
+        gaps = [(a, b) for a, b in pairwise(sent) if b - a > 10 * MS]
+        spans = [(u["start_ns"], u["end_ns"], u["cause"]) for u in flow["unobserved"]]
+        assert spans == [(a, b, cause) for a, b in gaps] and len(gaps) == 2
+        [outage] = flow["outages"]
+        bounds, edges, unseen = outage["duration_ns"], outage["edges_ns"], gaps[1][1] - gaps[1][0]
+        assert outage["unobserved_ns"] == unseen
+        assert bounds["lower"] == edges["last_lost"] - edges["first_lost"] - unseen
+        assert bounds["lower"] <= 600 * MS <= bounds["upper"] == edges["first_ok"] - edges["last_ok"]
 
 
 @pytest.mark.parametrize("stalled_ms", [100, 250, 1000])
