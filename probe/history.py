@@ -148,21 +148,19 @@ class History:
         counts.pending = counts.sent - counts.received - counts.late - counts.lost - counts.dropped_locally
         return counts
 
-    def settled_before(self, flow: int, column: str, at_ns: int | None) -> tuple[int, int]:
-        """A cumulative count as it enters `counts` for a span that ends (or begins) at `at_ns`, and the time it
-        stands for.
+    def begin(self, start_ns: int | None) -> int | None:
+        """Where the span that `counts` accounts for begins: with the first probe sent after this; None: the first."""
+        place = 0 if start_ns is None else bisect_right(self._times, start_ns) - 1
+        return self._times[place] if start_ns is not None and place >= 0 else None
 
-        Args:
-            flow: Row.
-            column: A name of COUNT_NAMES.
-            at_ns: End of the span; None: now.
-        """
-        place = len(self._samples) if at_ns is None else bisect_left(self._times, at_ns)
-        settled = self._settled_at(flow, place)
-        if settled is None:
-            latest = self._latest.settled_to if self._latest is not None else 0
-            return int(self._live(flow)[COLUMN[column]]), latest
-        return int(settled[COLUMN[column]]), self._times[place]
+    def end(self, end_ns: int | None) -> int | None:
+        """Where that span ends: with the last probe sent up to this; None: now."""
+        place = len(self._times) if end_ns is None else bisect_left(self._times, end_ns)
+        return self._times[place] if place < len(self._times) else None
+
+    def live(self, flow: int, column: str) -> int:
+        """A count as it stands now, settled or not."""
+        return int(self._live(flow)[COLUMN[column]])
 
     def delays(self, flow: int, start_ns: int | None, end_ns: int | None) -> Ints:
         """Histogram of the delays of replies that arrived in the span."""

@@ -16,6 +16,8 @@ import numpy as np
 from probe.border import SharedState
 from probe.core.events import (
     Cause,
+    Censored,
+    Counts,
     Direction,
     FlowSpec,
     FlowState,
@@ -201,11 +203,10 @@ class Recorder:
         # No upper end when asked up to now: the engine's times do not follow steps of the wall clock.
         first, last = start_ns or 0, end_ns if end_ns is not None else 1 << 63
         with self._lock:
-            outages = [
-                self._within(track, o, end_ns) for o in self._numbered(track) if o.start_ns < last and o.end_ns > first
-            ]
+            outages = [o for o in self._numbered(track) if o.start_ns < last and o.end_ns > first]
             unobserved = [u for u in track.unobserved if u.start_ns < last and u.end_ns > first]
             counts = self.history.counts(track.index, start_ns, end_ns)
+            outages = self._within(track, outages, counts, start_ns, end_ns)
             rtt = self._rtt(track, start_ns, end_ns)
             rebound = any(first <= at <= last for at in track.translations_ns)
             end = self._session_end(track, outages, first, last)
@@ -226,34 +227,42 @@ class Recorder:
             "rebound": rebound,
         }
 
-    def _within(self, track: FlowTrack, outage: Outage, end_ns: int | None) -> Outage:
-        """An outage as far as it lies in a span: one that goes on beyond the end is still open there."""
+    def _within(
+        self, track: FlowTrack, outages: list[Outage], counts: Counts, start_ns: int | None, end_ns: int | None
+    ) -> list[Outage]:
+        """Outages as far as the span's counts hold their losses: those of a part follow from its time, and the counts
+        are the limit.
+        """
+        begin, end = self.history.begin(start_ns), self.history.end(end_ns)
+        latest = self.history.latest
+        settled_to = end if end is not None else latest.settled_to if latest is not None else None
+        outages = [self._grown(track, o) for o in outages] if end is None else outages
+        found = []
+        for direction, fate in DIRECTION_FATE.items():
+            room = getattr(counts, FATE_COLUMN[fate])
+            cut = []
+            for outage in (o for o in outages if o.direction == direction):
+                started = begin is None or outage.first_lost_ns > begin
+                if started and (settled_to is None or outage.end_ns <= settled_to):
+                    found.append(outage)
+                    room -= outage.lost
+                else:
+                    cut.append(outage)
+            for outage in cut:
+                part = _part(outage, begin, end, room, track.spec.interval_ns)
+                if part is not None:
+                    found.append(part)
+                    room -= part.lost
+        return sorted(found, key=lambda o: (o.start_ns, o.id))
+
+    def _grown(self, track: FlowTrack, outage: Outage) -> Outage:
+        """An open outage with the losses since it was last told."""
         direction, before = track.lost_before.get(outage.id, (outage.direction, -1))
-        if before < 0 or direction != outage.direction:
+        if outage.censored != "end" or before < 0 or direction != outage.direction:
             return outage
-        column = FATE_COLUMN[DIRECTION_FATE[direction]]
-        lost, until = self.history.settled_before(track.index, column, end_ns)
-        # Counts up to now are live and may be ahead of what is settled; they hold all of it once they hold its losses.
-        whole = outage.end_ns <= until if end_ns is not None else lost - before >= outage.lost
-        if outage.censored != "end" and whole:
-            return outage
-        lost = max(1, lost - before)
-        last = min(outage.last_lost_ns, max(until, outage.first_lost_ns)) if end_ns is not None else outage.last_lost_ns
-        lower = max(0, last - outage.first_lost_ns - outage.unobserved_ns)
-        upper = max(lower, last - (outage.last_ok_ns or outage.first_lost_ns))
-        return replace(
-            outage,
-            end_ns=last,
-            last_lost_ns=last,
-            first_ok_ns=0,
-            lower_ns=lower,
-            estimate_ns=(lower + upper) // 2,
-            upper_ns=upper,
-            lost=lost,
-            last_lost_seq=max(outage.first_lost_seq + lost - 1, outage.last_lost_seq if lost >= outage.lost else 0),
-            censored="end",
-            evidence=tuple(record for record in outage.evidence if record.tx_ns <= last),
-        )
+        lost = max(outage.lost, self.history.live(track.index, FATE_COLUMN[DIRECTION_FATE[direction]]) - before)
+        last = max(outage.last_lost_seq, outage.first_lost_seq + lost - 1)
+        return replace(outage, lost=lost, last_lost_seq=last)
 
     @staticmethod
     def _session_end(track: FlowTrack, outages: list[Outage], first: int, last: int) -> SessionEnd:
@@ -294,3 +303,50 @@ class Recorder:
         """TX time of the newest probe that was answered, Unix ns; 0: none."""
         latest = self.history.latest
         return int(latest.flows[track.index]["last_answered"]) if latest is not None else 0
+
+
+def _part(outage: Outage, begin: int | None, end: int | None, room: int, interval_ns: int) -> Outage | None:
+    """What lies of an outage after `begin` and up to `end`, with at most `room` losses; None if nothing does."""
+    lost = outage.lost
+    first, first_seq = outage.first_lost_ns, outage.first_lost_seq
+    censored: Censored = outage.censored
+    if begin is not None and first <= begin:
+        lost = min(lost, room, -(-(outage.last_lost_ns - begin) // interval_ns))
+        first = max(first, outage.last_lost_ns - (lost - 1) * interval_ns)
+        first_seq = max(first_seq, outage.last_lost_seq - lost + 1)
+        censored = "start"
+    last, last_seq, upto = outage.last_lost_ns, outage.last_lost_seq, outage.end_ns
+    left = lost if end is None or last <= end else min(lost, (end - first) // interval_ns + 1)
+    left = min(left, room)
+    if left < 1:
+        return None
+    if left < lost:
+        last, last_seq = min(last, first + (left - 1) * interval_ns), min(last_seq, first_seq + left - 1)
+    if left < lost or outage.censored == "end" or (end is not None and upto > end):
+        upto, censored = last, "end"
+    unobserved = min(outage.unobserved_ns, upto - first)
+    lower = max(0, last - first - unobserved)
+    upper = upto - (outage.last_ok_ns or first if first == outage.first_lost_ns else first)
+    return replace(
+        outage,
+        start_ns=first,
+        end_ns=upto,
+        last_ok_ns=outage.last_ok_ns if first == outage.first_lost_ns else 0,
+        first_lost_ns=first,
+        last_lost_ns=last,
+        first_ok_ns=0 if censored == "end" else outage.first_ok_ns,
+        lower_ns=lower,
+        estimate_ns=(lower + upper) // 2,
+        upper_ns=upper,
+        lost=left,
+        first_lost_seq=first_seq,
+        last_lost_seq=last_seq,
+        censored=censored,
+        unobserved_ns=unobserved,
+        evidence=tuple(
+            record
+            for record in outage.evidence
+            if (first == outage.first_lost_ns or record.sequence > first_seq)
+            and (censored != "end" or record.tx_ns <= last)
+        ),
+    )

@@ -251,12 +251,15 @@ def test_corrections_waiting_for_a_reading_are_let_go(engine):
     assert len(engine.history._corrections) <= 2
 
 
-def test_a_count_as_it_enters_a_span(engine):
+def test_a_span_is_widened_to_the_readings_around_it(engine):
+    history = engine.history
     a = engine.step(received=4)
     b = engine.step(received=5)
-    assert engine.history.settled_before(0, "received", a) == (4, a)
-    assert engine.history.settled_before(0, "received", a + 1) == (9, b)
-    assert engine.history.settled_before(0, "received", None)[0] == 9
+    first = history._times[0]
+    assert (history.begin(None), history.begin(first - 1), history.begin(a - 1)) == (None, None, first)
+    assert (history.begin(a), history.begin(b - 1), history.begin(b + 1)) == (a, a, b)
+    assert (history.end(None), history.end(a), history.end(a + 1), history.end(b + 1)) == (None, a, b, None)
+    assert history.live(0, "received") == 9
 
 
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

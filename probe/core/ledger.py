@@ -49,8 +49,9 @@ Bools = npt.NDArray[np.bool_]
 Fates = npt.NDArray[np.uint8]
 
 RETENTION_S = 60
-# A reflector tells of a drop a little before or after it answers the probes around it; well within any loss threshold.
-AROUND_NS = 1_000_000_000
+# A drop at the reflector lies between two of its readings of the count: at most this long before the reply that still
+# told the old count came to us.
+TOLD_AFTER_NS = 200_000_000
 MIN_SLOTS, MAX_SLOTS = 1 << 6, 1 << 18
 SETTLED_STEP_NS = 250_000_000  # `settled` moves on in steps of at least this
 KEPT_STEPS = 1 << 13
@@ -164,6 +165,7 @@ class Ledger:
         self._boot = np.full(capacity, -1, np.int64)
         self._gap_total = np.full(capacity, -1, np.int64)
         self._their_drops = np.full(capacity, -1, np.int64)
+        self._told_at = np.zeros(capacity, np.int64)  # when it told how many it had dropped
         self._frontier = np.full(capacity, -1, np.int64)
         self._awaiting: dict[int, tuple[int, int]] = {}  # flow to the range of losses whose direction may yet be told
         self._dirty: dict[int, int] = {}  # flow to the lowest sequence whose fate was corrected
@@ -497,17 +499,36 @@ class Ledger:
         """
         found: list[tuple[int, int, int]] = []
         one = only(flow)
-        if one is not None and all_are(drops, self._their_drops[one]):
+        if one is not None and all_are(drops, int(self._their_drops[one])):
+            self._told_at[one] = at[-1]
             return found
         for i in np.flatnonzero(drops != self._their_drops[flow]).tolist():
-            f, before, now = int(flow[i]), int(self._their_drops[flow[i]]), int(drops[i])
-            self._their_drops[f] = now
-            lost = (now - before) & 0xFFFFFFFF
-            if before < 0 or not 0 < lost <= 1 << 31:  # the first report, an older one, or a reflector that began anew
+            f, before = int(flow[i]), int(self._their_drops[flow[i]])
+            lost = (int(drops[i]) - before) & 0xFFFFFFFF
+            if before >= 0 and not 0 < lost <= 1 << 31:  # an older reply, overtaken on its way back
                 continue
-            self._drops.append(_Drops(int(at[i]) - AROUND_NS, int(at[i]) + AROUND_NS, lost, f))
-            found.append((f, int(at[i]) - AROUND_NS, int(at[i])))
+            self._their_drops[f] = drops[i]
+            if before < 0:
+                continue
+            earlier = at[:i][flow[:i] == f]
+            told_at = int(earlier[-1]) if len(earlier) else int(self._told_at[f])
+            span = _Drops(min(told_at, int(at[i])) - TOLD_AFTER_NS, int(at[i]), lost, f)
+            self._excuse(span)
+            self._drops.append(span)
+            found.append((f, span.start, span.end))
+        self._told_at[flow] = at
         return found
+
+    def _excuse(self, drops: _Drops) -> None:
+        """Probes that were settled as lost before the reflector could tell that it had dropped them."""
+        sequence = np.arange(self._oldest(drops.flow), int(self._settled_seq[drops.flow]))
+        slot = self._slot(drops.flow, sequence)
+        fate, at = self._fate[slot], self._sent_at[slot]
+        may = (at >= drops.start) & (at <= drops.end) & ((fate == LOST) | (fate == LOST_FORWARD))
+        mine = np.flatnonzero(may)[: drops.left]
+        for value in (LOST, LOST_FORWARD):
+            self._attribute(drops.flow, sequence[mine[fate[mine] == value]], value, DROPPED)
+        drops.left -= len(mine)
 
     def reports(self, flow: Ints, sequence: Ints, report: Reports) -> None:
         """Take in what our own reflector says in a batch of replies: which losses were on the way out.
@@ -537,6 +558,8 @@ class Ledger:
                 int(report.gap_start[i]),
                 int(report.gap_length[i]),
             )
+            if report.boot[i] != self._boot[f]:
+                self._their_drops[f] = -1  # it may have begun to count anew
             self._boot[f] = report.boot[i]
             self._gap_total[f] = view.told & 0xFFFFFFFF if view.complete else -1
             self._frontier[f] = view.frontier
@@ -774,16 +797,9 @@ class Ledger:
     def _classify(self, flow: Ints, sequence: Ints, at: Ints) -> Fates:
         """Fates of probes that were not answered in time."""
         fate = np.full(len(flow), LOST, np.uint8)
-        for drops in self._drops:
-            theirs = (flow == drops.flow) | (drops.flow < 0)
-            inside = np.flatnonzero(theirs & (at >= drops.start) & (at <= drops.end) & (fate == LOST))[: drops.left]
-            fate[inside] = DROPPED
-            drops.left -= len(inside)
         for f in distinct(flow):
             view = self._view(f)
-            mine = np.flatnonzero((flow == f) & (fate == LOST))
-            if not len(mine):
-                continue
+            mine = np.flatnonzero(flow == f)
             known, forward = view.resolve(sequence[mine])
             fate[mine[known & forward]] = LOST_FORWARD
             fate[mine[known & ~forward]] = LOST_REVERSE
@@ -792,6 +808,14 @@ class Ledger:
             if len(unknown):
                 first, last = self._awaiting.get(f, (int(unknown[0]), 0))
                 self._awaiting[f] = (first, max(last, int(unknown[-1])))
+        for drops in self._drops:
+            theirs = (flow == drops.flow) | (drops.flow < 0)
+            # What never came to the reflector was not dropped here, and what did come to it not there.
+            never = LOST_FORWARD if drops.flow < 0 else LOST_REVERSE
+            theirs &= (at >= drops.start) & (at <= drops.end) & IS_LOST[fate] & (fate != never)
+            inside = np.flatnonzero(theirs)[: drops.left]
+            fate[inside] = DROPPED
+            drops.left -= len(inside)
         return fate
 
     def _settle_unsent(self, *, everything: bool) -> None:

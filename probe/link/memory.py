@@ -145,6 +145,11 @@ class MemoryReceiver:
             else:
                 self._waiting.append(arrival)
 
+    @property
+    def waiting(self) -> int:
+        """How many frames wait, without those that have arrived since the last look."""
+        return len(self._waiting)
+
     def take(self, limit: int = 4096) -> Frames:
         """What has arrived by the clock, at most `limit` frames."""
         self._fill()

@@ -30,6 +30,7 @@ Array = npt.NDArray[Any]
 OnReplies = Callable[[Ints, Ints, Ints, Arrivals, Array, tuple[Array, Array] | None], None]
 MAX_BATCH = 4096  # frames taken from a ring at a time
 MAX_BATCHES = 256
+STEP_NS = 500_000  # a change of the wall clock by this much between two drains is a step
 _PORT_SPACE = {
     layout.IPPROTO_ICMP: "icmp",
     layout.IPPROTO_ICMPV6: "icmp",
@@ -73,7 +74,7 @@ class Intake:
         self.rtt_recent = np.zeros(capacity, np.int64)
         self.drained_to = clock.mono_ns()  # every reply that arrived by then is in the ledger
         self._drained_at = self._trusted_from = self.drained_to
-        self.offset = wall_offset_ns(clock)
+        self.offset = self._offset_before = wall_offset_ns(clock)
         self._seen = np.zeros(capacity, np.int64)  # digest of the address and port its reflector saw; 0: none yet
         shared.flows["rtt_min"] = np.iinfo(np.int64).max
 
@@ -88,7 +89,7 @@ class Intake:
         Returns:
             Whether that was all.
         """
-        self.offset = wall_offset_ns(self._clock, 3)
+        self._offset_before, self.offset = self.offset, wall_offset_ns(self._clock, 3)
         started = reached = self._clock.mono_ns()
         emptied = True
         for receiver in receivers:
@@ -117,9 +118,13 @@ class Intake:
 
     def _take(self, frames: Frames) -> None:
         octets = frames.octets
-        # A kernel stamp cannot lie ahead of now; if it seems to, the wall clock has just been stepped.
+        # A kernel stamp cannot lie ahead of now, nor before the last drain; if it seems to, the wall clock was stepped
+        # between the two, after the stamp.
         now = self._clock.mono_ns()
-        at = np.minimum(frames.stamps_ns - self.offset, now)
+        at = frames.stamps_ns - self.offset
+        if abs(self.offset - self._offset_before) > STEP_NS:
+            at = np.where((at < self.drained_to) | (at > now), frames.stamps_ns - self._offset_before, at)
+        at = np.minimum(at, now)
         for batch in split(octets):
             ends = frame_ends(batch, octets)
             kept = pick(frames.kept, batch.rows)

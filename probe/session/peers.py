@@ -41,12 +41,12 @@ class Session:
     on the way back.
     """
 
-    __slots__ = ("boot", "last_ns", "newest", "q", "records", "sweep", "total", "untold")
+    __slots__ = ("boot", "last_ns", "marked", "newest", "q", "records", "sweep", "total", "untold")
 
     def __init__(self, first: int, boot: int):
         self.boot = boot
         self.newest = first - 1  # highest sequence received
-        self.q = 0
+        self.q = self.marked = 0  # replies so far, and when the rate was last asked for
         self.total = 0  # records made so far
         self.records: deque[Record] = deque(maxlen=SENT_GAPS)
         self.untold = 0  # how many of the newest records no reply has carried yet
@@ -132,6 +132,16 @@ class Peers:
             if now_ns - self.sessions[key].last_ns <= IDLE_NS:
                 break
             del self.sessions[key]
+
+    def busiest(self, since_ns: int) -> int:
+        """Most replies of one session since the last call, which was at `since_ns`."""
+        most = 0
+        for key in reversed(self.sessions):
+            session = self.sessions[key]
+            if session.last_ns < since_ns:
+                break
+            most, session.marked = max(most, session.q - session.marked), session.q
+        return most
 
     def answer(self, key: npt.NDArray[np.uint64], sequence: Ints, now_ns: int) -> Answer:
         """Number the replies to a batch and choose the record that each repeats.

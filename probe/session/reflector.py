@@ -39,6 +39,7 @@ UInt64s = npt.NDArray[np.uint64]
 
 MAX_BATCH = 1024
 TICK_NS = 200_000_000
+SHORTEST_PAUSE_NS, LONGEST_PAUSE_NS = 100_000, 4_000_000
 SHORTEST_REQUEST = 14  # octets of a TWAMP sender's packet without padding (RFC 8762, section 4.6)
 LONGEST_REQUEST = sizes.ETHERNET + sizes.MAX_SIZE + sizes.IP_HEADER[6] - sizes.IP_HEADER[4]  # of frame; rings keep more
 SEQUENCES = 1 << 62  # beyond them a sequence is no probe's, and the arithmetic of int64 ends
@@ -88,6 +89,7 @@ class Reflector:
         self._drops = 0  # requests that our ring had no room for, and replies that could not be sent
         self._next_tick = 0
         self._reflected = self._ticked = 0  # replies at the last tick, and its time
+        self._pause = SHORTEST_PAUSE_NS
 
     def turn(self) -> int:
         """Answer what has arrived; how many frames there were."""
@@ -104,9 +106,21 @@ class Reflector:
             self._tick(now)
         return total
 
+    def pause_ns(self, answered: int) -> int:
+        """How long to leave the next packets waiting, after a batch of so many."""
+        if answered >= MAX_BATCH:  # more have come meanwhile
+            return 0
+        return 2 * SHORTEST_PAUSE_NS if answered >= 64 else self._pause
+
     def _tick(self, now: int) -> None:
         self._probes.expire(now)
         self._listener.expire(now)
+        # Replies that wait cross the way back together, and its outages are measured in steps of the wait. So it is
+        # short beside the interval of any session; it grows slowly, as a session that was dark shows few packets.
+        most = self._probes.busiest(self._ticked)
+        if most:
+            quarter = max((now - self._ticked) // (4 * most), SHORTEST_PAUSE_NS)
+            self._pause = min(quarter, 2 * self._pause, LONGEST_PAUSE_NS)
         header = self._shared.header
         header["heartbeat"], header["ring_drops"] = now, self._drops
         header["sessions"] = len(self._probes.sessions)
@@ -301,9 +315,8 @@ class Reflector:
 def run(reflector: Reflector, channel: Channel, receivers: list[FrameReceiver], stop: Callable[[], bool]) -> None:
     """Answer until told to stop or the control process is gone.
 
-    After a batch the loop pauses, so that packets are answered many at a time and the cost of a batch is shared:
-    longer after a small batch, which costs about as much as a large one. The pause lies between the receive and send
-    times that a reply carries, so it is in nobody's delay.
+    After a batch the loop pauses, so that packets are answered many at a time and the cost of a batch is shared. The
+    pause lies between the receive and send times that a reply carries, so it is in nobody's delay.
     """
     gc.disable()
     poll = select.poll()
@@ -313,7 +326,7 @@ def run(reflector: Reflector, channel: Channel, receivers: list[FrameReceiver], 
     while not stop():
         answered = reflector.turn()
         if answered:
-            time.sleep(0.0002 if answered >= 64 else 0.004)
+            time.sleep(reflector.pause_ns(answered) / 1e9)
             continue
         for fd, event in poll.poll(100):
             if fd == channel.fileno():

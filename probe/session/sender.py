@@ -349,6 +349,9 @@ class Sender:
         if now >= self._ahead_to - self._ahead // 2:
             self._prepare(self._clock.mono_ns())
         following = min((q.next_due for q in self._queues), default=FAR)
+        coming = self.schedule.next_ns(now)
+        if coming is not None:  # of a slow flow, or one that has just begun: its frame is not written yet
+            following = min(following, coming - self._ahead // 2)
         return min(self._next_tick, self._next_drain, max(following, now + self._breath))
 
     def pace(self) -> bool:
@@ -588,7 +591,7 @@ def run(sender: Sender, channel: Channel, stop: Callable[[], bool]) -> None:
             listen_at = now + LISTEN_NS
             for message in channel.receive():
                 command(sender, message)
-                wake = now
+                wake = now  # the slots of a flow that begins may come before the next turn that was planned
             channel.flush()
             if channel.closed:
                 break

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from probe.core.events import COUNT_NAMES
 from probe.core.fate import COLUMN, EMPTY, LATE, LOST, PENDING, RECEIVED
-from probe.core.ledger import Ledger
+from probe.core.ledger import Ledger, Reports
 
 from .network import MS, LossyNetwork, counts_of, shrink_rings
 
@@ -464,3 +464,40 @@ def test_a_reflector_excuses_no_more_than_it_dropped() -> None:
     assert ledger.live[0, COLUMN["dropped_locally"]] == 100
     assert ledger.live[0, COLUMN["lost"]] == 300
     assert [o.lost for _, o in ledger.drain_outages(open_too=True)] == [300]
+
+
+def _told(drops: list[int], boots: list[int] | None = None) -> Ledger:
+    """200 probes, a millisecond apart; 100 to 110 are lost, and replies tell these counts of drops, in their turn."""
+    ledger = Ledger(1)
+    ledger.add(0, "f", 1000, 500 * MS, 3)
+    flow, at = np.zeros(200, np.int64), T0 + np.arange(200) * MS
+    sequence = ledger.allocate(flow, at)
+    ledger.stamp(flow, sequence, at)
+    for part, count, boot in zip(
+        ([0, 50], [99], [120], [130], [140, 199]), drops, boots or [7] * len(drops), strict=True
+    ):
+        rows = np.array(part)
+        zeros = np.zeros(len(rows), np.int64)
+        ledger.receive(zeros, rows, at[rows] + MS)
+        ledger.reports(zeros, rows, Reports(zeros + boot, rows, zeros, zeros, zeros, zeros))
+        ledger.their_drops(zeros, at[rows] + MS, zeros + count)
+    ledger.receive(flow[:189], np.setdiff1d(sequence, np.arange(100, 111)), np.full(189, at[-1]))
+    ledger.settle(T0 + 3 * S)
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("drops", "boots", "excused"),
+    [
+        ([7, 7, 7, 7, 7], None, 0),
+        ([7, 7, 18, 18, 18], None, 11),
+        ([7, 7, 12, 12, 12], None, 5),
+        ([7, 7, 12, 7, 12], None, 5),  # an older reply came in between: these are the same drops
+        ([50, 50, 3, 3, 3], [7, 7, 8, 8, 8], 0),  # another reflector process, which counts from zero
+        ([50, 50, 3, 9, 9], [7, 7, 8, 8, 8], 6),
+    ],
+)
+def test_each_drop_of_the_reflector_excuses_one_probe(drops, boots, excused):
+    ledger = _told(drops, boots)
+    assert ledger.live[0, COLUMN["dropped_locally"]] == excused
+    assert ledger.live[0, COLUMN["lost"]] == 11 - excused

@@ -105,3 +105,44 @@ def test_a_mixed_blackout_is_attributed_probe_by_probe(triple: Triple, reflector
         found = [(o["direction"], o["lost"], o["first_lost_seq"], o["last_lost_seq"]) for o in flow["outages"]]
         assert sorted(found) == [("forward", 400, 1000, 1399), ("reverse", 300, 1400, 1699)]
         assert {o["episode"] for o in flow["outages"]} == {1}
+
+
+# Flaps: every second one below the shortest outage of three probes, one that is told apart by a single probe, and one
+# of the way back that begins while the way out is dark.
+OUT = (range(500, 502), range(600, 603), range(700, 710), range(711, 721), range(1000, 1200))
+BACK = (range(900, 905), range(1150, 1250), range(1400, 1403), range(1500, 1502))
+
+
+def test_flaps_stay_windows_of_their_own_in_one_episode(triple: Triple, reflector: Run, measure):
+    """2, 3, 10, 10 and 200 probes on the way out; 5, 100 that overlap the 200, 3 and 2 on the way back."""
+    rules = [rule(f"udp dport {UDP_PORT}", "udp", span) for span in OUT]
+    rules += [rule(f"udp sport {UDP_PORT}", "udp_reply", span) for span in BACK]
+    rules += [rule(f"tcp dport {TCP_PORT}", "tcp", span) for span in OUT]
+    rules += [rule(f"tcp sport {TCP_PORT}", "tcp", span) for span in BACK]
+    triple.drop(*rules)
+    capture = triple.capture()
+    document = measure(TARGETS["udp"], TARGETS["tcp"], rate=1000, duration=2, loss_threshold=0.4)
+    assert laws(document, settled=True) == []
+    for flow in document["flows"]:
+        counts = flow["counts"]
+        # Of the 100 replies half were never asked for.
+        assert (counts["lost_forward"], counts["lost_reverse"], counts["lost_unattributed"]) == (225, 60, 0)
+        found = [(o["direction"], o["first_lost_seq"], o["last_lost_seq"], o["lost"]) for o in flow["outages"]]
+        assert sorted(found) == [
+            ("forward", 600, 602, 3),
+            ("forward", 700, 709, 10),
+            ("forward", 711, 720, 10),
+            ("forward", 1000, 1199, 200),
+            ("reverse", 900, 904, 5),
+            ("reverse", 1200, 1249, 50),
+            ("reverse", 1400, 1402, 3),
+        ]
+        assert {o["episode"] for o in flow["outages"]} == {1}
+        assert {o["censored"] for o in flow["outages"]} == {"no"}
+        assert flow["verdict"] == "survived"
+        # The router dropped from the first of a run up to the next probe that it let pass, by its own clock.
+        at = {sequence: p.at_ns for sequence, p in capture.probes(flow["protocol"]).items()}
+        for outage in flow["outages"]:
+            first, last = outage["first_lost_seq"], outage["last_lost_seq"]
+            assert outage["duration_ns"]["lower"] <= at[last + 1] - at[first] + 5 * MS
+            assert outage["duration_ns"]["upper"] >= at[last] - at[first]

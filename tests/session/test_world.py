@@ -1,0 +1,406 @@
+"""Sender, reflector and recorder together, in simulated time: what must hold whatever happens."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from probe.report.document import laws
+
+from .world import MS, S, Weather, World, world
+
+KINDS = ["icmp", "udp", "tcp", "udp_base"]
+WRAP = {"icmp": (1 << 16) - 150, "udp": (1 << 32) - 150, "udp_base": (1 << 32) - 150, "tcp": 0}
+
+spans = st.integers(1, 500).map(lambda n: n * MS)
+shares = st.sampled_from([0.02, 0.3])
+# What happens next, and for how long. Every name is a method of Story.
+steps = st.one_of(
+    st.tuples(st.just("calm"), spans),
+    st.tuples(st.sampled_from(["dark_out", "dark_back", "dark_both", "late", "jitter"]), spans),
+    st.tuples(st.sampled_from(["loss_out", "loss_back", "duplicate"]), spans, shares),
+    st.tuples(st.sampled_from(["stall", "far_stall", "link_down", "send_error", "restart"]), spans),
+    st.tuples(st.just("step"), st.sampled_from([-3600 * S, -S, -MS, MS, S, 3600 * S])),
+    st.tuples(st.sampled_from(["add", "remove"]), st.integers(1, 3)),
+)
+
+
+class Story:
+    """Steps of a drawn story, carried out."""
+
+    def __init__(self, network: World):
+        self.world = network
+
+    def tell(self, step: tuple) -> None:
+        name, *arguments = step
+        getattr(self, name)(*arguments)
+        self.world.out.weather, self.world.back.weather = Weather(), Weather()
+
+    def calm(self, ns: int) -> None:
+        self.world.run(ns)
+
+    def dark_out(self, ns: int) -> None:
+        self.world.out.weather = Weather(dark=True)
+        self.world.run(ns)
+
+    def dark_back(self, ns: int) -> None:
+        self.world.back.weather = Weather(dark=True)
+        self.world.run(ns)
+
+    def dark_both(self, ns: int) -> None:
+        self.world.out.weather = self.world.back.weather = Weather(dark=True)
+        self.world.run(ns)
+
+    def late(self, ns: int) -> None:
+        """Replies take longer than the loss threshold."""
+        self.world.back.weather = Weather(extra=700 * MS)
+        self.world.run(ns)
+
+    def jitter(self, ns: int) -> None:
+        self.world.out.weather = Weather(jitter=20 * MS)
+        self.world.back.weather = Weather(jitter=50 * MS)
+        self.world.run(ns)
+
+    def loss_out(self, ns: int, share: float) -> None:
+        self.world.out.weather = Weather(loss=share)
+        self.world.run(ns)
+
+    def loss_back(self, ns: int, share: float) -> None:
+        self.world.back.weather = Weather(loss=share, duplicate=share)
+        self.world.run(ns)
+
+    def duplicate(self, ns: int, share: float) -> None:
+        self.world.out.weather = self.world.back.weather = Weather(duplicate=share)
+        self.world.run(ns)
+
+    def stall(self, ns: int) -> None:
+        """Our process stands still; its ring keeps what arrives."""
+        self.world.sender_stalled = True
+        self.world.run(ns)
+        self.world.sender_stalled = False
+
+    def far_stall(self, ns: int) -> None:
+        self.world.reflector_stalled = True
+        self.world.run(ns)
+        self.world.reflector_stalled = False
+
+    def link_down(self, ns: int) -> None:
+        self.world.shut("link_down")
+        self.world.run(ns)
+        self.world.shut("")
+
+    def send_error(self, ns: int) -> None:
+        self.world.shut("send_error")
+        self.world.run(ns)
+        self.world.shut("")
+
+    def restart(self, ns: int) -> None:
+        self.world.restart_reflector()
+        self.world.run(ns)
+
+    def step(self, ns: int) -> None:
+        self.world.step_wall(ns)
+        self.world.run(7 * MS)
+
+    def add(self, index: int) -> None:
+        if index not in self.world.flows:
+            self.world.add(index, KINDS[index], rate=300)
+        self.world.run(20 * MS)
+
+    def remove(self, index: int) -> None:
+        if index in self.world.flows:
+            self.world.remove(index)
+        self.world.run(20 * MS)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 10**6),
+    kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3),
+    wrap=st.booleans(),
+    ring=st.sampled_from([4096, 4096, 16]),
+    story=st.lists(steps, min_size=1, max_size=8),
+)
+def test_whatever_happens_the_laws_hold_and_nothing_wrong_is_told(seed, kinds, wrap, ring, story):
+    with world(seed, ring=ring, far_ring=ring) as network:
+        for index, kind in enumerate(kinds):
+            network.add(index, kind, rate=random.Random(seed).choice([200, 500]), start=WRAP[kind] if wrap else 0)
+        network.run(150 * MS)
+        told = Story(network)
+        for step in story:
+            told.tell(step)
+        network.settle()
+        network.check()
+
+
+# --- our own doing -------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 10**6),
+    kinds=st.lists(st.sampled_from(["icmp", "udp", "tcp"]), min_size=1, max_size=3),
+    ring=st.sampled_from([16, 64]),
+    far_ring=st.sampled_from([16, 64]),
+    story=st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(["stall", "far_stall", "link_down"]), spans),
+            st.tuples(st.just("calm"), spans),
+            st.tuples(st.just("duplicate"), spans, shares),
+            st.tuples(st.just("step"), st.sampled_from([-S, S])),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+)
+def test_full_rings_and_stalls_are_no_outage(seed, kinds, ring, far_ring, story):
+    """Our own hosts fail in every way, the network in none."""
+    with world(seed, ring=ring, far_ring=far_ring) as network:
+        for index, kind in enumerate(kinds):
+            network.add(index, kind, rate=200)
+        network.run(150 * MS)
+        told = Story(network)
+        for step in story:
+            told.tell(step)
+        network.settle()
+        network.check()
+        for flow in network.document()["flows"]:
+            assert flow["outages"] == [] and flow["counts"]["lost"] == 0
+
+
+@pytest.mark.parametrize(
+    ("trouble", "cause"), [("stall", "stall"), ("link_down", "link_down"), ("send_error", "send_error")]
+)
+def test_what_we_did_not_send_is_unobserved_and_splits_the_bounds(trouble, cause):
+    """Alone it is no outage; within one, the time is not vouched for."""
+    with world(6) as network:
+        life = network.add(0, "udp", rate=500)
+        network.run(500 * MS)
+        story = Story(network)
+        story.tell((trouble, 200 * MS))
+        network.run(500 * MS)
+        network.out.weather = Weather(dark=True)
+        network.run(300 * MS)
+        getattr(story, trouble)(200 * MS)
+        network.run(100 * MS)
+        network.settle()
+        network.check()
+        [flow] = network.document()["flows"]
+        sent = [probe.sent + network.sender.anchor for probe in life.probes.values()]
+        # Every slot of the schedule is in the account, sent or not.
+        assert flow["counts"]["scheduled"] == round((sent[-1] - sent[0]) / (2 * MS)) + 1
+        assert flow["counts"]["unsent"] == flow["counts"]["scheduled"] - len(sent) >= 190
+        gaps = [(a, b) for a, b in pairwise(sent) if b - a > 10 * MS]
+        spans = [(u["start_ns"], u["end_ns"], u["cause"]) for u in flow["unobserved"]]
+        assert spans == [(a, b, cause) for a, b in gaps] and len(gaps) == 2
+        [outage] = flow["outages"]
+        bounds, edges, unseen = outage["duration_ns"], outage["edges_ns"], gaps[1][1] - gaps[1][0]
+        assert outage["unobserved_ns"] == unseen
+        assert bounds["lower"] == edges["last_lost"] - edges["first_lost"] - unseen
+        assert bounds["lower"] <= 600 * MS <= bounds["upper"] == edges["first_ok"] - edges["last_ok"]
+
+
+@pytest.mark.parametrize("stalled_ms", [100, 250, 1000])
+def test_a_reflector_whose_ring_was_full_tells_so_however_late(stalled_ms):
+    # 300 ms of loss threshold: with the longest stall, probes are settled as lost long before anybody tells why.
+    with world(3, far_ring=16) as network:
+        for index, kind in enumerate(["udp", "tcp"]):
+            network.add(index, kind, rate=200)
+        network.run(400 * MS)
+        Story(network).far_stall(stalled_ms * MS)
+        network.settle()
+        network.check()
+        assert network.ring_drops > 2 * (stalled_ms // 5 - 16)
+        for flow in network.document()["flows"]:
+            assert flow["outages"] == [] and flow["counts"]["lost"] == 0
+            assert flow["counts"]["dropped_locally"] >= stalled_ms // 5 - 16
+            assert any(u["cause"] == "ring_drop" for u in flow["unobserved"])
+
+
+@pytest.mark.parametrize(("way", "before_ms"), [("dark_out", 500), ("dark_back", 500), ("dark_back", 10)])
+def test_a_full_ring_excuses_no_outage_before_it(way, before_ms):
+    # On the way back the reflector has said that the probes came: those its ring did not drop, however near.
+    with world(3, far_ring=16) as network:
+        network.add(0, "udp", rate=200, threshold=900 * MS)
+        network.run(400 * MS)
+        story = Story(network)
+        story.tell((way, 200 * MS))
+        story.tell(("calm", before_ms * MS))
+        story.tell(("far_stall", 200 * MS))
+        network.settle()
+        network.check()
+        [flow] = network.document()["flows"]
+        assert [(o["direction"], o["lost"]) for o in flow["outages"]] == [
+            ("forward" if way == "dark_out" else "reverse", 40)
+        ]
+
+
+# --- spans ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["dark_out", "dark_back"])
+@pytest.mark.parametrize("kind", ["udp", "icmp"])
+def test_a_span_that_cuts_an_outage_holds_its_part_of_it(way, kind):
+    with world(4) as network:
+        life = network.add(0, kind, rate=500)
+        network.run(S)
+        Story(network).tell((way, 2 * S))
+        network.settle()
+        network.check()
+        [whole] = network.document()["flows"][0]["outages"]
+        anchor = network.sender.anchor
+        lost = [probe.sent + anchor for probe in life.probes.values() if probe.lost]
+        assert whole["lost"] == len(lost) and whole["censored"] == "no"
+        times = network.recorder.history._times
+        cuts = [at for at in times if whole["start_ns"] < at < whole["end_ns"]]
+        assert len(cuts) > 4
+        for cut in cuts:
+            for start, end, kept, censored in (
+                (times[0], cut, [at for at in lost if at <= cut], "end"),
+                (cut, times[-1], [at for at in lost if at > cut], "start"),
+            ):
+                document = network.document(start, end)
+                assert laws(document) == []
+                [flow] = document["flows"]
+                [part] = flow["outages"]
+                assert (part["lost"], part["censored"]) == (len(kept), censored)
+                assert (part["edges_ns"]["first_lost"], part["edges_ns"]["last_lost"]) == (kept[0], kept[-1])
+                assert flow["counts"]["lost"] == len(kept)
+
+
+# --- time ----------------------------------------------------------------------------------------------------------
+
+
+def dark_twice(network: World, between: tuple[int, ...] = ()) -> list[dict]:
+    """A run with an outage each way, and steps of the wall clock all along; its flows."""
+    for index, kind in enumerate(KINDS):
+        network.add(index, kind, rate=500)
+    network.run(200 * MS)
+    steps = iter(between)
+    for weather in (network.out, network.back):
+        network.run(200 * MS)
+        weather.weather = Weather(dark=True)
+        for _ in range(5):
+            network.run(33 * MS)
+            network.step_wall(next(steps, 0))
+        weather.weather = Weather()
+        for _ in range(10):
+            network.run(37 * MS)
+            network.step_wall(next(steps, 0))
+    network.settle()
+    network.check()
+    return network.document()["flows"]
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_steps_of_the_wall_clock_change_nothing(sign):
+    steps = tuple(sign * ns for ns in (MS, -MS, S, 3600 * S, -S, 100 * MS, -3600 * S, 10 * S) * 4)
+    with world(5) as calm, world(5) as stepping:
+        expected, told = dark_twice(calm), dark_twice(stepping, steps)
+    for flow, other in zip(expected, told, strict=True):
+        assert len(flow["outages"]) == 2
+        for outage in flow["outages"] + other["outages"]:
+            del outage["evidence"]  # the reflector's own clock is in it, which steps
+        assert {**other, "rtt_ns": 0} == {**flow, "rtt_ns": 0}
+        # A step of less than the time between two looks at the ring cannot be told from a delay; by no more than it.
+        assert flow["rtt_ns"]["min"] - MS <= other["rtt_ns"]["min"] <= other["rtt_ns"]["p99"], flow["name"]
+        assert other["rtt_ns"]["max"] <= flow["rtt_ns"]["max"] + 20 * MS, flow["name"]
+
+
+@pytest.mark.parametrize("kinds", [["udp"], ["udp", "tcp", "udp", "tcp"]])
+@pytest.mark.parametrize("rate", [200, 1000])
+def test_the_way_back_is_measured_as_finely_as_the_way_out(kinds, rate):
+    """Truth is the fault's own window; the reflector answers at the pace of its process."""
+    with world(2) as network:
+        for index, kind in enumerate(kinds):
+            network.add(index, kind, rate=rate)
+        network.run(500 * MS)
+        rng, interval = random.Random(4), S // rate
+        now, lengths = network.clock.mono + 20 * MS, []
+        for _ in range(20):
+            lengths.append(round(interval * rng.uniform(5, 40)))
+            network.back.faults.append((now, now + lengths[-1]))
+            now += lengths[-1] + round(interval * rng.uniform(5, 40))
+        network.run(now - network.clock.mono)
+        network.settle()
+        network.check()
+        for flow in network.document()["flows"]:
+            assert [o["direction"] for o in flow["outages"]] == ["reverse"] * len(lengths)
+            for outage, length in zip(flow["outages"], lengths, strict=True):
+                bounds = outage["duration_ns"]
+                # A reply may wait a quarter of an interval for others; nothing else blurs the way back.
+                assert bounds["lower"] - interval // 4 <= length <= bounds["upper"] + interval // 4
+                assert abs(bounds["estimate"] - length) <= interval + interval // 4
+
+
+@pytest.mark.parametrize("rate", [1, 7, 30, 45, 1000])
+def test_every_slot_is_kept_from_the_first_on(rate):
+    with world(1) as network:
+        network.run(123 * MS)
+        life = network.add(0, "udp", rate=rate)
+        network.run(3 * S)
+        network.settle()
+        [flow] = network.document()["flows"]
+        assert flow["unobserved"] == [] and flow["counts"]["unsent"] == 0
+        sent = [probe.sent for probe in life.probes.values()]
+        assert len(sent) > 2 * rate
+        assert all(abs(at - sent[0] - n * S / rate) < 10_000 for n, at in enumerate(sent))
+
+
+def test_flows_that_come_and_go_disturb_no_other():
+    def run(network: World, busy: bool) -> list[int]:
+        life = network.add(0, "udp", rate=500)
+        for n in range(12):
+            network.run(97 * MS)
+            if busy and n % 3 == 0:
+                network.add(1, "tcp", rate=1000)
+                network.add(2, "udp", rate=300, threshold=900 * MS)
+            if busy and n % 3 == 2:
+                network.remove(2)
+                network.remove(1)
+            network.out.weather = Weather(dark=n % 4 == 1)
+        network.settle()
+        network.check()
+        [flow] = (f for f in network.document()["flows"] if f["name"] == life.track.spec.name)
+        assert flow["outages"] and flow["unobserved"] == [] and flow["counts"]["unsent"] == 0
+        return [(o["lost"], o["first_lost_seq"]) for o in flow["outages"]], [p.sent for p in life.probes.values()]
+
+    with world(9) as alone, world(9) as together:
+        assert run(alone, False) == run(together, True)
+
+
+# --- early notice --------------------------------------------------------------------------------------------------
+
+
+def test_suspect_within_a_tenth_of_a_second_then_corrected():
+    with world(1) as network:
+        life = network.add(0, "udp", rate=1000, threshold=500 * MS)
+        network.run(500 * MS)
+        network.out.weather = Weather(dark=True)
+        network.run(2 * S)
+        network.out.weather = Weather()
+        network.run(S)
+        network.settle()
+        network.check()
+        states = [(e["state"], e["mono"]) for e in network.events("state", 0)]
+        assert [state for state, _ in states] == ["up", "suspect", "down", "up"]
+        first_lost = min(probe.sent for probe in life.probes.values() if probe.lost)
+        assert 0 < states[1][1] - first_lost <= 100 * MS
+        assert 500 * MS <= states[2][1] - first_lost <= 600 * MS
+        assert next(network.events("outage", 0))["mono"] - first_lost <= 600 * MS
+
+
+def test_a_suspicion_that_comes_to_nothing_is_taken_back_and_no_outage():
+    with world(1) as network:
+        network.add(0, "udp", rate=1000, threshold=500 * MS)
+        network.run(500 * MS)
+        network.back.weather = Weather(extra=300 * MS)  # held up, not lost
+        network.run(200 * MS)
+        network.settle()
+        network.check()
+        assert [e["state"] for e in network.events("state", 0)] == ["up", "suspect", "up"]
+        assert list(network.events("outage", 0)) == []
