@@ -32,6 +32,7 @@ from probe.session import sender as sending
 from probe.session.recording import Recording
 
 PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 SMALL, LARGE = 214, 1600  # longest frame of a ring's slots
 SMALL_SLOT = 190  # the same for receiving, where the kernel keeps more beside it
 HIGH_RATE_PPS = (
@@ -210,6 +211,10 @@ def main(argv: list[str] | None = None) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+    if hasattr(libc, "mallopt"):  # glibc
+        # Keep what was freed: arrays that come and go would else be fresh pages each time, cleared by the kernel.
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most it takes
+        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
     with contextlib.suppress(PermissionError):  # needs CAP_SYS_NICE; without it a busy host shows as unsent slots
         os.setpriority(os.PRIO_PROCESS, 0, -20)
     stopping: list[int] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import socket
@@ -56,7 +57,9 @@ class Engine:
             fds = (theirs.fileno(), self.shared.fd)
             argv = [sys.executable, "-m", "probe.engine", role, "--channel", str(fds[0]), "--memory", str(fds[1])]
             argv += ["--capacity", str(capacity), *options]
-            self.process = subprocess.Popen(argv, pass_fds=(*fds, *inherit), stdin=subprocess.DEVNULL)
+            # One thread: numpy's linear algebra would start one for each core, and wait for them with a probe in hand.
+            environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+            self.process = subprocess.Popen(argv, pass_fds=(*fds, *inherit), stdin=subprocess.DEVNULL, env=environment)
         self._channel = Channel(ours)
         if first is not None:
             self._channel.send(first)

@@ -122,7 +122,7 @@ class Schedule:
         self._active[flows] = self._left[flows] > 0
         flow = np.concatenate([self._flow[self._cursor :], flow])
         at = np.concatenate([self._at[self._cursor :], at])
-        if len(flows) > 1 or self._cursor < len(self._at):
+        if (at[1:] < at[:-1]).any():
             order = np.argsort(at, kind="stable")
             flow, at = flow[order], at[order]
         self._flow, self._at, self._cursor = flow, at, 0

@@ -72,6 +72,7 @@ class TxRing:
         self._length = self._header(np.int32, abi.TP_LEN_AT)
         self._copied = self._header(np.uint16, abi.VNET_HEADER_AT + 2)  # its hdr_len
         self._head = 0
+        self._known = np.zeros(self.slots, np.int32)  # lengths written into the slots, and allowed
         self._longest = 0  # what the interface takes, octets
         self._asked_ns = 0
         # The same memory for single slots: numpy takes several times as long for one number.
@@ -126,12 +127,15 @@ class TxRing:
         first, end = self._head, self._head + count
         if not 0 < count <= self.slots - first:
             raise ValueError(f"{count} frames from slot {first} of {self.slots}")
-        self._copied[first:end] = lengths
-        self._length[first:end] = lengths + np.int32(abi.VNET_HEADER.size)
         status = self._status[first:end]
         status[:] = abi.TP_STATUS_SEND_REQUEST
-        if int(lengths.max()) > self._longest:
-            status[int((lengths > self._longest).argmax()) :] = abi.TP_STATUS_WRONG_FORMAT
+        known = self._known[first:end]
+        if not (known == lengths).all():  # slots most often hold frames of one length, lap after lap
+            self._copied[first:end] = known[:] = lengths
+            self._length[first:end] = lengths + np.int32(abi.VNET_HEADER.size)
+            if int(lengths.max()) > self._longest:
+                known[:] = 0
+                status[int((lengths > self._longest).argmax()) :] = abi.TP_STATUS_WRONG_FORMAT
         before_ns = time.monotonic_ns()
         failure = self._kick()
         after_ns = time.monotonic_ns()
@@ -146,6 +150,8 @@ class TxRing:
         slot = self._head
         at = slot * self._step
         words, halves = self._words, self._halves
+        if self._known[slot]:
+            self._known[slot] = 0
         halves[2 * at + _COPIED_HALF] = length
         words[at + 1] = length + abi.VNET_HEADER.size
         words[at] = abi.TP_STATUS_SEND_REQUEST if length <= self._longest else abi.TP_STATUS_WRONG_FORMAT
@@ -160,8 +166,10 @@ class TxRing:
         """Look now and then how long a frame may be: with a virtio_net_hdr the kernel leaves that to us."""
         now_ns = time.monotonic_ns()
         if now_ns - self._asked_ns > _MTU_NS:
-            self._longest = abi.mtu(self._socket, self.interface) + abi.ETHERNET_OCTETS
-            self._asked_ns = now_ns
+            longest = abi.mtu(self._socket, self.interface) + abi.ETHERNET_OCTETS
+            if longest < self._longest:
+                self._known[:] = 0
+            self._longest, self._asked_ns = longest, now_ns
 
     def _kick(self) -> int:
         """Let the kernel take what is marked; 0 or the errno."""

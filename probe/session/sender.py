@@ -47,7 +47,7 @@ STALL_NS = 5_000_000  # later than this and a slot may have been missed
 FAR = 1 << 62
 OPEN_OUTAGE_NS = 1_000_000_000  # tell how an open outage has grown
 SINGLE_RATE_PPS = 20_000  # up to here every probe has a wake-up of its own
-FASTEST_PPS = 200_000
+FASTEST_PPS, FASTEST_TOGETHER = 200_000, 128
 MOST_AHEAD = 2500
 MAX_AHEAD = 1 << 15
 FRAME_OCTETS = 1600
@@ -376,7 +376,7 @@ class Sender:
         # No more frames than stay in the processor's cache until they leave.
         self._ahead = min(AHEAD_NS, int(MOST_AHEAD * 1e9 / rate)) if rate else AHEAD_NS
         for queue in self._queues:
-            queue.together = TOGETHER if rate < FASTEST_PPS else 4 * TOGETHER
+            queue.together = TOGETHER if rate < FASTEST_PPS else FASTEST_TOGETHER
         self._ahead_to = max(self._ahead_to, now) + self._ahead
         due = self.schedule.take(self._ahead_to, MAX_AHEAD)
         if not len(due.flow):
