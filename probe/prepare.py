@@ -48,9 +48,9 @@ class PreparedFlow:
             error_estimate=self.error_estimate,
         )
 
-    def frame_fields(self) -> dict[str, Any]:
+    def frame_fields(self, template: Template | None = None) -> dict[str, Any]:
         """What changes with the path."""
-        template = self.template()
+        template = template or self.template()
         large = "-large" if len(template.frame) > SMALL else ""
         return {
             "frame": template.frame.hex(),
@@ -78,7 +78,7 @@ class PreparedFlow:
             "lead_ns": lead_ns,
             "coarse": spec.pacing == "coarse",
             "key": read_key(spec.key_file).hex() if spec.key_file is not None else "",
-            **self.frame_fields(),
+            **self.frame_fields(template),
         }
 
 

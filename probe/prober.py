@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Hashable, Iterable
 
 from probe.core.events import FlowSpec
@@ -15,6 +16,7 @@ from probe.supervise import Engine
 
 log = logging.getLogger(__name__)
 SPARE_FLOWS = 256
+PATH_KEPT_S = 2.0
 
 
 class Prober:
@@ -54,6 +56,8 @@ class Prober:
         self._next_index = 0
         self.recorder.attach(self.engine.shared)
         self._monitor: PathMonitor | None = None
+        # By address, source and interface: the way that was found last, and when.
+        self._found: dict[tuple[str, str | None, str | None], tuple[Path, float]] = {}
 
     def follow_paths(self) -> None:
         """From now on, follow changes of routes, neighbours, links and addresses."""
@@ -92,7 +96,9 @@ class Prober:
             track = FlowTrack(spec, index, host_address(spec.target))
             self._next_index = index + 1
             try:
-                prepared = prepare(spec, index, error_estimate=self._error_estimate, address=track.address)
+                path = self._recent_path(spec, track.address)
+                prepared = prepare(spec, index, error_estimate=self._error_estimate, address=track.address, path=path)
+                self._found[track.address, spec.source, spec.interface] = (prepared.path, time.monotonic())
             except PeerError as error:
                 if not patient:
                     raise
@@ -107,6 +113,11 @@ class Prober:
                 self.engine.send(prepared.add_command(limit=limit))
             self._watch(track)
             return track
+
+    def _recent_path(self, spec: FlowSpec, address: str) -> Path | None:
+        """The way to a target that another flow has just found: thousands of flows may have one in common."""
+        path, found_at = self._found.get((address, spec.source, spec.interface), (None, 0.0))
+        return path if time.monotonic() - found_at < PATH_KEPT_S else None
 
     def remove(self, track: FlowTrack) -> None:
         """End a flow and forget it."""

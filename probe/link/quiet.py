@@ -39,6 +39,7 @@ class QuietPorts:
     def __init__(self, rng: random.Random | None = None):
         self._rng = rng or random.Random()
         self._held: dict[tuple[Proto, int], socket.socket] = {}
+        self._full: set[tuple[Proto, tuple[int, int]]] = set()  # spans without a free port, when last looked at
 
     def reserve(
         self, proto: Proto, address: str, count: int, *, lo: int | None = None, hi: int | None = None
@@ -93,6 +94,7 @@ class QuietPorts:
 
     def release(self, proto: Proto, ports: Iterable[int]) -> None:
         """Let go of some ports; those not held are ignored."""
+        self._full.clear()
         for port in ports:
             sock = self._held.pop((proto, port), None)
             if sock is not None:
@@ -110,7 +112,7 @@ class QuietPorts:
         """Put a run of `count` free ports into `held`, looking from a random start on and then round."""
         low, high = span
         starts = high - low - count + 2
-        if starts < 1:
+        if starts < 1 or (proto, span) in self._full:
             return False
         offset = self._rng.randrange(starts)
         # Two stretches, so that each only moves up: a taken port rules out every start at or below it.
@@ -118,7 +120,7 @@ class QuietPorts:
             for port in range(first, last + 1):
                 if last - port + 1 < count - len(held):
                     break
-                sock = _hold(proto, address, port)
+                sock = _hold(proto, address, port) if (proto, port) not in self._held else None
                 if sock is None:
                     _close(held)
                     continue
@@ -126,6 +128,8 @@ class QuietPorts:
                 if len(held) == count:
                     return True
             _close(held)
+        if count == 1:
+            self._full.add((proto, span))
         return False
 
 
