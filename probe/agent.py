@@ -44,11 +44,12 @@ from probe.store.journal import Journal
 from probe.supervise import Engine
 from probe.timesync import kernel_clock
 from probe.watch.aws import AwsWatcher
+from probe.watch.poller import Vigil
 from probe.wire.stamp import error_estimate
 
 log = logging.getLogger(__name__)
 SAMPLE_S = 0.25
-FAST_WATCH_NS = 60_000_000_000  # watchers poll fast for this long after a flow went dark
+FAST_WATCH_S = 10.0  # watchers poll fast for this long at least after a flow went dark
 EVENTS_KEPT = 10_000
 TOLD = {"outage", "flow_state", "session_end", "ha_change", "watcher"}
 
@@ -84,6 +85,7 @@ class Agent:
         self._journal = Journal(journal_dir, self._clock)
         self._journal.append("start", {"agent": self.name, "version": __version__, "config": self._config_dump()})
         self._aws: AwsWatcher | None = None
+        self._vigil = Vigil()
         self._reflector: Engine | None = None
         self._tracks: dict[str, FlowTrack] = {}
         reflector = self.config.reflector
@@ -118,6 +120,11 @@ class Agent:
         for engine in (self._prober.engine, self._reflector):
             if engine is not None:
                 engine.check()
+        now_ns = self._clock.mono_ns()
+        dark = {track.spec.name for track in self._ordered() if track.state in ("suspect", "down")}
+        until_ns = self._vigil.until(dark, now_ns)
+        if until_ns:
+            self.watch((until_ns - now_ns) / 1e9)
 
     def close(self) -> None:
         """End everything, in the order that loses nothing."""
@@ -138,8 +145,8 @@ class Agent:
         """From the recorder, on the engine's event thread."""
         if kind in ("outage", "session_end", "unobserved"):
             self._journal.append(kind, {**data, **self._flow_labels(data["flow"])}, sync=kind == "outage")
-        if kind == "flow_state" and data["state"] in ("suspect", "down") and self._aws is not None:
-            self._aws.arm(self._clock.mono_ns() + FAST_WATCH_NS)
+        if kind == "flow_state" and data["state"] in ("suspect", "down"):
+            self.watch(FAST_WATCH_S)  # at once: the next sample may be some time away
         if kind in TOLD:
             self._tell(kind, data)
 
@@ -226,6 +233,11 @@ class Agent:
             self._aws.start()
         if self.config.watchers.fortigate is not None:
             log.warning("watchers.fortigate: not available in this version; the FortiGates are not watched")
+
+    def watch(self, seconds: float) -> None:
+        """Have the watchers poll at their fast pace for so long."""
+        if self._aws is not None:
+            self._aws.arm(self._clock.mono_ns() + round(seconds * 1e9))
 
     def renew(self) -> list[str]:
         """Begin new sessions for kept TCP flows whose session has ended or stays dark; which ones."""
@@ -403,6 +415,7 @@ def _watcher_status(watcher: WatcherSnapshot) -> dict[str, Any]:
         "reason": watcher.reason,
         "last_success_ns": watcher.last_success_ns,
         "active_unit": watcher.active_unit,
+        "signals": watcher.signals,
         "ownership": [owned(o) for o in watcher.ownership],
     }
 

@@ -227,6 +227,10 @@ def _drill(commands: _Commands[_Parser]) -> None:
         "--budget", metavar="F", help="limits to hold the run against (YAML); exit status 1 when one is broken"
     )
     parser.add_argument("--out", metavar="DIR", default="runs", help="where runs are stored (default: %(default)s)")
+    parser.add_argument("--yes", action="store_true", help="do not ask before something outside the lab is changed")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be done and how to undo it; nothing is changed"
+    )
     parser.add_argument("--keep-lab", action="store_true", help="leave the lab up afterwards")
     _lab_options(parser)
 

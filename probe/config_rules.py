@@ -21,6 +21,20 @@ from probe.wire.sizes import effective_size
 from probe.yamlfile import Location, field_name
 
 Need = Literal["agent", "drill", "any"]
+TriggerKind = Literal["manual", "command", "lab", "fortigate", "aws-stop-instance", "aws-reboot-instance"]
+_AWS_TRIGGER = ("unit", "instance", "region", "profile", "role_arn", "external_id", "endpoint_url")
+# Keys of drill.trigger that each kind has a use for.
+TRIGGER_KEYS: dict[TriggerKind, tuple[str, ...]] = {
+    "manual": (),
+    "command": ("command", "undo_command", "undo"),
+    "lab": (),
+    "fortigate": (
+        *("unit", "host", "port", "user", "key_file", "password_file", "known_hosts", "fingerprint"),
+        *("vcluster", "undo"),
+    ),
+    "aws-stop-instance": (*_AWS_TRIGGER, "force", "undo"),
+    "aws-reboot-instance": _AWS_TRIGGER,
+}
 Problem = tuple[Location, str]
 
 MAX_RATE_PPS = 2_000_000
@@ -198,7 +212,7 @@ def _reflector_problems(data: dict[str, Any]) -> Iterator[Problem]:
 def _aws_problems(data: dict[str, Any]) -> Iterator[Problem]:
     aws = _dict(_dict(data.get("watchers")).get("aws"))
     here: Location = ("watchers", "aws")
-    kinds = ("addresses", "route_tables", "network_interfaces")
+    kinds = ("addresses", "route_tables", "network_interfaces", "instances")
     if aws and not any(aws.get(kind) for kind in kinds):
         yield here, f"has nothing to watch; allowed: one or more of {', '.join(kinds)}"
     owner: dict[str, str] = {}
@@ -218,10 +232,47 @@ def _agents_problems(data: dict[str, Any]) -> Iterator[Problem]:
 
 def _drill_problems(data: dict[str, Any]) -> Iterator[Problem]:
     trigger = _dict(_dict(data.get("drill")).get("trigger"))
-    if trigger.get("kind") == "command" and not trigger.get("command"):
-        yield ("drill", "trigger", "command"), "is missing for kind command; allowed: a command line or a list of words"
-    if trigger.get("command") and trigger.get("kind", "manual") != "command":
-        yield ("drill", "trigger", "command"), "is only for kind command; allowed: leave it out"
+    kind = trigger.get("kind", "manual")
+    if not isinstance(kind, str) or kind not in TRIGGER_KEYS:
+        return
+    here: Location = ("drill", "trigger")
+    for key in trigger:
+        owners = [one for one, keys in TRIGGER_KEYS.items() if key in keys]
+        if owners and kind not in owners and trigger[key] not in (None, False):
+            yield (*here, key), f"is only for kind {' or '.join(owners)}; allowed: leave it out"
+    if kind == "command":
+        if not trigger.get("command"):
+            yield (*here, "command"), "is missing for kind command; allowed: a command line or a list of words"
+        if trigger.get("undo") and not trigger.get("undo_command"):
+            yield (*here, "undo"), "needs undo_command as well; allowed: a command that undoes the other"
+    elif kind == "fortigate":
+        yield from _fortigate_trigger_problems(here, trigger)
+    elif kind.startswith("aws-"):
+        yield from _aws_trigger_problems(here, trigger, _dict(_dict(data.get("watchers")).get("aws")))
+
+
+def _fortigate_trigger_problems(here: Location, trigger: dict[str, Any]) -> Iterator[Problem]:
+    for key, allowed in (("unit", "the active unit's name"), ("host", "its address"), ("user", "an administrator")):
+        if not trigger.get(key):
+            yield (*here, key), f"is missing for kind fortigate; allowed: {allowed}"
+    for one, other, what in (
+        ("key_file", "password_file", "the user's private key or password"),
+        ("known_hosts", "fingerprint", "the unit's host key: without it, anybody could answer in its place"),
+    ):
+        if bool(trigger.get(one)) == bool(trigger.get(other)):
+            yield (*here, one), f"or {other} is needed for kind fortigate, one of both; allowed: {what}"
+
+
+def _aws_trigger_problems(here: Location, trigger: dict[str, Any], watcher: dict[str, Any]) -> Iterator[Problem]:
+    if not trigger.get("region") and not watcher.get("region"):
+        yield (*here, "region"), "is missing, and there is no watchers.aws to take it of; allowed: a region"
+    known = _dict(watcher.get("instances"))
+    if not trigger.get("instance") and trigger.get("unit") not in known:
+        names = ", ".join(known) or "none is there"
+        yield (
+            (*here, "unit"),
+            f"or instance must say which; allowed: an instance id, or of watchers.aws.instances: {names}",
+        )
 
 
 def _empty_problems(data: dict[str, Any], need: Need) -> Iterator[Problem]:

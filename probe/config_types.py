@@ -168,3 +168,10 @@ Command = Annotated[list[str], Checked("a command line, or a list of words; run 
 EipallocId = Annotated[str, aws_id("eipalloc")]
 RouteTableId = Annotated[str, aws_id("rtb")]
 InterfaceId = Annotated[str, aws_id("eni")]
+InstanceId = Annotated[str, aws_id("i")]
+Region = Annotated[str, text(r"[a-z]{2,}(-[a-z]+)+-\d+", "a region, such as eu-west-2")]
+Profile = Annotated[str, text(r"[^\x00]+", "the name of a profile in the AWS config files")]
+RoleArn = Annotated[
+    str, text(r"arn:[a-z-]+:iam::\d{12}:role/[\w+=,.@/-]+", "a role, such as arn:aws:iam::123456789012:role/haprobe")
+]
+ExternalId = Annotated[str, text(r"[\w+=,.@:/-]{2,}", "an external id, as the role's trust policy asks for it", 1224)]

@@ -313,6 +313,8 @@ def test_drill_gets_all_of_its_options(replace: Any) -> None:
         "budget": "f",
         "out": "o",
         "keep_lab": True,
+        "yes": False,
+        "dry_run": False,
         "trigger": "crash",
         "session_pickup": "off",
         "reset_sessionless_tcp": "on",

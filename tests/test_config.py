@@ -401,3 +401,54 @@ def test_the_schema_agrees_with_the_models() -> None:
 def test_the_schema_gives_defaults_as_they_are_written() -> None:
     schema = config.json_schema()
     assert schema["$defs"]["Flow"]["properties"]["loss_threshold"]["default"] == "2s"
+
+
+# --- triggers of a drill ---------------------------------------------------------------------------------------------
+
+AGENTS = "agents: {b: {url: 'http://b:1'}}\n"
+WATCHED = "watchers: {aws: {region: eu-west-2, instances: {fgt-a: i-0a}}}\n"
+SSH = "kind: fortigate, unit: fgt-a, host: 10.0.0.1, user: admin"
+
+
+@pytest.mark.parametrize(
+    ("trigger", "expected"),
+    [
+        (f"{{{SSH}, key_file: k, known_hosts: h}}", {"port": 22, "vcluster": 1, "undo": False}),
+        (f"{{{SSH}, password_file: p, fingerprint: 'SHA256:{'A' * 43}', undo: true}}", {"undo": True}),
+        ("{kind: aws-stop-instance, unit: fgt-a, force: true}", {"force": True}),
+        ("{kind: aws-reboot-instance, instance: i-1, region: us-gov-west-1}", {"instance": "i-1"}),
+        ("{kind: command, command: a b, undo_command: c, undo: true}", {"undo_command": ["c"]}),
+    ],
+)
+def test_sound_triggers(trigger: str, expected: dict[str, object]) -> None:
+    loaded = parse(f"{AGENTS}{WATCHED}drill: {{trigger: {trigger}}}\n", "drill").drill.trigger
+    assert {key: getattr(loaded, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("trigger", "said"),
+    [
+        ("{kind: tickle}", "kind: 'tickle' is not known; allowed: manual, command, lab, fortigate, aws-stop-instance"),
+        ("{kind: fortigate, unit: a, host: h, key_file: k, known_hosts: h}", "user: is missing for kind fortigate"),
+        (f"{{{SSH}, key_file: k}}", "known_hosts: or fingerprint is needed"),
+        (f"{{{SSH}, key_file: k, password_file: p, known_hosts: h}}", "key_file: or password_file is needed"),
+        (f"{{{SSH}, key_file: k, fingerprint: md5}}", "fingerprint: 'md5' does not fit"),
+        ("{kind: aws-stop-instance, unit: fgt-c}", "allowed: an instance id, or of watchers.aws.instances: fgt-a"),
+        ("{kind: aws-stop-instance, instance: eni-1}", "instance: 'eni-1' does not fit"),
+        ("{kind: aws-reboot-instance, unit: fgt-a, force: true}", "force: is only for kind aws-stop-instance"),
+        ("{kind: manual, undo: true}", "undo: is only for kind command or fortigate or aws-stop-instance"),
+        ("{kind: command, command: a, undo: true}", "undo: needs undo_command"),
+        ("{kind: aws-stop-instance, unit: fgt-a, role_arn: me}", "role_arn: 'me' does not fit"),
+        ("{kind: [manual]}", "kind: ['manual'] is not known"),
+    ],
+)
+def test_triggers_that_cannot_be(trigger: str, said: str) -> None:
+    assert any(
+        f"drill.trigger.{said}" in one or said in one
+        for one in problems(f"{AGENTS}{WATCHED}drill: {{trigger: {trigger}}}\n", "drill")
+    )
+
+
+def test_an_aws_trigger_needs_a_region_from_somewhere() -> None:
+    text = f"{AGENTS}drill: {{trigger: {{kind: aws-stop-instance, instance: i-1}}}}\n"
+    assert "there is no watchers.aws to take it of" in problem(text, "drill")

@@ -96,6 +96,14 @@ class AgentClient:
         except (ValueError, KeyError, TypeError) as error:
             raise self._unreadable(path, ValueError(str(error))) from error
 
+    def watch(self, seconds: int) -> None:
+        """Have its watchers poll at their fast pace for so long.
+
+        Raises:
+            PeerError: If it does not answer, or will not.
+        """
+        self._ask("POST", f"/api/v1/watch?seconds={seconds}", self._status_timeout_s)
+
     def report(self, start_ns: int, end_ns: int) -> dict[str, Any]:
         """Its result document for a span of Unix epoch nanoseconds.
 
@@ -178,6 +186,10 @@ class AgentPool:
     def renew(self, agents: Collection[str]) -> tuple[dict[str, list[str]], dict[str, PeerError]]:
         """Have the named agents begin new sessions where kept ones are over: flows by agent, and who would not."""
         return self._each(lambda client: client.renew() if client.endpoint.name in agents else [])
+
+    def watch(self, seconds: int) -> None:
+        """Have every agent's watchers poll fast for so long. One that cannot only sees less of what happens."""
+        self._each(lambda client: client.watch(seconds))
 
     def reports(self, start_ns: int, end_ns: int) -> tuple[dict[str, dict[str, Any]], dict[str, PeerError]]:
         """Every agent's result document of a span, by agent; and why there is none of the others."""

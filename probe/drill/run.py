@@ -18,6 +18,7 @@ from rich.console import Console
 
 from probe.clock import SystemClock
 from probe.core.events import TimelineEvent
+from probe.drill import consent
 from probe.drill.client import AgentPool
 from probe.drill.collect import Span, assemble, fetch, settle_s, shows_failover
 from probe.drill.plan import DrillPlan, check_out, from_args
@@ -26,15 +27,24 @@ from probe.drill.stage import Stage, stage_for, termination_as_interrupt
 from probe.drill.status import Poll
 from probe.drill.steady import SteadyState, clock_warnings, over, watcher_warnings
 from probe.drill.summary import summarise, table
-from probe.drill.triggers import Trigger
+from probe.drill.triggers import Trigger, terminal_input
 from probe.drill.wall import Wall, WallState
-from probe.errors import HaprobeError, NoFailoverError, PeerError, SteadyStateError
+from probe.errors import (
+    HaprobeError,
+    NoFailoverError,
+    PeerError,
+    PrivilegeError,
+    SteadyStateError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from probe.report.budgets import Budget
 
 POLL_GAP_S = 0.25
 POLL_GAP_NS = 250_000_000
+WATCH_S = 60
+WATCH_AGAIN_NS = 20_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,14 @@ def run_drills(plan: DrillPlan, stage: Stage, wall: Wall, out: Console) -> int:
     """Play a plan on a stage; `out` gets the results. See `drill_command`."""
     budgets = _load_budgets(plan)  # a mistake in the file shows before a firewall is failed over for it
     check_out(plan.out)
+    trigger = stage.trigger(lambda: None)
+    try:
+        if plan.dry_run:
+            consent.rehearse(plan, trigger, out)
+            return 0
+        consent.ask(plan, trigger, wall, terminal_input())
+    finally:
+        trigger.close()
     results: list[DrillResult] = []
     try:
         with termination_as_interrupt():
@@ -123,6 +141,8 @@ class Drill:
         self._last: Poll | None = None
         self._clean: Poll | None = None  # the last one before anything was lost
         self._progress: RecoveryProgress | None = None
+        self._watching_since_ns: int | None = None
+        self._fired = False  # or perhaps so: a call that got no answer may have been carried out
 
     def run(self) -> DrillResult:
         """Steady state, trigger, recovery, report.
@@ -137,19 +157,30 @@ class Drill:
             self._clean = steady = self._latest()
             trigger = self._stage.trigger(lambda: self._first_loss(pool, steady))
             try:
+                _check_unit(trigger, steady)
+                self._watch(pool)
                 return self._from_trigger_on(pool, trigger, start_ns)
             finally:
-                trigger.close()
+                try:
+                    if self._fired:
+                        self._undo(trigger)
+                finally:
+                    trigger.close()
 
     def _from_trigger_on(self, pool: AgentPool, trigger: Trigger, start_ns: int) -> DrillResult:
         interrupted, unfired = False, ""
         self._wall.say(trigger.describe())
         trigger_ns = 0
         try:
+            self._fired = trigger.outside
             trigger_ns = trigger.fire()
+            self._fired = True
             self._watch_recovery(pool, trigger)
         except NoFailoverError as error:
             unfired = str(error)
+        except (UsageError, PrivilegeError):
+            self._fired = False  # refused before anything happened
+            raise
         except KeyboardInterrupt:
             if not trigger_ns:
                 raise
@@ -165,6 +196,14 @@ class Drill:
         elif trigger.failure():
             self._wall.warn(trigger.failure())
         return self._finish(document, missing, unfired, interrupted)
+
+    def _undo(self, trigger: Trigger) -> None:
+        """Say how to undo the trigger, or do it where that was asked for; either is a result and comes through -q."""
+        done = trigger.revert()
+        if done:
+            self._out.print(f"undone: {done}", soft_wrap=True, markup=False)
+        elif trigger.undo():
+            self._out.print(f"to undo it: {trigger.undo()}", soft_wrap=True, markup=False)
 
     # --- steady state ------------------------------------------------------------------------------------------
 
@@ -210,6 +249,7 @@ class Drill:
     def _first_loss(self, pool: AgentPool, steady: Poll) -> int | None:
         """For a trigger pulled by somebody else: when the first outage began, from one more poll."""
         before = self._latest().by_key
+        self._watch(pool)
         poll = self._poll(pool)
         self._show(WallState("trigger", (poll.mono_ns - steady.mono_ns) / 1e9), poll)
         out = [
@@ -229,6 +269,7 @@ class Drill:
         assert self._clean is not None, "triggered before the steady state"
         recovery = Recovery(self._clean, begun_ns, self._plan.validation_ns)
         for poll in self._polls(pool):
+            self._watch(pool)
             progress = recovery.update(poll)
             state = WallState(
                 "recovery",
@@ -316,6 +357,13 @@ class Drill:
             next_ns = max(next_ns + POLL_GAP_NS, self._clock.mono_ns())
             time.sleep(max(0, next_ns - self._clock.mono_ns()) / 1e9)
 
+    def _watch(self, pool: AgentPool) -> None:
+        """Keep the watchers at their fast pace: from just before the trigger until recovery has held."""
+        now_ns = self._clock.mono_ns()
+        if self._watching_since_ns is None or now_ns - self._watching_since_ns > WATCH_AGAIN_NS:
+            self._watching_since_ns = now_ns
+            pool.watch(WATCH_S)
+
     def _poll(self, pool: AgentPool) -> Poll:
         self._last = pool.poll()
         return self._last
@@ -326,6 +374,19 @@ class Drill:
 
     def _show(self, state: WallState, poll: Poll) -> None:
         self._wall.show(replace(state, flows=poll.flows))
+
+
+def _check_unit(trigger: Trigger, steady: Poll) -> None:
+    """Taking the passive unit away is no failover: find out before, where anybody watches.
+
+    Raises:
+        SteadyStateError: If another unit than the trigger's is active.
+    """
+    if trigger.unit and steady.owner and steady.owner != trigger.unit:
+        raise SteadyStateError(
+            f"nothing was triggered: drill.trigger.unit is {trigger.unit}, but {steady.owner} is active;"
+            " name that one, or fail back first"
+        )
 
 
 def _no_sign(span: Span) -> str:

@@ -157,14 +157,27 @@ def _families() -> Iterator[Family]:
         Family(
             "haprobe_aws_private_ip_owner_info",
             "info",
-            ("address", "owner", "unit"),
-            "Network interface, and unit, that holds a secondary private address; absent while unknown.",
+            ("address", "public_ip", "owner", "unit"),
+            "Network interface, and unit, that holds a secondary private address and its Elastic IP, if any; absent"
+            " while unknown.",
+        ),
+        Family(
+            "haprobe_aws_instance_info",
+            "info",
+            ("instance", "unit", "state"),
+            "State of a unit's instance (running, stopping, ...); absent while unknown.",
         ),
         Family(
             "haprobe_aws_active_unit",
             "gauge",
             ("unit",),
             "1 for the unit that everything watched points at; 0 for all of them mid-failover or while unknown.",
+        ),
+        Family(
+            "haprobe_aws_signals",
+            "gauge",
+            ("unit",),
+            "Addresses and routes that point at a unit; more than one unit with some is a failover under way.",
         ),
         Family(
             "haprobe_aws_last_change_timestamp_seconds",

@@ -53,11 +53,12 @@ class ApiCalls:
 class Ownership:
     """Who an address or a route points at, as last seen. `unit` is "" when no known unit owns it."""
 
-    kind: str  # "eip" | "route" | "private_ip"
-    labels: dict[str, str]  # eip: address, allocation_id; route: route_table, destination; private_ip: address
+    kind: str  # "eip" | "route" | "private_ip" | "instance"
+    # eip: address, allocation_id; route: route_table, destination; private_ip: address, public_ip; instance: instance
+    labels: dict[str, str]
     owner: str  # network interface id, "" when none
     unit: str
-    state: str = ""  # route state
+    state: str = ""  # of a route or an instance
     last_change_ns: int = 0
 
 
@@ -71,6 +72,7 @@ class WatcherSnapshot:
     reason: str = ""  # why not up
     ownership: Sequence[Ownership] = ()
     active_unit: str = ""  # "" unknown or mid-failover
+    signals: dict[str, str] = field(default_factory=dict)  # aws: what is watched to the unit it points at
     units: Sequence[str] = ()
     api: Sequence[ApiCalls] = ()
     roles: dict[str, str] = field(default_factory=dict)  # unit to role (fortigate)
@@ -114,6 +116,9 @@ class AgentView(Protocol):
 
     def renew(self) -> list[str]:
         """Begin a new session for every kept TCP flow whose session is over or dark; the names of those flows."""
+
+    def watch(self, seconds: float) -> None:
+        """Have the watchers poll at their fast pace for so long: a drill is about to act."""
 
     def last_reload_successful(self) -> bool: ...
 

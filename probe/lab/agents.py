@@ -27,6 +27,7 @@ from probe.lab import processes
 from probe.lab.ids import CloudIds
 from probe.lab.plan import CLOUD_URL, CLUSTER_EIP, INTERNET, REGION, TRANSIT_TABLE, WORKLOAD_B, LabOptions, Plan
 
+CALLER = "watcher"  # how the agents' calls sign, so that fault rules can be aimed at the watcher alone
 UDP_PORT = 862
 TCP_PORT = 8620
 HOST_OF = {"workload-a": "wl-a", "workload-b": "wl-b", "jumphost": "jump", "internet": "inet"}
@@ -115,7 +116,7 @@ def start(
             ["sh", "-c", _ACTIVATE, "sh", *command(config, address, journal)],
             log,
             stdin=listener,
-            env=processes.environment(),
+            env=processes.environment({"AWS_ACCESS_KEY_ID": CALLER}),
         )
     return AgentHandle(name, f"http://{address}", process.pid, log), process
 
@@ -136,6 +137,7 @@ def _aws_watcher(ids: CloudIds) -> dict[str, Any]:
         "addresses": [ids.allocations["cluster"]],
         "route_tables": [ids.route_tables[TRANSIT_TABLE]],
         "units": ids.units(),
+        "instances": dict(ids.instances),
         "endpoint_url": CLOUD_URL,
         "interval": "1s",
         "fast_interval": "250ms",

@@ -33,6 +33,16 @@ def test_parameters_reach_the_agent(web, agent):
     assert agent.report_calls == [(5, 6), (None, 7)]
 
 
+def test_watchers_are_told_to_look_closely(web, agent):
+    assert web.post("/api/v1/watch", params={"seconds": 90}).json() == {"seconds": 90}
+    web.post("/api/v1/watch")
+    assert agent.looks == [90, 60]
+    for bad in ("3601", "-1", "1.5", "", "99999999"):
+        assert web.post("/api/v1/watch", params={"seconds": bad}).status_code == 400
+    assert web.get("/api/v1/watch").status_code == 405
+    assert agent.looks == [90, 60]
+
+
 @pytest.mark.parametrize(
     ("url", "error", "allowed"),
     [
