@@ -28,6 +28,8 @@ from probe.core.verdict import FlowRecord
 
 PROBE_EVENTS = frozenset({"outage_start", "outage_end", "session_end"})
 CLOUD_MOVES = frozenset({"eip_moved", "route_moved", "private_ip_moved"})
+# Calls told to the second (CloudTrail) are worth less than changes seen by polling, and more than nothing.
+COARSE_NS = 500_000_000
 # What a unit does on its own before the role is settled, as far as sources tell.
 ROLE_SIGNS = frozenset({"heartbeat_lost", "role_change"})
 
@@ -216,11 +218,16 @@ def _start(events: Sequence[TimelineEvent], flows: Sequence[FlowRecord], trigger
 
 def _cloud_edges(span: Sequence[TimelineEvent]) -> tuple[_Edge, _Edge] | None:
     """First and last sign of work on the cloud: a unit's own calls where told (exact), else polled changes."""
-    for names in (frozenset({"api_call"}), CLOUD_MOVES):
-        first, last = _first(span, names), max((_done(e) for e in span if e.event in names), default=None)
-        if first is not None and last is not None:
-            return first, last
+    for events in (_calls(span), [e for e in span if e.event in CLOUD_MOVES], _calls(span, coarse=True)):
+        if events:
+            first = events[0]
+            return _Edge(first.at_ns, first.uncertainty_ns), max(map(_done, events))
     return None
+
+
+def _calls(span: Sequence[TimelineEvent], *, coarse: bool = False) -> list[TimelineEvent]:
+    """A unit's calls to the cloud: those told exactly, or the others."""
+    return [e for e in span if e.event == "api_call" and (e.uncertainty_ns >= COARSE_NS) == coarse]
 
 
 def _done(event: TimelineEvent) -> _Edge:
@@ -233,11 +240,15 @@ def _before(span: Sequence[TimelineEvent], back: _Edge | None) -> _Edge | None:
     if back is None:
         return None
     earlier = [e for e in span if e.at_ns - e.uncertainty_ns <= back.at_ns]
-    return _last(earlier, frozenset({"api_call"})) or _last(earlier, CLOUD_MOVES)
+    moved = _last(earlier, CLOUD_MOVES)
+    return _last(_calls(earlier), _CALL) or moved or _last(_calls(earlier, coarse=True), _CALL)
 
 
 def _first(events: Sequence[TimelineEvent], names: frozenset[str]) -> _Edge | None:
     return next((_Edge(e.at_ns, e.uncertainty_ns) for e in events if e.event in names), None)
+
+
+_CALL = frozenset({"api_call"})
 
 
 def _last(events: Sequence[TimelineEvent], names: frozenset[str]) -> _Edge | None:

@@ -265,7 +265,14 @@ def describe(event: Mapping[str, Any]) -> str:
         return f"{what} {d.get('address', '?')} moved{_from_to(d)}"
     if name == "route_moved":
         return f"route {d.get('destination', '?')} in {d.get('route_table', '?')} moved{_from_to(d)}"
-    if name == "api_call":
+    if name == "instance_state_changed":
+        return f"instance of {d.get('unit') or d.get('instance_id', '?')} is {d.get('to') or 'gone'}"
+    if name in ("signals_disagree", "signals_agree"):
+        if name == "signals_agree":
+            return f"everything points at {d.get('unit', '?')}"
+        said = ", ".join(f"{signal} at {unit or 'none'}" for signal, unit in (d.get("signals") or {}).items())
+        return f"mid-failover, the signals disagree: {said}"
+    if name in ("api_call", "instance_call"):
         outcome = "ok" if d.get("result", "ok") == "ok" else f"failed: {d.get('error') or d.get('result')}"
         return f"{d.get('unit', '?')} calls {_join(d.get('operation'), d.get('target'))}: {outcome}"
     if name == "applied":

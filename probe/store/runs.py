@@ -64,6 +64,36 @@ def store(document: dict[str, Any], out_dir: Path | str) -> Path:
     return final
 
 
+def replace(document: dict[str, Any], path: Path | str) -> Path:
+    """Write a run's document over the stored one, and its page anew; each file is whole at any instant.
+
+    Args:
+        document: The run's new document.
+        path: As for `load`.
+
+    Returns:
+        The document's file.
+
+    Raises:
+        UsageError: If there is no such run, or it cannot be written.
+    """
+    found = find(path)
+    if len(found) > 1:
+        raise UsageError(f"{path}: holds {len(found)} runs, name one of them")
+    file = found[0]
+    texts = {file: to_json(document)}
+    if file.name == REPORT:
+        texts[file.with_name(PAGE)] = html.render(document)
+    try:
+        for target, text in texts.items():
+            scratch = target.with_name(f".{target.name}.new")
+            _write(scratch, text)
+            scratch.replace(target)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be written: {error.strerror or error}") from error
+    return file
+
+
 def to_json(document: dict[str, Any]) -> str:
     """The document as it is stored: readable, in the contract's order, newline at the end."""
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"

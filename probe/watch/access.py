@@ -7,6 +7,7 @@ failures, and who asks knows better when to ask again.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -95,8 +96,10 @@ def make_client(access: Access, service: str = "ec2", *, read_timeout_s: float =
 
 def _session(access: Access) -> botocore.session.Session:
     session = botocore.session.Session(profile=access.profile)
-    if access.region:
-        session.set_config_variable("region", access.region)
+    # Of the two variables that name a region, botocore itself reads AWS_DEFAULT_REGION only.
+    region = access.region or os.environ.get("AWS_REGION")
+    if region:
+        session.set_config_variable("region", region)
     session.set_config_variable("ec2_metadata_v1_disabled", True)
     return session
 
@@ -167,6 +170,8 @@ def explained(error: BotoCoreError | ClientError, access: Access, action: str) -
             )
         if result in BAD_KEYS:
             return PrivilegeError(f"AWS does not accept these credentials for {needed} ({result}): {message}")
+        if result.startswith("Invalid"):  # an id or a value that the user gave
+            return UsageError(f"AWS does not know what {needed} was asked about ({result}): {message}")
         return PeerError(f"AWS refused {needed}: {result}: {message}")
     if isinstance(error, HTTPClientError | ConnectError):
         where = access.endpoint_url or f"the endpoint of {action.partition(':')[0]} in {access.region or 'this region'}"
