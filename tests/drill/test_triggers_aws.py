@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -123,7 +124,10 @@ def test_no_answer_may_mean_done(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(PeerError, match=r"may have been carried out\. To undo it: aws ec2 start-instances"):
         trigger(lab).fire()
     lab.heal()
-    assert state(lab) == "stopped"
+    deadline = time.monotonic() + 30
+    while state(lab) != "stopped":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

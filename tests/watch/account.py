@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import boto3
+from botocore.config import Config as BotoConfig
+
 from probe.lab.client import lab_client
 from probe.lab.cloud import Cloud, seed
 from probe.lab.faults import FaultRule
@@ -72,6 +75,13 @@ class Lab:
 
     def heal(self) -> None:
         self.cloud.faults.book.replace([])
+
+
+def warm_sts(url: str) -> None:
+    """Have moto load its STS before a client with a short timeout asks it."""
+    patient = BotoConfig(read_timeout=60)
+    keys = {"aws_access_key_id": "lab", "aws_secret_access_key": "lab"}
+    boto3.client("sts", region_name="eu-west-2", endpoint_url=url, config=patient, **keys).get_caller_identity()
 
 
 @contextmanager

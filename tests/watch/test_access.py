@@ -18,7 +18,7 @@ from probe.errors import HaprobeError, PeerError, PrivilegeError, UsageError
 from probe.lab.faults import FaultRule
 from probe.watch.access import Account, explained, make_client, result_of
 
-from .account import Lab
+from .account import Lab, warm_sts
 
 ROLE = "arn:aws:iam::123456789012:role/haprobe"
 
@@ -111,6 +111,7 @@ def test_a_profile_and_its_region(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_a_role_is_assumed_with_the_credentials_there_are(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", lab.url)
+    warm_sts(lab.url)
     seen: list[tuple[str, str, str]] = []
     take = lab.cloud.faults.book.take
 
@@ -158,6 +159,7 @@ def test_no_region_no_profile_no_credentials(lab: Lab, monkeypatch: pytest.Monke
 
 def test_a_denied_call_names_the_action_that_is_missing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", lab.url)
+    warm_sts(lab.url)
     lab.fault("denied")
     denied = error_of(Account("eu-west-2", endpoint_url=lab.url))
     assert isinstance(denied, PrivilegeError)

@@ -18,7 +18,7 @@ from probe.watch.access import Account
 from probe.watch.aws import AwsWatcher
 from probe.watch.discover import Wanted, discover
 
-from .account import Config, Lab
+from .account import Config, Lab, warm_sts
 from .trail import a_trail, record
 
 PROBE = Path(__file__).parent.parent.parent / "probe"
@@ -48,6 +48,7 @@ def test_what_is_called_is_what_the_policies_allow(
     lab: Lab, called: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", lab.url)
+    warm_sts(lab.url)
     enis = [lab.ids.enis[name] for name in ("fgt-a-port1", "fgt-b-port1")]
     config = Config(
         addresses=[lab.ids.allocations["cluster"]],
