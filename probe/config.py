@@ -23,6 +23,7 @@ from probe.config_types import (
     Allowed,
     Command,
     EipallocId,
+    EnvironmentName,
     File,
     Host,
     Interface,
@@ -46,6 +47,7 @@ DEFAULT_STAMP_PORT = 862  # RFC 8762, section 4.1
 
 _RATE = number(float, 0, MAX_RATE_PPS, f"more than 0 and up to {MAX_RATE_PPS} probes per second", above=True)
 _SIZE = number(int, 20, MAX_SIZE, f"20 to {MAX_SIZE} octets of IP packet")
+_FINGERPRINT = text(r"SHA256:[A-Za-z0-9+/]{43}", "SHA256: and 43 characters, as `ssh-keygen -lf` prints it")
 _REGION = text(r"[a-z]{2,}(-[a-z]+)+-\d+", "a region, such as eu-west-2")
 
 
@@ -166,20 +168,44 @@ class AwsWatcher(_Part):
     )
 
 
+class FortigateSsh(_Part):
+    """The command line of one FortiGate: what its REST API cannot give (awsd's debug output, reasons of a failover)."""
+
+    port: Port = Field(default=22, description="SSH port.")
+    username: Annotated[str, text(r"[^:\s]+", "a user name without colon")] = Field(
+        default="haprobe", description="Administrator to log in as."
+    )
+    key_file: File | None = Field(default=None, description="File with the private key. One of the three is needed.")
+    password_file: File | None = Field(default=None, description="File with the password instead.")
+    password_env: EnvironmentName | None = Field(default=None, description="Environment variable with it instead.")
+    known_hosts_file: File | None = Field(default=None, description="File with the unit's host key, as OpenSSH's.")
+    host_key: Annotated[str, _FINGERPRINT] | None = Field(
+        default=None, description="Fingerprint of its host key. With neither, the refusal tells the one presented."
+    )
+
+
 class FortigateUnit(_Part):
-    """One FortiGate's management address."""
+    """One FortiGate's own management address, not the cluster's: each unit is asked for itself."""
 
     host: Host = Field(description="Management address or name.")
     port: Port = Field(default=443, description="HTTPS port of the REST API.")
-    token_file: File = Field(description="File with the REST API token.")
+    token_file: File | None = Field(default=None, description="File with the REST API token. Or token_env.")
+    token_env: EnvironmentName | None = Field(default=None, description="Environment variable with it instead.")
     ca_file: File | None = Field(default=None, description="CA certificate to trust. None: the system's.")
+    tls_name: Host | None = Field(default=None, description="Name in its certificate, where that is not the host.")
+    ssh: FortigateSsh | None = Field(default=None, description="Its command line. None: only the REST API is used.")
 
 
 class FortigateWatcher(_Part):
-    """HA role, version and serial number of each unit."""
+    """HA role, version and serial number of each unit, and what awsd does while a drill runs."""
 
-    units: dict[Name, FortigateUnit] = Field(description="Units by name, as in watchers.aws.units.")
-    interval: Annotated[float, duration("500ms", "1h")] = Field(default=2.0, description="Between polls.")
+    units: dict[Name, FortigateUnit] = Field(description="Both units by name, as in watchers.aws.units.")
+    interval: Annotated[float, duration("500ms", "1h")] = Field(
+        default=2.0, description="Between polls while nothing happens."
+    )
+    fast_interval: Annotated[float, duration("100ms", "1h")] = Field(
+        default=0.5, description="Between polls around a failover."
+    )
 
 
 class Watchers(_Part):

@@ -149,6 +149,7 @@ def cross_problems(data: object, need: Need, bad: set[Location]) -> list[Problem
             problems += _name_problems(here, good, names)
     problems += _reflector_problems(data)
     problems += _aws_problems(data)
+    problems += _fortigate_problems(data)
     problems += _agents_problems(data)
     problems += _drill_problems(data)
     problems += _empty_problems(data, need)
@@ -209,6 +210,27 @@ def _aws_problems(data: dict[str, Any]) -> Iterator[Problem]:
                 yield (*here, "units", unit, index), text
 
 
+def _fortigate_problems(data: dict[str, Any]) -> Iterator[Problem]:
+    fortigate = _dict(_dict(data.get("watchers")).get("fortigate"))
+    here: Location = ("watchers", "fortigate", "units")
+    if fortigate.get("units") == {}:
+        yield here, "is empty; allowed: both units, such as fgt-a: {host: 10.0.0.1, token_file: /etc/haprobe/a.token}"
+    secrets = ("key_file", "password_file", "password_env")
+    for name, unit in _dict(fortigate.get("units")).items():
+        if isinstance(unit, dict):
+            yield from _one_of((*here, name), unit, ("token_file", "token_env"))
+        if isinstance(_dict(unit).get("ssh"), dict):
+            yield from _one_of((*here, name, "ssh"), unit["ssh"], secrets)
+
+
+def _one_of(here: Location, part: dict[str, Any], keys: tuple[str, ...]) -> Iterator[Problem]:
+    given = [key for key in keys if part.get(key) is not None]
+    if not given:
+        yield (*here, keys[0]), f"is missing; allowed: one of {', '.join(keys)}"
+    for key in given[1:]:
+        yield (*here, key), f"stands beside {given[0]}; allowed: one of {', '.join(keys)}"
+
+
 def _agents_problems(data: dict[str, Any]) -> Iterator[Problem]:
     for name, agent in _dict(data.get("agents")).items():
         for one, other in (("cert_file", "key_file"), ("key_file", "cert_file"), ("username", "password_file")):
@@ -244,8 +266,15 @@ def notices(data: dict[str, Any]) -> Iterable[Problem]:
         if size is not None and sent != size:
             text = f"{size} raised to {sent}, the next IP packet that carries a whole {flow['protocol']} probe"
             yield ("flows", index, "size"), text
-    if _dict(data.get("watchers")).get("fortigate") is not None:
-        yield ("watchers", "fortigate"), "is not available in this version; left unused"
+    watchers = _dict(data.get("watchers"))
+    units = _dict(_dict(watchers.get("fortigate")).get("units"))
+    here: Location = ("watchers", "fortigate", "units")
+    if len(units) == 1:
+        yield here, "is one unit only; the other one's role will be unknown"
+    known = _dict(_dict(watchers.get("aws")).get("units"))
+    for name in units:
+        if known and name not in known:
+            yield (*here, name), "is no name of watchers.aws.units; who is active cannot be compared between the two"
 
 
 def _ip(value: object) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

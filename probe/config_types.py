@@ -148,6 +148,7 @@ Name = Annotated[str, text(r"[A-Za-z0-9_.-]+", "1 to 64 of A-Z a-z 0-9 _ . -", l
 Host = Annotated[str, text(_HOST, "an IP address or a host name")]
 Interface = Annotated[str, text(r"[^\s/]+", "an interface name, such as eth0 (at most 15 characters)", limit=15)]
 File = Annotated[str, text(r"[^\x00]+", "a path to a file", limit=4096)]
+EnvironmentName = Annotated[str, text(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")]
 Port = Annotated[int, number(int, 1, 65535, "1 to 65535")]
 Network = Annotated[
     str,

@@ -145,7 +145,7 @@ def phases(events: Sequence[TimelineEvent], flows: Sequence[FlowRecord], *, trig
     # An outage alone is no failover: a plain measurement has no phases.
     if not trigger_ns and not any(e.event in {"trigger", *ROLE_SIGNS, *CLOUD_MOVES} for e in span):
         return []
-    noticed = _first(span, ROLE_SIGNS)
+    noticed = _not_before(start, _first(span, ROLE_SIGNS))
     cloud = _cloud_edges(span)
     back = last_recovery(flows, start.at_ns)
     found: list[Phase] = []
@@ -178,6 +178,11 @@ def first_failover(events: Sequence[TimelineEvent], since_ns: int) -> list[Timel
             primary = event.detail.get("unit")
         span.append(event)
     return span
+
+
+def best_told(events: Sequence[TimelineEvent]) -> list[TimelineEvent]:
+    """Of events that several sources may tell, the lab's own where it tells: it knows the instant."""
+    return [e for e in events if e.source == "lab"] or list(events)
 
 
 def became_primary(event: TimelineEvent) -> bool:
@@ -217,7 +222,8 @@ def _start(events: Sequence[TimelineEvent], flows: Sequence[FlowRecord], trigger
 def _cloud_edges(span: Sequence[TimelineEvent]) -> tuple[_Edge, _Edge] | None:
     """First and last sign of work on the cloud: a unit's own calls where told (exact), else polled changes."""
     for names in (frozenset({"api_call"}), CLOUD_MOVES):
-        first, last = _first(span, names), max((_done(e) for e in span if e.event in names), default=None)
+        told = best_told([e for e in span if e.event in names])
+        first, last = _first(span, names), max((_done(e) for e in told), default=None)
         if first is not None and last is not None:
             return first, last
     return None
@@ -237,8 +243,15 @@ def _before(span: Sequence[TimelineEvent], back: _Edge | None) -> _Edge | None:
 
 
 def _first(events: Sequence[TimelineEvent], names: frozenset[str]) -> _Edge | None:
-    return next((_Edge(e.at_ns, e.uncertainty_ns) for e in events if e.event in names), None)
+    named = best_told([e for e in events if e.event in names])
+    return _Edge(named[0].at_ns, named[0].uncertainty_ns) if named else None
 
 
 def _last(events: Sequence[TimelineEvent], names: frozenset[str]) -> _Edge | None:
-    return _first(list(reversed(events)), names)
+    named = best_told([e for e in events if e.event in names])
+    return _Edge(named[-1].at_ns, named[-1].uncertainty_ns) if named else None
+
+
+def _not_before(start: _Edge, edge: _Edge | None) -> _Edge | None:
+    """A polled change, which may be told at a middle that lies before its cause, no earlier than the cause."""
+    return None if edge is None else _Edge(max(start.at_ns, edge.at_ns), edge.uncertainty_ns)

@@ -28,6 +28,7 @@ from probe.drill.steady import SteadyState, clock_warnings, over, watcher_warnin
 from probe.drill.summary import summarise, table
 from probe.drill.triggers import Trigger
 from probe.drill.wall import Wall, WallState
+from probe.drill.watchers import Watchers, told
 from probe.errors import HaprobeError, NoFailoverError, PeerError, SteadyStateError
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ class Drill:
         self._last: Poll | None = None
         self._clean: Poll | None = None  # the last one before anything was lost
         self._progress: RecoveryProgress | None = None
+        self._watchers: Watchers
+        self._captures: dict[str, str] = {}
 
     def run(self) -> DrillResult:
         """Steady state, trigger, recovery, report.
@@ -133,13 +136,16 @@ class Drill:
         """
         with AgentPool(self._stage.endpoints()) as pool, self._wall:
             pool.wait_ready(self._stage.ready_timeout_s, self._wall.say)
+            self._watchers = Watchers(pool, self._plan, self._wall)
             start_ns = self._hold_steady(pool)
+            self._watchers.await_captures(self._polls(pool))
             self._clean = steady = self._latest()
             trigger = self._stage.trigger(lambda: self._first_loss(pool, steady))
             try:
                 return self._from_trigger_on(pool, trigger, start_ns)
             finally:
                 trigger.close()
+                self._watchers.rest()
 
     def _from_trigger_on(self, pool: AgentPool, trigger: Trigger, start_ns: int) -> DrillResult:
         interrupted, unfired = False, ""
@@ -177,6 +183,7 @@ class Drill:
             if not renewed:
                 renewed = True
                 self._renew_ended(pool, poll)
+                self._watchers.look_closely(poll)
             progress = check.update(poll)
             note = progress.blemishes[0] if progress.blemishes and not progress.since_wall_ns else ""
             self._show(WallState("steady", progress.held_ns / 1e9, progress.needed_ns / 1e9, note=note), poll)
@@ -260,6 +267,7 @@ class Drill:
     def _collect(self, pool: AgentPool, trigger: Trigger, span: Span) -> tuple[dict[str, Any], dict[str, PeerError]]:
         with suppress(KeyboardInterrupt):  # then it is fetched with probes still pending
             self._wait_settled()
+        self._captures = self._watchers.collect(span.start_ns)  # before the reports: what it told is in them
         documents, missing = fetch(pool, span.start_ns, span.end_ns)
         if not documents:
             raise PeerError("\n".join(str(error) for error in missing.values()))
@@ -286,9 +294,11 @@ class Drill:
         document["budgets"] = check([document], self._budgets)
         broken = laws(document, settled=not interrupted)
         try:
-            path = store(document, self._plan.out)
+            path = store(document, self._plan.out, self._captures)
         finally:  # a full disk must not cost the person in front of it the result
             text.render(document, self._out)
+        for line in told(self._captures):
+            self._out.print(line, soft_wrap=True, markup=False)
         self._out.print(f"run stored: {path}", soft_wrap=True)
         within = all(budget["ok"] for budget in document["budgets"])
         for law in broken:

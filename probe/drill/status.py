@@ -57,6 +57,9 @@ class AgentStatus:
     flows: tuple[FlowStatus, ...]
     active_units: tuple[str, ...] = ()  # of its watchers that are up; "" while a watcher sees a failover under way
     watchers_down: tuple[str, ...] = ()  # "aws: timeout"
+    watcher_notes: tuple[str, ...] = ()  # "fgt-a: ssh: ..."
+    watchers: tuple[str, ...] = ()  # names
+    connecting: tuple[str, ...] = ()  # units whose awsd is about to be captured
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,11 @@ def parse(agent: str, body: Any) -> AgentStatus:
             active_units=tuple(str(w.get("active_unit") or "") for w in watchers if w.get("up")),
             watchers_down=tuple(
                 f"{w.get('name')}: {w.get('reason') or 'unknown'}" for w in watchers if not w.get("up")
+            ),
+            watcher_notes=tuple(str(note) for w in watchers for note in w.get("notes") or ()),
+            watchers=tuple(str(w.get("name")) for w in watchers),
+            connecting=tuple(
+                str(c.get("unit")) for w in watchers for c in w.get("captures") or () if c.get("state") == "connecting"
             ),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -180,12 +180,23 @@ def _families() -> Iterator[Family]:
         ),
         Family("haprobe_aws_api_seconds", "histogram", ("operation",), "Duration of the watcher's AWS API calls."),
         Family(
-            "haprobe_fortigate_role", "gauge", ("unit", "role"), "HA role of a unit: 1 for the current one, else 0."
+            "haprobe_fortigate_role",
+            "gauge",
+            ("unit", "role"),
+            "HA role that a unit gives itself: 1 for the current one, else 0; unknown while it does not answer.",
         ),
         Family(
-            "haprobe_fortigate_info", "info", ("unit", "version", "build", "serial"), "Firmware and serial of a unit."
+            "haprobe_fortigate_info",
+            "info",
+            ("unit", "version", "build", "serial"),
+            "Firmware and serial number of a unit; absent while it does not answer.",
         ),
-        Family("haprobe_watcher_up", "gauge", ("watcher",), "1 while the watcher's last poll succeeded."),
+        Family(
+            "haprobe_watcher_up",
+            "gauge",
+            ("watcher",),
+            "1 while the watcher's last poll succeeded; of the FortiGates, of every unit.",
+        ),
         Family(
             "haprobe_watcher_last_success_timestamp_seconds",
             "gauge",

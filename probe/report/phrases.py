@@ -257,7 +257,13 @@ def describe(event: Mapping[str, Any]) -> str:
     if name == "trigger":
         return _join("trigger", d.get("kind"), d.get("unit"), d.get("command"))
     if name == "role_change":
-        return f"{d.get('unit', '?')} becomes {d.get('role', '?')}"
+        return f"{d.get('unit', '?')} becomes {d.get('role', '?')}" + (f" (says {d['via']})" if d.get("via") else "")
+    if name == "primary_selected":
+        return f"{d.get('unit', '?')} is primary because {d.get('reason', '?')}"
+    if name == "ha_history":
+        return f"HA history of {d.get('unit', '?')}: {d.get('text', '')}"
+    if name == "awsd_error":
+        return f"awsd of {d.get('unit', '?')} was refused: {d.get('error', '?')}"
     if name == "heartbeat_lost":
         return f"{d.get('unit', '?')} lost its peer's heartbeat"
     if name in ("eip_moved", "private_ip_moved"):
@@ -266,7 +272,8 @@ def describe(event: Mapping[str, Any]) -> str:
     if name == "route_moved":
         return f"route {d.get('destination', '?')} in {d.get('route_table', '?')} moved{_from_to(d)}"
     if name == "api_call":
-        outcome = "ok" if d.get("result", "ok") == "ok" else f"failed: {d.get('error') or d.get('result')}"
+        result = d.get("result", "ok")
+        outcome = result if result in ("ok", "unconfirmed") else f"failed: {d.get('error') or result}"
         return f"{d.get('unit', '?')} calls {_join(d.get('operation'), d.get('target'))}: {outcome}"
     if name == "applied":
         return f"data plane follows: {_join(d.get('what'), d.get('target'))}" + (

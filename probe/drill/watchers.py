@@ -1,0 +1,95 @@
+"""What a drill wants of the agents' watchers: a close look while it lasts, and what they captured.
+
+Agents without a FortiGate watcher are left alone. An agent that will not take part is a warning, never the end of
+the drill: the probes measure without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from probe.drill.client import AgentPool
+from probe.drill.plan import DrillPlan
+from probe.drill.status import Poll
+from probe.drill.wall import Wall
+
+CAPTURE_PATIENCE_NS = 10_000_000_000
+"""For a FortiGate to let us in, before the trigger is pulled without."""
+_MARGIN_S = 120.0
+
+
+class Watchers:
+    """The watchers of one drill's agents.
+
+    Args:
+        pool: The agents.
+        plan: Tells how long the drill may take.
+        wall: Gets the warnings.
+    """
+
+    def __init__(self, pool: AgentPool, plan: DrillPlan, wall: Wall):
+        self._pool = pool
+        self._wall = wall
+        self._longest_s = (plan.patience_ns + 2 * plan.limit_ns + plan.validation_ns) / 1e9 + _MARGIN_S
+        self._agents: set[str] = set()
+
+    def look_closely(self, poll: Poll) -> None:
+        """Begin: capture awsd, where an agent watches FortiGates."""
+        self._agents = {agent.agent for agent in poll.agents if "fortigate" in agent.watchers}
+        if self._agents:
+            self._warn(self._pool.watch(self._agents, self._longest_s))
+
+    def await_captures(self, polls: Iterator[Poll]) -> None:
+        """Wait for sessions that are being set up: what awsd prints before is printed to nobody."""
+        if not self._agents:
+            return
+        begun_ns = None
+        for poll in polls:
+            begun_ns = poll.mono_ns if begun_ns is None else begun_ns
+            units = [unit for agent in poll.agents for unit in agent.connecting]
+            if not units:
+                break
+            if poll.mono_ns - begun_ns > CAPTURE_PATIENCE_NS:
+                self._wall.warn(f"awsd of {', '.join(units)} is not captured yet; going on without waiting for it")
+                break
+        self._warn(self._pool.watch(self._agents, self._longest_s))  # the fast pace begins anew, with the trigger
+
+    def collect(self, since_ns: int) -> dict[str, str]:
+        """End the captures and fetch them: text by file name."""
+        if not self._agents:
+            return {}
+        agents, self._agents = self._agents, set()
+        self._warn(self._pool.watch(agents, 0))
+        found, missing = self._pool.captures(agents, since_ns)
+        self._warn(missing)
+        files: dict[str, str] = {}
+        for captures in found.values():
+            for one in captures:
+                files[_free_name(one["unit"], files)] = one["text"]
+        return files
+
+    def rest(self) -> None:
+        """End captures that nobody collected."""
+        if self._agents:
+            self._pool.watch(self._agents, 0)
+            self._agents = set()
+
+    def _warn(self, refused: Mapping[str, object]) -> None:
+        for error in refused.values():
+            self._wall.warn(f"{error}; the timeline may lack what its watcher would have told")
+
+
+def told(captures: Mapping[str, str]) -> Iterable[str]:
+    """One line per captured file: what it comes to."""
+    from probe.watch.awsd import read
+    from probe.watch.awsd_summary import summarise
+
+    for name, text in captures.items():
+        yield f"{name}: {summarise(read(text)).sentence}"
+
+
+def _free_name(unit: str, taken: Mapping[str, str]) -> str:
+    number = 1
+    while (name := f"awsd-{unit}{'' if number == 1 else f'-{number}'}.log") in taken:
+        number += 1
+    return name
