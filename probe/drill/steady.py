@@ -153,4 +153,4 @@ def watcher_warnings(poll: Poll) -> list[str]:
         f"agent {agent.agent}: watcher {watcher}; the timeline will lack its events"
         for agent in poll.agents
         for watcher in agent.watchers_down
-    ] + [f"agent {agent.agent}: {note}" for agent in poll.agents for note in agent.watcher_notes]
+    ]

@@ -30,7 +30,7 @@ class Watchers:
     def __init__(self, pool: AgentPool, plan: DrillPlan, wall: Wall):
         self._pool = pool
         self._wall = wall
-        self._longest_s = (plan.patience_ns + 2 * plan.limit_ns + plan.validation_ns) / 1e9 + _MARGIN_S
+        self._longest_s = (plan.steady_ns + plan.patience_ns + 2 * plan.limit_ns + plan.validation_ns) / 1e9 + _MARGIN_S
         self._agents: set[str] = set()
 
     def look_closely(self, poll: Poll) -> None:
@@ -48,6 +48,9 @@ class Watchers:
             begun_ns = poll.mono_ns if begun_ns is None else begun_ns
             units = [unit for agent in poll.agents for unit in agent.connecting]
             if not units:
+                for agent in poll.agents:
+                    for note in agent.watcher_notes:
+                        self._wall.warn(f"agent {agent.agent}: {note}")
                 break
             if poll.mono_ns - begun_ns > CAPTURE_PATIENCE_NS:
                 self._wall.warn(f"awsd of {', '.join(units)} is not captured yet; going on without waiting for it")

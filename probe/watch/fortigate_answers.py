@@ -59,7 +59,7 @@ def read(body: bytes | str) -> Answer:
     """
     try:
         document = json.loads(body)
-    except ValueError as error:  # bad JSON, or bytes that are no text
+    except (ValueError, RecursionError) as error:  # bad JSON, bytes that are no text, brackets without end
         raise AnswerError("not JSON: is this the management port of a FortiGate?") from error
     if not isinstance(document, dict):
         raise AnswerError("JSON, but not an answer of FortiOS")

@@ -144,7 +144,7 @@ class AwsdCapture:
             await self._session(record, stop)
             if not await self._wanted(stop, RETRY_S):
                 return
-            record = Record(self._target.unit)
+            record = Record(self._target.unit, reason=record.reason)  # why it is another attempt, until it works
             with self._lock:
                 self._records.append(record)
 
@@ -173,7 +173,7 @@ class AwsdCapture:
                 raise SshError(f"`{command}` was refused ({refused}); the profile needs cli-diagnose")
         with self._lock:
             record.round_trip_ns = line.round_trip_ns
-            record.started_ns, record.state = self._now_ns(), "running"
+            record.started_ns, record.state, record.reason = self._now_ns(), "running", ""
 
     async def _listen(self, line: Cli, record: Record, stop: asyncio.Event) -> None:
         again_ns = self._clock.mono_ns() + round(AGAIN_S * 1e9)

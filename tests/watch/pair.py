@@ -44,7 +44,7 @@ class Unit:
     ssh_port: int
     awsd_log: Path
     answer: Answer
-    commands: list[str] = field(default_factory=list)
+    sessions: list[asyncssh.SSHConnection] = field(default_factory=list)
 
     def print(self, *lines: str) -> None:
         """Let its awsd write."""
@@ -52,12 +52,28 @@ class Unit:
             file.writelines(f"{line}\n" for line in lines)
 
 
+class _Shell(Shell):
+    """A shell whose session can be broken."""
+
+    def __init__(self, sessions: list[asyncssh.SSHConnection], *rest: Any):
+        super().__init__(*rest)
+        self._sessions = sessions
+
+    async def serve(self, process: asyncssh.SSHServerProcess[str]) -> None:
+        self._sessions.append(process.channel.get_connection())
+        await super().serve(process)
+
+
+def _hang_up(path: str) -> tuple[int, bytes]:
+    raise ConnectionAbortedError
+
+
 class Pair:
     """Both units. Close it."""
 
     def __init__(self, directory: Path, dialect: Dialect = "new"):
         self.directory = directory
-        self.credentials: Credentials = make(directory / "credentials", dict.fromkeys(UNITS, ["127.0.0.1"]))
+        self.credentials: Credentials = make(directory / "credentials", {name: ["127.0.0.1"] for name in UNITS})
         self.roles = {"fgt-a": "primary", "fgt-b": "secondary"}
         self.selections: tuple[tuple[int, str, str], ...] = ((1_700_000_000, "fgt-a", fortios.ONLY_MEMBER),)
         self.history: tuple[tuple[int, str], ...] = ()
@@ -65,13 +81,14 @@ class Pair:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
+        self._gone: set[str] = set()
         self._acceptors: dict[str, asyncssh.SSHAcceptor] = {}
         self.units = {name: self._unit(name, dialect) for name in UNITS}
         (directory / "password").write_text(PASSWORD + "\n")
 
     def _unit(self, name: str, dialect: Dialect) -> Unit:
         log = self.directory / f"{name}-awsd.log"
-        commands: list[str] = []
+        sessions: list[asyncssh.SSHConnection] = []
 
         def look() -> Cluster:
             return Cluster(name, dict(self.roles), self.selections, self.history)
@@ -85,12 +102,12 @@ class Pair:
             ("127.0.0.1", 0),
             self.credentials,
             name,
-            lambda: Shell(name, look, log, commands.append, dialect),
+            lambda: _Shell(sessions, name, look, log, lambda command: None, dialect),
             PASSWORD,
         )
         acceptor = asyncio.run_coroutine_threadsafe(serving, self._loop).result(DEADLINE_S)
         self._acceptors[name] = acceptor
-        return Unit(name, rest, acceptor.get_port(), log, rest_answer(look, dialect), commands)
+        return Unit(name, rest, acceptor.get_port(), log, rest_answer(look, dialect), sessions)
 
     def fail_over(self) -> None:
         """Swap the roles, with a reason."""
@@ -99,8 +116,15 @@ class Pair:
 
     def shut(self, name: str) -> None:
         """A unit that is gone: nothing listens there any more."""
+        self.units[name].answer = _hang_up
         self.units[name].rest.close()
+        self._gone.add(name)
         self._loop.call_soon_threadsafe(self._acceptors[name].close)
+
+    def drop_sessions(self, name: str) -> None:
+        """End every SSH session of a unit, as a firewall on the way or a restart of its daemon would."""
+        for session in list(self.units[name].sessions):
+            self._loop.call_soon_threadsafe(session.abort)
 
     def settings(self, ssh: bool = True, **more: dict[str, Any]) -> dict[str, Any]:
         """`watchers.fortigate` for this pair. `more`: changes to a unit, by its name with an underscore."""
@@ -137,7 +161,8 @@ class Pair:
     def close(self) -> None:
         for name, unit in self.units.items():
             self._loop.call_soon_threadsafe(self._acceptors[name].close)
-            unit.rest.close()
+            if name not in self._gone:
+                unit.rest.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(DEADLINE_S)
         self._loop.close()
