@@ -169,10 +169,10 @@ def first_failover(events: Sequence[TimelineEvent], since_ns: int) -> list[Timel
     """Events from `since_ns` up to, not including, a second takeover (another unit becoming primary again)."""
     primary: Any = None
     span = []
-    for event in events:
-        if event.at_ns + event.uncertainty_ns < since_ns:
-            continue
-        if became_primary(event):
+    late = [e for e in events if e.at_ns + e.uncertainty_ns >= since_ns]
+    takeovers = best_told([e for e in late if became_primary(e)])
+    for event in late:
+        if event in takeovers:
             if primary is not None and event.detail.get("unit") != primary:
                 break
             primary = event.detail.get("unit")

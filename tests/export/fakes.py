@@ -129,6 +129,7 @@ class FakeAgent:
     report_gate: threading.Event | None = None  # when set, report() waits for it
     report_calls: list[tuple[int | None, int | None]] = field(default_factory=list)
     outage_calls: list[int] = field(default_factory=list)
+    watched: list[float] = field(default_factory=list)
     subscribers: list[Any] = field(default_factory=list)
 
     def flows(self) -> list[FlowSnapshot]:
@@ -179,6 +180,12 @@ class FakeAgent:
 
     def renew(self) -> list[str]:
         return ["a-to-b"]
+
+    def watch(self, seconds: float) -> None:
+        self.watched.append(seconds)
+
+    def captures(self, since_ns: int = 0) -> list[dict[str, Any]]:
+        return [{"unit": "fgt-b", "state": "running", "text": "HA event\n", "since_ns": since_ns}]
 
     def last_reload_successful(self) -> bool:
         return self.reload_error is None

@@ -44,6 +44,7 @@ def test_parameters_reach_the_agent(web, agent):
         ("/api/v1/outages?since=1", "since: unknown parameter", "since_ns"),
         ("/api/v1/status?verbose=1", "verbose: unknown parameter", "none"),
         ("/api/v1/report?start_ns=6&end_ns=6", "end_ns: 6 is not after start_ns", "above start_ns"),
+        ("/api/v1/captures?since_ns=x", "since_ns: 'x' is not a time", "0 or more"),
         ("/?part=all", "part: 'all' is unknown", "page, live"),
     ],
 )
@@ -150,3 +151,17 @@ def test_landing_page_and_its_live_part(web):
     live = web.get("/?part=live").text
     assert KEPT.name in live and "<html" not in live
     assert live.strip() in page.text
+
+
+def test_a_close_look_is_asked_for_and_its_captures_fetched(web, agent):
+    assert web.post("/api/v1/watch?seconds=600").json() == {"watching_s": 600}
+    web.post("/api/v1/watch?seconds=0")
+    assert agent.watched == [600, 0]
+    (capture,) = web.get("/api/v1/captures?since_ns=7").json()["captures"]
+    assert (capture["unit"], capture["text"], capture["since_ns"]) == ("fgt-b", "HA event\n", 7)
+
+
+@pytest.mark.parametrize("seconds", ["", "?seconds=", "?seconds=-1", "?seconds=1.5", "?seconds=172801", "?second=1"])
+def test_a_close_look_of_no_known_length_is_refused(web, agent, seconds):
+    assert web.post(f"/api/v1/watch{seconds}").status_code == 400
+    assert agent.watched == []
