@@ -279,6 +279,8 @@ def describe(event: Mapping[str, Any]) -> str:
         return f"data plane follows: {_join(d.get('what'), d.get('target'))}" + (
             f" to {d['to']}" if d.get("to") else ""
         )
+    if name == "watcher_down" and d.get("answering"):
+        return f"watcher {d.get('watcher', '?')} hears {', '.join(d['answering'])} alone: {d.get('reason', '')}"
     if name in ("watcher_down", "watcher_up"):
         word = "blind" if name == "watcher_down" else "sees again"
         return f"watcher {d.get('watcher', '?')} {word}" + (f": {d['reason']}" if d.get("reason") else "")

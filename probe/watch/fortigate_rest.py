@@ -23,6 +23,7 @@ from probe.watch.fortigate_answers import Answer, AnswerError, HistoryEntry, Rol
 CONNECT_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 3.0  # without a further octet
 TOTAL_TIMEOUT_S = 5.0  # of one answer, however steadily it trickles
+KEPT_OPEN_S = 4.0  # an idle connection; common servers close theirs after five seconds or more
 MAX_BODY = 4 << 20  # octets; an HA answer has a few thousand
 
 
@@ -64,7 +65,7 @@ class RestClient:
             trust_env=False,  # a management address is not behind a proxy meant for the internet
             follow_redirects=False,  # the token goes to this host only
             timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            limits=httpx.Limits(max_connections=1),
+            limits=httpx.Limits(max_connections=1, keepalive_expiry=KEPT_OPEN_S),
         )
 
     def __enter__(self) -> Self:
@@ -109,7 +110,10 @@ class RestClient:
             AskError: If there is none.
         """
         try:
-            status, body = self._fetch(path)
+            try:
+                status, body = self._fetch(path)
+            except httpx.RemoteProtocolError:  # it closed the kept connection just as we asked: not its absence
+                status, body = self._fetch(path)
         except httpx.TimeoutException as error:
             raise AskError(f"timeout ({type(error).__name__})") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -84,6 +84,28 @@ def test_a_role_change_lies_in_the_interval_that_is_told(pair: Pair) -> None:
     watcher.stop()
 
 
+def test_a_change_while_the_last_old_answer_was_on_its_way_lies_in_the_interval(pair: Pair) -> None:
+    watcher = pair.watcher(ssh=False)
+    good = pair.units["fgt-b"].answer
+    changed_ns = []
+
+    def answer_then_change(path: str) -> tuple[int, bytes]:
+        body = good(path)
+        if not changed_ns:
+            time.sleep(0.3)  # far beyond what two readings of the clocks may differ by
+            changed_ns.append(time.time_ns())
+            pair.fail_over()
+            time.sleep(0.3)
+        return body
+
+    pair.units["fgt-b"].answer = answer_then_change
+    polled(watcher, "fgt-b")
+    polled(watcher, "fgt-b")
+    (change,) = pair.named("role_change")
+    assert change.at_ns - change.uncertainty_ns <= changed_ns[0] <= change.at_ns + change.uncertainty_ns
+    watcher.stop()
+
+
 @pytest.mark.parametrize(("role", "other"), [("primary", "primary"), ("secondary", "secondary")])
 def test_two_primaries_or_none_are_shown_as_they_are(pair: Pair, role: str, other: str) -> None:
     watcher = pair.watcher(ssh=False)
@@ -112,6 +134,25 @@ def test_a_unit_that_is_gone_is_unknown_and_the_watcher_down(pair: Pair) -> None
     assert (down.detail["unanswering"], down.detail["answering"]) == (["fgt-a"], ["fgt-b"])
     polled(watcher)
     assert len(pair.named("watcher_down")) == 1, "told once"
+    watcher.stop()
+
+
+def test_a_connection_closed_between_two_polls_is_no_absence(pair: Pair) -> None:
+    watcher = pair.watcher(ssh=False)
+    polled(watcher)
+    good = pair.units["fgt-a"].answer
+    hung_up = []
+
+    def hang_up_once(path: str) -> tuple[int, bytes]:
+        if not hung_up:
+            hung_up.append(path)
+            raise ConnectionAbortedError
+        return good(path)
+
+    pair.units["fgt-a"].answer = hang_up_once
+    assert polled(watcher, "fgt-a").up
+    assert hung_up
+    assert pair.named("watcher_down") == []
     watcher.stop()
 
 
@@ -190,7 +231,7 @@ def test_an_answer_that_hangs_ends_by_timeout_and_does_not_hold_up_the_other_uni
     good = pair.units["fgt-a"].answer
 
     def hang(path: str) -> tuple[int, bytes]:
-        release.wait(60)
+        release.wait(170)
         return good(path)
 
     watcher = pair.watcher(ssh=False)
