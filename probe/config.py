@@ -23,8 +23,10 @@ from probe.config_types import (
     Allowed,
     Command,
     EipallocId,
+    EnvironmentName,
     ExternalId,
     File,
+    Fingerprint,
     Host,
     InstanceId,
     Interface,
@@ -37,9 +39,9 @@ from probe.config_types import (
     RoleArn,
     RouteTableId,
     Url,
+    UserName,
     duration,
     number,
-    text,
 )
 from probe.core.events import FlowSpec, Protocol, Stack
 from probe.wire.sizes import MAX_SIZE, effective_size
@@ -180,20 +182,42 @@ class AwsWatcher(_Part):
     )
 
 
+class FortigateSsh(_Part):
+    """The command line of one FortiGate: what its REST API cannot give (awsd's debug output, reasons of a failover)."""
+
+    port: Port = Field(default=22, description="SSH port.")
+    user: UserName = Field(default="haprobe", description="Administrator to log in as.")
+    key_file: File | None = Field(default=None, description="File with the private key. One of the three is needed.")
+    password_file: File | None = Field(default=None, description="File with the password instead.")
+    password_env: EnvironmentName | None = Field(default=None, description="Environment variable with it instead.")
+    known_hosts: File | None = Field(default=None, description="File with the unit's host key, as OpenSSH's.")
+    fingerprint: Fingerprint | None = Field(
+        default=None, description="Of its host key, instead. With neither, the refusal tells the one presented."
+    )
+
+
 class FortigateUnit(_Part):
-    """One FortiGate's management address."""
+    """One FortiGate's own management address, not the cluster's: each unit is asked for itself."""
 
     host: Host = Field(description="Management address or name.")
     port: Port = Field(default=443, description="HTTPS port of the REST API.")
-    token_file: File = Field(description="File with the REST API token.")
+    token_file: File | None = Field(default=None, description="File with the REST API token. Or token_env.")
+    token_env: EnvironmentName | None = Field(default=None, description="Environment variable with it instead.")
     ca_file: File | None = Field(default=None, description="CA certificate to trust. None: the system's.")
+    tls_name: Host | None = Field(default=None, description="Name in its certificate, where that is not the host.")
+    ssh: FortigateSsh | None = Field(default=None, description="Its command line. None: only the REST API is used.")
 
 
 class FortigateWatcher(_Part):
-    """HA role, version and serial number of each unit."""
+    """HA role, version and serial number of each unit, and what awsd does while a drill runs."""
 
-    units: dict[Name, FortigateUnit] = Field(description="Units by name, as in watchers.aws.units.")
-    interval: Annotated[float, duration("500ms", "1h")] = Field(default=2.0, description="Between polls.")
+    units: dict[Name, FortigateUnit] = Field(description="Both units by name, as in watchers.aws.units.")
+    interval: Annotated[float, duration("500ms", "1h")] = Field(
+        default=2.0, description="Between polls while nothing happens."
+    )
+    fast_interval: Annotated[float, duration("100ms", "1h")] = Field(
+        default=0.5, description="Between polls around a failover."
+    )
 
 
 class Watchers(_Part):
@@ -213,9 +237,7 @@ class Agent(_Part):
     ca_file: File | None = Field(default=None, description="CA certificate to trust. None: the system's.")
     cert_file: File | None = Field(default=None, description="Client certificate, for mutual TLS.")
     key_file: File | None = Field(default=None, description="Key of the client certificate.")
-    username: Annotated[str, text(r"[^:\s]+", "a user name without colon")] | None = Field(
-        default=None, description="User of the agent's web config."
-    )
+    username: UserName | None = Field(default=None, description="User of the agent's web config.")
     password_file: File | None = Field(default=None, description="File with that user's password.")
 
 
@@ -238,13 +260,14 @@ class Trigger(_Part):
     )
     host: Host | None = Field(default=None, description="fortigate: the unit's management address.")
     port: Port = Field(default=22, description="fortigate: SSH port.")
-    user: Annotated[str, text(r"\S+", "a user name")] | None = Field(
-        default=None, description="fortigate: administrator who may `execute ha failover`."
-    )
+    user: UserName | None = Field(default=None, description="fortigate: administrator who may `execute ha failover`.")
     key_file: File | None = Field(default=None, description="fortigate: private key of the user.")
     password_file: File | None = Field(default=None, description="fortigate: file with the user's password instead.")
+    password_env: EnvironmentName | None = Field(
+        default=None, description="fortigate: environment variable with it instead."
+    )
     known_hosts: File | None = Field(default=None, description="fortigate: file with the unit's host key.")
-    fingerprint: Annotated[str, text(r"SHA256:[A-Za-z0-9+/]{43}", "SHA256: and 43 characters")] | None = Field(
+    fingerprint: Fingerprint | None = Field(
         default=None, description="fortigate: fingerprint of the unit's host key, instead of known_hosts."
     )
     vcluster: Annotated[int, number(int, 1, 30, "1 to 30")] = Field(

@@ -1,6 +1,6 @@
 """The config file's documentation, drawn from its models: a JSON Schema for editors and a page for people.
 
-The IAM policies are written beside them. `python -m probe.config_docs docs` writes all of it; a test keeps the
+The IAM policies are written beside them. `make docs` writes all of it; a test keeps the
 committed ones current.
 """
 

@@ -22,16 +22,15 @@ from probe.yamlfile import Location, field_name
 
 Need = Literal["agent", "drill", "any"]
 TriggerKind = Literal["manual", "command", "lab", "fortigate", "aws-stop-instance", "aws-reboot-instance"]
+_SSH_SECRETS = ("key_file", "password_file", "password_env")
+_SSH_HOST_KEYS = ("known_hosts", "fingerprint")
 _AWS_TRIGGER = ("unit", "instance", "region", "profile", "role_arn", "external_id", "endpoint_url")
 # Keys of drill.trigger that each kind has a use for.
 TRIGGER_KEYS: dict[TriggerKind, tuple[str, ...]] = {
     "manual": (),
     "command": ("command", "undo_command", "undo"),
     "lab": (),
-    "fortigate": (
-        *("unit", "host", "port", "user", "key_file", "password_file", "known_hosts", "fingerprint"),
-        *("vcluster", "undo"),
-    ),
+    "fortigate": ("unit", "host", "port", "user", *_SSH_SECRETS, *_SSH_HOST_KEYS, "vcluster", "undo"),
     "aws-stop-instance": (*_AWS_TRIGGER, "force", "undo"),
     "aws-reboot-instance": _AWS_TRIGGER,
 }
@@ -163,6 +162,7 @@ def cross_problems(data: object, need: Need, bad: set[Location]) -> list[Problem
             problems += _name_problems(here, good, names)
     problems += _reflector_problems(data)
     problems += _aws_problems(data)
+    problems += _fortigate_problems(data)
     problems += _agents_problems(data)
     problems += _drill_problems(data)
     problems += _empty_problems(data, need)
@@ -223,6 +223,26 @@ def _aws_problems(data: dict[str, Any]) -> Iterator[Problem]:
                 yield (*here, "units", unit, index), text
 
 
+def _fortigate_problems(data: dict[str, Any]) -> Iterator[Problem]:
+    fortigate = _dict(_dict(data.get("watchers")).get("fortigate"))
+    here: Location = ("watchers", "fortigate", "units")
+    if fortigate.get("units") == {}:
+        yield here, "is empty; allowed: both units, such as fgt-a: {host: 10.0.0.1, token_file: /etc/haprobe/a.token}"
+    for name, unit in _dict(fortigate.get("units")).items():
+        if isinstance(unit, dict):
+            yield from _one_of((*here, name), unit, ("token_file", "token_env"))
+        if isinstance(_dict(unit).get("ssh"), dict):
+            yield from _one_of((*here, name, "ssh"), unit["ssh"], _SSH_SECRETS)
+
+
+def _one_of(here: Location, part: dict[str, Any], keys: tuple[str, ...]) -> Iterator[Problem]:
+    given = [key for key in keys if part.get(key) is not None]
+    if not given:
+        yield (*here, keys[0]), f"is missing; allowed: one of {', '.join(keys)}"
+    for key in given[1:]:
+        yield (*here, key), f"stands beside {given[0]}; allowed: one of {', '.join(keys)}"
+
+
 def _agents_problems(data: dict[str, Any]) -> Iterator[Problem]:
     for name, agent in _dict(data.get("agents")).items():
         for one, other in (("cert_file", "key_file"), ("key_file", "cert_file"), ("username", "password_file")):
@@ -255,12 +275,8 @@ def _fortigate_trigger_problems(here: Location, trigger: dict[str, Any]) -> Iter
     for key, allowed in (("unit", "the active unit's name"), ("host", "its address"), ("user", "an administrator")):
         if not trigger.get(key):
             yield (*here, key), f"is missing for kind fortigate; allowed: {allowed}"
-    for one, other, what in (
-        ("key_file", "password_file", "the user's private key or password"),
-        ("known_hosts", "fingerprint", "the unit's host key: without it, anybody could answer in its place"),
-    ):
-        if bool(trigger.get(one)) == bool(trigger.get(other)):
-            yield (*here, one), f"or {other} is needed for kind fortigate, one of both; allowed: {what}"
+    yield from _one_of(here, trigger, _SSH_SECRETS)
+    yield from _one_of(here, trigger, _SSH_HOST_KEYS)
 
 
 def _aws_trigger_problems(here: Location, trigger: dict[str, Any], watcher: dict[str, Any]) -> Iterator[Problem]:
@@ -295,8 +311,15 @@ def notices(data: dict[str, Any]) -> Iterable[Problem]:
         if size is not None and sent != size:
             text = f"{size} raised to {sent}, the next IP packet that carries a whole {flow['protocol']} probe"
             yield ("flows", index, "size"), text
-    if _dict(data.get("watchers")).get("fortigate") is not None:
-        yield ("watchers", "fortigate"), "is not available in this version; left unused"
+    watchers = _dict(data.get("watchers"))
+    units = _dict(_dict(watchers.get("fortigate")).get("units"))
+    here: Location = ("watchers", "fortigate", "units")
+    if len(units) == 1:
+        yield here, "is one unit only; the other one's role will be unknown"
+    known = _dict(_dict(watchers.get("aws")).get("units"))
+    for name in units:
+        if known and name not in known:
+            yield (*here, name), "is no name of watchers.aws.units; who is active cannot be compared between the two"
 
 
 def _ip(value: object) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from probe.errors import ConfigError
 from probe.wire.stamp import load_key
 
 
-def read_secret(path: Path | str) -> str:
-    """The password or token in a file, without the line's end.
+def read_secret(where: str, what: str, file: str | None, variable: str | None) -> str:
+    """A secret from its file or environment variable.
 
     Raises:
-        ConfigError: If it cannot be read, or is empty.
+        ConfigError: If it is not there, or cannot be sent; never shows it.
     """
-    try:
-        secret = Path(path).read_text().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot read the secret: {getattr(error, 'strerror', None) or error}") from error
-    if not secret:
-        raise ConfigError(f"{path}: is empty; a password or token is needed in it")
+    if file is not None:
+        key, place = f"{what}_file", file
+        try:
+            secret = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise ConfigError(f"{where}.{key}: {file} cannot be read: {reason}; allowed: a readable file") from error
+    else:
+        key, place = f"{what}_env", f"environment variable {variable}"
+        secret = os.environ.get(variable or "", "").strip()
+    if not secret or not secret.isascii() or not secret.isprintable():
+        raise ConfigError(f"{where}.{key}: {place} holds no {what}; allowed: one line of printable characters")
     return secret
 
 

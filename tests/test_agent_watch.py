@@ -22,6 +22,18 @@ class Watcher:
         self.until_ns = max(self.until_ns, until_ns)
 
 
+class FortigateWatcher(Watcher):
+    def __init__(self) -> None:
+        super().__init__()
+        self.captured_until_ns = 0
+
+    def capture(self, until_ns: int) -> None:
+        self.captured_until_ns = until_ns
+
+    def end_captures(self) -> None:
+        self.captured_until_ns = 0
+
+
 @pytest.fixture
 def agent() -> Agent:
     """The few parts of an agent that have to do with it, without sockets and processes."""
@@ -29,6 +41,7 @@ def agent() -> Agent:
     bare._clock = ManualClock()
     bare._vigil = Vigil()
     bare._aws = Watcher()
+    bare._fortigate = FortigateWatcher()
     bare._reflector = None
     bare._prober = SimpleNamespace(
         recorder=SimpleNamespace(sample=lambda: None), engine=SimpleNamespace(check=lambda: None)
@@ -54,12 +67,18 @@ def test_while_anything_is_dark_and_until_recovery_has_held(agent: Any) -> None:
     clock.advance(S)
     agent.sample()
     assert watcher.until_ns == clock.mono_ns() + 9 * S, "and no longer than recovery takes to count"
+    assert agent._fortigate.until_ns == watcher.until_ns
+    assert agent._fortigate.captured_until_ns == 0, "only for a drill is somebody logged in"
 
 
 def test_a_drill_may_ask_for_it_and_no_watcher_is_fine(agent: Any) -> None:
     agent.watch(60)
-    assert agent._aws.until_ns == agent._clock.mono_ns() + 60 * S
-    agent._aws = None
+    until_ns = agent._clock.mono_ns() + 60 * S
+    assert (agent._aws.until_ns, agent._fortigate.until_ns) == (until_ns, until_ns)
+    assert agent._fortigate.captured_until_ns == until_ns
+    agent.watch(0)
+    assert agent._fortigate.captured_until_ns == 0
+    agent._aws = agent._fortigate = None
     agent.watch(60)
     agent.tracks[0].state = "down"
     agent.sample()

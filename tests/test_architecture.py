@@ -18,7 +18,18 @@ MODULES = sorted(PROBE.rglob("*.py"))
 # What each part must not import: these (and everything below them) are absent there.
 CLOCKS_AND_SOCKETS = {"socket", "select", "selectors", "time", "probe.clock"}
 THREADS = {"threading", "multiprocessing", "concurrent", "asyncio", "subprocess", "signal"}
-OUTSIDE = {"boto3", "botocore", "pyroute2", "prometheus_client", "scapy", "starlette", "uvicorn", "httpx", "rich"}
+OUTSIDE = {
+    "boto3",
+    "botocore",
+    "pyroute2",
+    "prometheus_client",
+    "scapy",
+    "starlette",
+    "uvicorn",
+    "httpx",
+    "asyncssh",
+    "rich",
+}
 ABSENT = {
     "core": CLOCKS_AND_SOCKETS | THREADS | OUTSIDE,
     "wire": CLOCKS_AND_SOCKETS | THREADS | OUTSIDE,
@@ -37,6 +48,8 @@ ONLY = {
     "boto3": ("watch/", "lab/", "drill/triggers"),
     "botocore": ("watch/", "lab/", "drill/triggers"),
     "moto": ("lab/",),
+    "asyncssh": ("watch/", "lab/"),
+    "httpx": ("watch/", "drill/"),
     "prometheus_client": ("export/",),
     "pyroute2.netns": ("lab/",),
     "starlette": ("export/",),

@@ -5,6 +5,8 @@ the change lies between the moment it *asked* for the last answer that still sho
 moment it *received* the first that showed the new one. Every change here carries that interval, and a spell
 in which nothing could be read simply makes it wider.
 
+The same holds for the roles that the firewalls themselves tell (`RoleChange`).
+
 This module says what changed in the cloud's own view. The cloud is eventually consistent, so packets may follow
 an earlier or a later clock: that comparison belongs to the timeline.
 """
@@ -141,6 +143,36 @@ class HaChange:
             "first_seen_new_ns": self.first_seen_new_ns,
         }
         return TimelineEvent(self.at_ns, "aws", EVENT_OF[self.kind], self.uncertainty_ns, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class RoleChange:
+    """One unit's HA role replaced by another, somewhere in `[last_seen_old_ns, first_seen_new_ns]`."""
+
+    unit: str
+    old: str
+    new: str
+    last_seen_old_ns: int
+    first_seen_new_ns: int
+
+    def to_timeline(self) -> TimelineEvent:
+        """The change as an entry of the timeline: the middle of the interval, give or take half of it."""
+        detail = {
+            "unit": self.unit,
+            "role": self.new,
+            "from": self.old,
+            "last_seen_old_ns": self.last_seen_old_ns,
+            "first_seen_new_ns": self.first_seen_new_ns,
+        }
+        middle_ns = (self.last_seen_old_ns + self.first_seen_new_ns) // 2
+        half_ns = (self.first_seen_new_ns - self.last_seen_old_ns + 1) // 2
+        return TimelineEvent(middle_ns, "fortigate", "role_change", half_ns, detail)
+
+
+def sole_primary(roles: Mapping[str, str]) -> str:
+    """The unit that alone calls itself primary; "" when two do, none does, or any unit's role is unknown."""
+    primaries = [unit for unit, role in roles.items() if role == "primary"]
+    return primaries[0] if len(primaries) == 1 and "unknown" not in roles.values() else ""
 
 
 def unit_of(units: Units, eni: str) -> str:

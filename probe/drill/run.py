@@ -29,6 +29,7 @@ from probe.drill.steady import SteadyState, clock_warnings, over, watcher_warnin
 from probe.drill.summary import summarise, table
 from probe.drill.triggers import Trigger, terminal_input
 from probe.drill.wall import Wall, WallState
+from probe.drill.watchers import Watchers, told
 from probe.errors import (
     HaprobeError,
     NoFailoverError,
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 
 POLL_GAP_S = 0.25
 POLL_GAP_NS = 250_000_000
-WATCH_S = 60
-WATCH_AGAIN_NS = 20_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +140,9 @@ class Drill:
         self._last: Poll | None = None
         self._clean: Poll | None = None  # the last one before anything was lost
         self._progress: RecoveryProgress | None = None
-        self._watching_since_ns: int | None = None
         self._fired = False  # or perhaps so: a call that got no answer may have been carried out
+        self._watchers: Watchers
+        self._captures: dict[str, str] = {}
 
     def run(self) -> DrillResult:
         """Steady state, trigger, recovery, report.
@@ -153,15 +153,17 @@ class Drill:
         """
         with AgentPool(self._stage.endpoints()) as pool, self._wall:
             pool.wait_ready(self._stage.ready_timeout_s, self._wall.say)
+            self._watchers = Watchers(pool, self._wall)
             start_ns = self._hold_steady(pool)
+            self._watchers.await_captures(self._polls(pool))
             self._clean = steady = self._latest()
             trigger = self._stage.trigger(lambda: self._first_loss(pool, steady))
             try:
                 _check_unit(trigger, steady)
-                self._watch(pool)
                 return self._from_trigger_on(pool, trigger, start_ns)
             finally:
                 try:
+                    self._watchers.rest()
                     if self._fired:
                         self._undo(trigger)
                 finally:
@@ -249,7 +251,6 @@ class Drill:
     def _first_loss(self, pool: AgentPool, steady: Poll) -> int | None:
         """For a trigger pulled by somebody else: when the first outage began, from one more poll."""
         before = self._latest().by_key
-        self._watch(pool)
         poll = self._poll(pool)
         self._show(WallState("trigger", (poll.mono_ns - steady.mono_ns) / 1e9), poll)
         out = [
@@ -269,7 +270,6 @@ class Drill:
         assert self._clean is not None, "triggered before the steady state"
         recovery = Recovery(self._clean, begun_ns, self._plan.validation_ns)
         for poll in self._polls(pool):
-            self._watch(pool)
             progress = recovery.update(poll)
             state = WallState(
                 "recovery",
@@ -301,6 +301,7 @@ class Drill:
     def _collect(self, pool: AgentPool, trigger: Trigger, span: Span) -> tuple[dict[str, Any], dict[str, PeerError]]:
         with suppress(KeyboardInterrupt):  # then it is fetched with probes still pending
             self._wait_settled()
+        self._captures = self._watchers.collect(span.start_ns)  # before the reports: what it told is in them
         documents, missing = fetch(pool, span.start_ns, span.end_ns)
         if not documents:
             raise PeerError("\n".join(str(error) for error in missing.values()))
@@ -327,9 +328,11 @@ class Drill:
         document["budgets"] = check([document], self._budgets)
         broken = laws(document, settled=not interrupted)
         try:
-            path = store(document, self._plan.out)
+            path = store(document, self._plan.out, self._captures)
         finally:  # a full disk must not cost the person in front of it the result
             text.render(document, self._out)
+        for line in told(self._captures):
+            self._out.print(line, soft_wrap=True, markup=False)
         self._out.print(f"run stored: {path}", soft_wrap=True)
         within = all(budget["ok"] for budget in document["budgets"])
         for law in broken:
@@ -357,15 +360,9 @@ class Drill:
             next_ns = max(next_ns + POLL_GAP_NS, self._clock.mono_ns())
             time.sleep(max(0, next_ns - self._clock.mono_ns()) / 1e9)
 
-    def _watch(self, pool: AgentPool) -> None:
-        """Keep the watchers at their fast pace: from just before the trigger until recovery has held."""
-        now_ns = self._clock.mono_ns()
-        if self._watching_since_ns is None or now_ns - self._watching_since_ns > WATCH_AGAIN_NS:
-            self._watching_since_ns = now_ns
-            pool.watch(WATCH_S)
-
     def _poll(self, pool: AgentPool) -> Poll:
         self._last = pool.poll()
+        self._watchers.look(self._last)
         return self._last
 
     def _latest(self) -> Poll:

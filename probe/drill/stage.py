@@ -184,19 +184,11 @@ def _own_trigger(plan: DrillPlan) -> Trigger:
         return CommandTrigger(plan.command, undo_argv=undo_argv, undo=bool(settings and settings.undo))
     unit = settings.unit or ""
     if plan.trigger == "fortigate":
-        from probe.drill.console import SshConsole, SshUnit
         from probe.drill.triggers_fortigate import FortigateTrigger
+        from probe.watch.fortigate_ssh import SshTarget
 
-        login = SshUnit(
-            host=settings.host,
-            user=settings.user,
-            port=settings.port,
-            key_file=settings.key_file,
-            password_file=settings.password_file,
-            known_hosts=settings.known_hosts,
-            fingerprint=settings.fingerprint or "",
-        )
-        return FortigateTrigger(SshConsole({unit: login}), unit, vcluster=settings.vcluster, undo=settings.undo)
+        target = SshTarget.configured("drill.trigger", unit, settings.host, settings)
+        return FortigateTrigger(target, vcluster=settings.vcluster, undo=settings.undo)
     from probe.drill.triggers_aws import InstanceTrigger
 
     how: Literal["stop", "reboot"] = "stop" if plan.trigger == "aws-stop-instance" else "reboot"

@@ -90,6 +90,7 @@ class Endpoints:
             Route("/api/v1/status", self.status),
             Route("/api/v1/renew", self.renew, methods=["POST"]),
             Route("/api/v1/watch", self.watch, methods=["POST"]),
+            Route("/api/v1/captures", self.captures),
             Route("/api/v1/outages", self.outages),
             Route("/api/v1/report", self.report),
             Route("/api/v1/events", self.events),
@@ -157,6 +158,10 @@ class Endpoints:
             raise BadParameter("seconds", f"{text[:40]!r} is not a duration", f"0 to {_WATCH_MAX_S} seconds")
         self._view.watch(int(text))
         return _json({"seconds": int(text)})
+
+    def captures(self, request: Request) -> Response:
+        _parameters(request, "since_ns")
+        return _json({"captures": self._view.captures(_ns(request, "since_ns") or 0)})
 
     def status(self, request: Request) -> Response:
         _parameters(request)

@@ -63,6 +63,17 @@ class Ownership:
 
 
 @dataclass(frozen=True, slots=True)
+class CaptureSnapshot:
+    """A capture of a unit's awsd at one instant."""
+
+    unit: str
+    state: str  # connecting | running | ended | failed
+    reason: str = ""  # why it failed
+    started_ns: int = 0  # Unix epoch; 0 before it runs
+    lines: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class WatcherSnapshot:
     """One HA watcher at one instant. `up` is False while its state is unknown; `ownership` is then empty."""
 
@@ -76,7 +87,9 @@ class WatcherSnapshot:
     units: Sequence[str] = ()
     api: Sequence[ApiCalls] = ()
     roles: dict[str, str] = field(default_factory=dict)  # unit to role (fortigate)
-    info: Sequence[dict[str, str]] = ()  # fortigate: unit, version, build, serial
+    info: Sequence[dict[str, str]] = ()  # fortigate: unit, version, build, serial; of units that answer now
+    notes: Sequence[str] = ()  # what is wrong although it is up, such as a login that is refused
+    captures: Sequence[CaptureSnapshot] = ()
 
 
 class AgentView(Protocol):
@@ -118,7 +131,10 @@ class AgentView(Protocol):
         """Begin a new session for every kept TCP flow whose session is over or dark; the names of those flows."""
 
     def watch(self, seconds: float) -> None:
-        """Have the watchers poll at their fast pace for so long: a drill is about to act."""
+        """Have the watchers poll fast, and capture what only a live session shows, for so long; 0 ends the captures."""
+
+    def captures(self, since_ns: int = 0) -> list[dict[str, Any]]:
+        """Captures that ended after `since_ns` or run still: unit, state, reason, started_ns, ended_ns, text."""
 
     def last_reload_successful(self) -> bool: ...
 

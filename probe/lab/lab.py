@@ -25,9 +25,11 @@ from typing import Any, Literal
 
 from probe.core.events import TimelineEvent
 from probe.errors import PrivilegeError
-from probe.lab import agents, namespace, processes, state, topology, unit
+from probe.lab import agents, credentials, namespace, processes, state, topology, unit
 from probe.lab.agents import AgentHandle
+from probe.lab.credentials import Credentials
 from probe.lab.ids import CloudIds
+from probe.lab.management import ready_file
 from probe.lab.namespace import LabError
 from probe.lab.plan import (
     CLUSTER_EIP,
@@ -38,6 +40,7 @@ from probe.lab.plan import (
     LabOptions,
     Plan,
     eni_of,
+    management_addresses,
     peer_of,
 )
 
@@ -129,6 +132,7 @@ class Lab:
         progress("cloud and firewalls")
         if cloud:
             self._start_cloud()
+            credentials.make(self.plan.credentials, {name: management_addresses(name) for name in UNITS})
         for name in UNITS:
             self._start_unit(name, cloud)
         self._record.save(self.plan)
@@ -143,8 +147,13 @@ class Lab:
             self._spawn("cloud", "cloud", argv, pass_fds=(number,))
 
     def _start_unit(self, name: str, cloud: bool) -> None:
-        argv = [sys.executable, "-m", "probe.lab.unit", "--plan", str(self.plan.file), "--unit", name]
-        self._spawn(name, name, argv if cloud else [*argv, "--endpoint-url", ""])
+        options = ["--plan", str(self.plan.file), "--unit", name]
+        unit_argv = [sys.executable, "-m", "probe.lab.unit", *options]
+        self._spawn(name, name, unit_argv if cloud else [*unit_argv, "--endpoint-url", ""])
+        if cloud:  # without awsd there is little to manage
+            ready_file(self.plan, name).unlink(missing_ok=True)
+            argv = [sys.executable, "-m", "probe.lab.management", *options]
+            self._spawn(f"{name}-management", name, argv)
 
     def _spawn(self, name: str, host: str, argv: Sequence[str], **popen: Any) -> None:
         log = self.plan.state / f"{name}.log"
@@ -160,6 +169,8 @@ class Lab:
         def ready() -> bool:
             self._check_processes()
             if cloud and not self.plan.cloud_file.exists():
+                return False
+            if cloud and not all(ready_file(self.plan, name).exists() for name in UNITS):
                 return False
             units = self._units()
             return all(one.get("ready") for one in units.values()) and self._roles_settled(units)
@@ -335,8 +346,9 @@ class Lab:
             command: Their command line; another one for tests.
         """
         ids = CloudIds.load(self.plan.cloud_file) if self.plan.cloud_file.exists() else None
+        keys = Credentials(self.plan.credentials) if self.plan.credentials.exists() else None
         handles = []
-        for name, config in agents.write_configs(Path(directory).resolve(), self.plan.options, ids).items():
+        for name, config in agents.write_configs(Path(directory).resolve(), self.plan.options, ids, keys).items():
             handle, child = agents.start(self.plan, name, config, config.parent, command)
             self._keep(f"agent {name}", child)
             self._record.agents[name] = handle.url

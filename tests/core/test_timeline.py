@@ -149,3 +149,19 @@ def test_calls_told_to_the_second_give_way_to_polled_changes_and_are_better_than
     assert (cloud.start_ns - T0, cloud.end_ns - T0, cloud.uncertainty_ns) == (3.5 * S, 5.5 * S, 2 * S)
     exact = sorted([*CRASH, *logged], key=lambda e: e.at_ns)
     assert lengths(exact, [BACK], trigger_ns=T0) == lengths(CRASH, [BACK], trigger_ns=T0)
+
+
+def test_a_role_that_was_polled_is_no_earlier_than_its_cause() -> None:
+    polled = at(-0.4, "role_change", "fortigate", 500, unit="fgt-b", role="primary")
+    found = lengths([polled, at(0, "trigger", "user")], [BACK])
+    assert found["detect"] == (0, 0)
+
+
+def test_the_lab_knows_the_instants_that_the_units_are_asked_for() -> None:
+    polled = [
+        at(-1, "role_change", "fortigate", 2000, unit="fgt-a", role="primary"),  # an earlier one, told roughly
+        at(0.2, "role_change", "fortigate", 2000, unit="fgt-b", role="primary"),
+        at(4.9, "api_call", "fortigate", operation="ReplaceRoute", result="ok", duration_ms=900),
+    ]
+    told = sorted([*CRASH, *polled], key=lambda event: event.at_ns)
+    assert lengths(told, [BACK]) == lengths(CRASH, [BACK])

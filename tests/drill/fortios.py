@@ -1,4 +1,4 @@
-"""A stand-in for a FortiGate's command line over SSH: a prompt, a question that is asked back, a sticky failover."""
+"""The lab's command line of a unit, on loopback, served from a thread: what is typed into it is noted."""
 
 from __future__ import annotations
 
@@ -11,78 +11,60 @@ from typing import Any
 
 import asyncssh
 
-CAUTION = (
-    "Caution: This command will trigger an HA failover.\nIt is intended for testing purposes.\n"
-    "Do you want to continue? (y/n)"
-)
+from probe.lab.credentials import Credentials, make
+from probe.lab.fortios import Cluster
+from probe.lab.management import Shell, serve_ssh
+from probe.lab.namespace import LabError
+
+PASSWORD = "pw"
 
 
 class FortiOs:
-    """One unit. `typed` is every line it was given; `failed_over` follows `set` and `unset`."""
+    """One unit. `executed` is what its HA daemon was told; `failed_over` follows `set` and `unset`."""
 
-    def __init__(self, password: str = "pw"):
-        self.password = password
-        self.typed: list[str] = []
+    def __init__(self, directory: Path):
+        self.keys: Credentials = make(directory / "credentials", {"fgt-a": ["127.0.0.1"]})
+        self.executed: list[str] = []
         self.failed_over = False
         self.may_fail_over = True
         self.hangs = False
-        self.key = asyncssh.generate_private_key("ssh-ed25519")
+        self.sessions = 0
         self.port = 0
-        self.logins = 0
+        self._log = directory / "fgt-a-awsd.log"
 
     @property
     def fingerprint(self) -> str:
-        return str(self.key.get_fingerprint())
+        return str(asyncssh.read_private_key(self.keys.host_key("fgt-a")).get_fingerprint())
 
     def known_hosts(self, directory: Path) -> Path:
         file = directory / "known_hosts"
-        file.write_text(f"[127.0.0.1]:{self.port} {self.key.export_public_key().decode()}")
+        key = self.keys.known_hosts.read_text().partition(" ")[2]
+        file.write_text(f"[127.0.0.1]:{self.port} {key}")
         return file
 
-    async def shell(self, process: Any) -> None:
-        async def line() -> str:
-            text = (await process.stdin.readline()).strip()
-            self.typed.append(text)
-            return str(text)
+    def look(self) -> Cluster:
+        return Cluster("fgt-a", {"fgt-a": "primary", "fgt-b": "secondary"}, failover_set=self.failed_over)
 
-        while True:
-            process.stdout.write("FGT-A # ")
-            command = await line()
-            if self.hangs and command != "exit":
-                await asyncio.sleep(3600)
-            if command == "exit":
-                break
-            words = command.split()
-            if words[:3] != ["execute", "ha", "failover"] or not self.may_fail_over:
-                process.stdout.write("Unknown action 0\nCommand fail. Return code -1\n\n")
-            elif words[3] == "status":
-                process.stdout.write(f"failover status: {'set' if self.failed_over else 'unset'}\n\n")
-            else:
-                process.stdout.write(CAUTION)
-                if await line() == "y":
-                    self.failed_over = words[3] == "set"
-                process.stdout.write("\n")
-        process.exit(0)
+    def execute(self, command: str) -> None:
+        if not self.may_fail_over:
+            raise LabError("Return code -1")
+        self.executed.append(command)
+        self.failed_over = "unset" not in command
+
+    def shell(self) -> Shell:
+        self.sessions += 1
+        kind = _Hanging if self.hangs else Shell
+        return kind("fgt-a", self.look, self._log, self.execute)
 
     async def serve(self) -> asyncssh.SSHAcceptor:
-        unit = self
-
-        class Server(asyncssh.SSHServer):
-            def begin_auth(self, username: str) -> bool:
-                return True
-
-            def password_auth_supported(self) -> bool:
-                return True
-
-            def validate_password(self, username: str, password: str) -> bool:
-                unit.logins += 1
-                return (username, password) == ("drill", unit.password)
-
-        acceptor = await asyncssh.create_server(
-            Server, "127.0.0.1", 0, server_host_keys=[self.key], process_factory=self.shell
-        )
+        acceptor = await serve_ssh(("127.0.0.1", 0), self.keys, "fgt-a", self.shell, PASSWORD)
         self.port = acceptor.get_port()
         return acceptor
+
+
+class _Hanging(Shell):
+    async def _run(self, command: str, process: Any) -> None:
+        await asyncio.sleep(3600)
 
 
 @contextmanager

@@ -187,6 +187,9 @@ class FakeAgent:
     def watch(self, seconds: float) -> None:
         self.looks.append(seconds)
 
+    def captures(self, since_ns: int = 0) -> list[dict[str, Any]]:
+        return [{"unit": "fgt-b", "state": "running", "text": "HA event\n", "since_ns": since_ns}]
+
     def last_reload_successful(self) -> bool:
         return self.reload_error is None
 

@@ -4,6 +4,7 @@ import pytest
 
 from probe import config
 from probe.lab import agents
+from probe.lab.credentials import Credentials
 from probe.lab.ids import CloudIds
 from probe.lab.plan import ENIS, LabOptions, Plan
 
@@ -76,3 +77,12 @@ class Process:
 
 def test_without_a_cloud_nobody_watches_it():
     assert "watchers" not in agents.configs(LabOptions(), None)["jumphost"]
+
+
+def test_the_jumphost_watches_both_units_by_their_management_addresses(tmp_path):
+    keys = Credentials(tmp_path / "credentials")
+    found = config.load(agents.write_configs(tmp_path, LabOptions(), IDS, keys)["jumphost"])
+    assert found.notices == []
+    units = found.watchers.fortigate.units
+    assert {name: one.host for name, one in units.items()} == {"fgt-a": "203.0.113.11", "fgt-b": "203.0.113.12"}
+    assert all(one.ssh.known_hosts_file == str(keys.known_hosts) for one in units.values())
