@@ -155,6 +155,7 @@ class Drill:
             pool.wait_ready(self._stage.ready_timeout_s, self._wall.say)
             self._watchers = Watchers(pool, self._wall)
             start_ns = self._hold_steady(pool)
+            self._watchers.look(self._latest())
             self._watchers.await_captures(self._polls(pool))
             self._clean = steady = self._latest()
             trigger = self._stage.trigger(lambda: self._first_loss(pool, steady))
@@ -362,7 +363,7 @@ class Drill:
 
     def _poll(self, pool: AgentPool) -> Poll:
         self._last = pool.poll()
-        self._watchers.look(self._last)
+        self._watchers.prolong(self._last)
         return self._last
 
     def _latest(self) -> Poll:

@@ -34,14 +34,17 @@ class Watchers:
         self._warned: set[str] = set()
 
     def look(self, poll: Poll) -> None:
-        """Have them look closely: poll fast, and capture awsd's output. To be called with every poll."""
-        if self._asked_ns is not None and poll.mono_ns - self._asked_ns < PROLONGED_NS:
-            return
+        """Have them look closely: poll fast (which costs calls: not before it is needed), and capture awsd's output."""
         self._asked_ns = poll.mono_ns
         watching = {agent.agent for agent in poll.agents if agent.watchers}
         self._capturing |= {agent.agent for agent in poll.agents if "fortigate" in agent.watchers}
         if watching:
             self._warn(self._pool.watch(watching, LOOK_S))
+
+    def prolong(self, poll: Poll) -> None:
+        """To be called with every poll: a look goes on before it ends by itself."""
+        if self._asked_ns is not None and poll.mono_ns - self._asked_ns >= PROLONGED_NS:
+            self.look(poll)
 
     def await_captures(self, polls: Iterator[Poll]) -> None:
         """Wait for sessions that are being set up: what awsd prints before is printed to nobody."""

@@ -57,6 +57,12 @@ class Credentials:
         """The REST API token that a unit accepts."""
         return self.directory / f"{unit}.token"
 
+    def know(self, unit: str, address: str, port: int) -> None:
+        """Add a port forwarded to a unit's command line to the known hosts."""
+        key = asyncssh.read_private_key(self.host_key(unit)).export_public_key().decode().strip()
+        with self.known_hosts.open("a") as file:
+            file.write(f"[{address}]:{port} {key}\n")
+
 
 def make(directory: Path, units: dict[str, Iterable[str]]) -> Credentials:
     """Make all of them.

@@ -46,6 +46,7 @@ from probe.lab.plan import (
 
 __all__ = ["AgentHandle", "Lab", "LabError", "LabOptions", "command"]
 
+LOOPBACK = "127.0.0.1"  # of the root namespace, where nothing of the lab is reachable by itself
 UP_LIMIT_S = 40.0  # takes about five seconds; a busy machine may take longer
 SETTLE_LIMIT_S = 30.0
 _AGENT_GRACE_S = 5.0  # to write the journal
@@ -140,8 +141,8 @@ class Lab:
         progress("lab is up")
 
     def _start_cloud(self) -> None:
-        with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
-            self._record.endpoint_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with socket.create_server((LOOPBACK, 0), backlog=64) as listener:
+            self._record.endpoint_url = f"http://{LOOPBACK}:{listener.getsockname()[1]}"
             number = listener.fileno()
             argv = [sys.executable, "-m", "probe.lab.cloud", "--plan", str(self.plan.file), "--listen-fd", str(number)]
             self._spawn("cloud", "cloud", argv, pass_fds=(number,))
@@ -151,9 +152,36 @@ class Lab:
         unit_argv = [sys.executable, "-m", "probe.lab.unit", *options]
         self._spawn(name, name, unit_argv if cloud else [*unit_argv, "--endpoint-url", ""])
         if cloud:  # without awsd there is little to manage
-            ready_file(self.plan, name).unlink(missing_ok=True)
-            argv = [sys.executable, "-m", "probe.lab.management", *options]
-            self._spawn(f"{name}-management", name, argv)
+            self._start_management(name, options)
+
+    def _start_management(self, name: str, options: Sequence[str]) -> None:
+        """The unit's own address is reachable inside the lab only: its command line listens out here as well."""
+        ready_file(self.plan, name).unlink(missing_ok=True)
+        known = self._record.ssh_ports.get(name, 0)
+        with socket.create_server((LOOPBACK, known), backlog=16) as listener:
+            port, number = listener.getsockname()[1], listener.fileno()
+            argv = [sys.executable, "-m", "probe.lab.management", *options, "--listen-fd", str(number)]
+            self._spawn(f"{name}-management", name, argv, pass_fds=(number,))
+        if not known:
+            self._record.ssh_ports[name] = port
+            Credentials(self.plan.credentials).know(name, LOOPBACK, port)
+
+    def ssh_login(self, name: str) -> dict[str, Any]:
+        """How to log in to a unit's command line from here, as `drill.trigger` and `ssh` want to know it.
+
+        Raises:
+            LabError: If there is none: a lab without a cloud has no management planes.
+        """
+        if name not in self._record.ssh_ports:
+            raise LabError(f"unit {name} of this lab has no command line; it comes with the cloud")
+        keys = Credentials(self.plan.credentials)
+        return {
+            "host": LOOPBACK,
+            "port": self._record.ssh_ports[name],
+            "user": credentials.USERNAME,
+            "key_file": str(keys.client_key),
+            "known_hosts": str(keys.known_hosts),
+        }
 
     def _spawn(self, name: str, host: str, argv: Sequence[str], **popen: Any) -> None:
         log = self.plan.state / f"{name}.log"
@@ -315,6 +343,7 @@ class Lab:
             "namespaces": state.namespaces(self.plan),
             "processes": alive,
             "agents": dict(self._record.agents),
+            "ssh": {name: self.ssh_login(name) for name in self._record.ssh_ports},
         }
 
     def events(self, since_ns: int = 0) -> list[TimelineEvent]:

@@ -2,7 +2,8 @@
 
     python -m probe.lab.management --plan STATE/plan.json --unit fgt-a
 
-A process of its own beside the HA daemon, which it asks for everything: so that nobody who looks slows a failover
+From outside the lab its command line is reached through a listening socket that the lab hands over. A process of its
+own beside the HA daemon, which it asks for everything: so that nobody who looks slows a failover
 down. It is killed with the unit, as a crashed FortiGate answers nobody. The debug output it shows is what the unit's
 awsd writes to STATE/UNIT-awsd.log, from the moment on at which debugging is enabled in a session.
 """
@@ -14,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import socket
 import ssl
 import sys
 import threading
@@ -232,15 +234,20 @@ class _Login(asyncssh.SSHServer):
 
 
 async def serve_ssh(
-    address: tuple[str, int], credentials: Credentials, unit: str, shell: Callable[[], Shell], password: str = ""
+    address: tuple[str, int] | socket.socket,
+    credentials: Credentials,
+    unit: str,
+    shell: Callable[[], Shell],
+    password: str = "",
 ) -> asyncssh.SSHAcceptor:
-    """Listen for SSH sessions; each gets a `shell`."""
+    """Listen for SSH sessions, at an address or with a socket that listens already; each gets a `shell`."""
 
     async def session(process: asyncssh.SSHServerProcess[str]) -> None:
         await shell().serve(process)
 
+    where = {"sock": address} if isinstance(address, socket.socket) else {"host": address[0], "port": address[1]}
     return await asyncssh.listen(
-        *address,
+        **where,
         server_factory=lambda: _Login(password),
         server_host_keys=[str(credentials.host_key(unit))],
         authorized_client_keys=str(credentials.authorized_keys),
@@ -255,7 +262,7 @@ def ready_file(plan: Plan, unit: str) -> Path:
     return plan.state / f"{unit}-management.ready"
 
 
-async def _serve(plan: Plan, unit: str, credentials: Credentials) -> None:
+async def _serve(plan: Plan, unit: str, credentials: Credentials, outside: socket.socket) -> None:
     def look() -> Cluster:
         return fortios.cluster(ask(plan, unit, "status"), read_events(plan))
 
@@ -268,10 +275,11 @@ async def _serve(plan: Plan, unit: str, credentials: Credentials) -> None:
     host = eni_of(unit, "port4").address
     token = credentials.token(unit).read_text().strip()
     rest = RestServer((host, REST_PORT), credentials.certificate(unit), token, rest_answer(look))
-    acceptor = await serve_ssh((host, SSH_PORT), credentials, unit, shell)
+    acceptors = [await serve_ssh(at, credentials, unit, shell) for at in ((host, SSH_PORT), outside)]
     ready_file(plan, unit).write_text("")
     await done.wait()
-    acceptor.close()
+    for acceptor in acceptors:
+        acceptor.close()
     rest.close()
 
 
@@ -280,9 +288,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m probe.lab.management", description=__doc__.splitlines()[0])
     parser.add_argument("--plan", required=True, help="plan.json of the lab")
     parser.add_argument("--unit", required=True, choices=UNITS)
+    parser.add_argument("--listen-fd", required=True, type=int, help="socket that listens outside the lab, for SSH")
     arguments = parser.parse_args(argv)
     plan = Plan.load(arguments.plan)
-    asyncio.run(_serve(plan, arguments.unit, Credentials(plan.credentials)))
+    outside = socket.socket(fileno=arguments.listen_fd)
+    asyncio.run(_serve(plan, arguments.unit, Credentials(plan.credentials), outside))
     return 0
 
 

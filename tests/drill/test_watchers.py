@@ -64,8 +64,11 @@ def watchers(pool: Pool) -> tuple[Watchers, io.StringIO]:
 def test_every_watcher_is_asked_and_again_before_its_look_ends() -> None:
     pool = Pool({})
     wanted, _ = watchers(pool)
-    for second in range(50):
-        wanted.look(poll(second, JUMP, WORKLOAD, PLAIN))
+    wanted.prolong(poll(0, JUMP))
+    assert pool.asked == [], "not before the steady state"
+    wanted.look(poll(1, JUMP, WORKLOAD, PLAIN))
+    for second in range(2, 51):
+        wanted.prolong(poll(second, JUMP, WORKLOAD, PLAIN))
     assert pool.asked == [({"jump", "wl"}, LOOK_S)] * 3
     assert 2 * PROLONGED_NS / S < LOOK_S, "one request may go astray"
 
