@@ -164,11 +164,11 @@ class Drill:
                 return self._from_trigger_on(pool, trigger, start_ns)
             finally:
                 try:
-                    self._watchers.rest()
                     if self._fired:
                         self._undo(trigger)
                 finally:
                     trigger.close()
+                    self._watchers.rest()
 
     def _from_trigger_on(self, pool: AgentPool, trigger: Trigger, start_ns: int) -> DrillResult:
         interrupted, unfired = False, ""

@@ -66,10 +66,8 @@ class SshTarget:
         password = None
         if login.key_file is None:
             password = read_secret(where, "password", login.password_file, login.password_env)
-        return cls(
-            *(unit, host, login.port, login.user, password),
-            *(login.key_file, login.known_hosts, login.fingerprint, where),
-        )
+        keys = (login.key_file, login.known_hosts, login.fingerprint)
+        return cls(unit, host, login.port, login.user, password, *keys, where)
 
 
 class Cli:
@@ -78,11 +76,10 @@ class Cli:
     def __init__(self, process: asyncssh.SSHClientProcess[str]):
         self._process = process
         self.round_trip_ns = 0  # of the last command, from the line typed to the prompt
-        self.greeting = ""
 
     async def begin(self) -> None:
         """Wait for the first prompt, accepting a login banner on the way."""
-        self.greeting = await _within(self._to_prompt(), LOGIN_TIMEOUT_S, "the first prompt")
+        await _within(self._to_prompt(), LOGIN_TIMEOUT_S, "the first prompt")
 
     async def run(self, command: str, *, confirm: bool = False) -> tuple[str, str]:
         """Type a command and wait for the next prompt.

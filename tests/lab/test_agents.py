@@ -85,4 +85,4 @@ def test_the_jumphost_watches_both_units_by_their_management_addresses(tmp_path)
     assert found.notices == []
     units = found.watchers.fortigate.units
     assert {name: one.host for name, one in units.items()} == {"fgt-a": "203.0.113.11", "fgt-b": "203.0.113.12"}
-    assert all(one.ssh.known_hosts_file == str(keys.known_hosts) for one in units.values())
+    assert all(one.ssh.known_hosts == str(keys.known_hosts) for one in units.values())
