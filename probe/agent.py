@@ -44,10 +44,12 @@ from probe.store.journal import Journal
 from probe.supervise import Engine
 from probe.timesync import host_clock
 from probe.watch.aws import AwsWatcher
+from probe.watch.fortigate import FortigateWatcher
+from probe.watch.poller import Vigil
 
 log = logging.getLogger(__name__)
 SAMPLE_S = 0.25
-FAST_WATCH_NS = 60_000_000_000  # watchers poll fast for this long after a flow went dark
+FAST_WATCH_S = 10.0  # watchers poll fast for this long at least after a flow went dark
 EVENTS_KEPT = 10_000
 TOLD = {"outage", "flow_state", "session_end", "ha_change", "watcher"}
 
@@ -79,10 +81,12 @@ class Agent:
         self._reload_ok = True
         self._begun = False
         self._verdicts: tuple[float, dict[str, Verdict]] = (0.0, {})
+        self._fortigate = self._make_fortigate(self.config)
         self._past = Past.replay(journal_dir)
         self._journal = Journal(journal_dir, self._clock)
         self._journal.append("start", {"agent": self.name, "version": __version__, "config": self._config_dump()})
         self._aws: AwsWatcher | None = None
+        self._vigil = Vigil()
         self._reflector: Engine | None = None
         self._tracks: dict[str, FlowTrack] = {}
         reflector = self.config.reflector
@@ -117,11 +121,16 @@ class Agent:
         for engine in (self._prober.engine, self._reflector):
             if engine is not None:
                 engine.check()
+        now_ns = self._clock.mono_ns()
+        dark = {track.spec.name for track in self._ordered() if track.state in ("suspect", "down")}
+        until_ns = self._vigil.until(dark, now_ns)
+        if until_ns:
+            self._watch_fast((until_ns - now_ns) / 1e9)
 
     def close(self) -> None:
         """End everything, in the order that loses nothing."""
-        if self._aws is not None:
-            self._aws.stop()
+        for watcher in self._watching():
+            watcher.stop()
         self._prober.close()
         self._stop_reflector()
         self._journal.append("stop", {}, sync=True)
@@ -137,8 +146,8 @@ class Agent:
         """From the recorder, on the engine's event thread."""
         if kind in ("outage", "session_end", "unobserved"):
             self._journal.append(kind, {**data, **self._flow_labels(data["flow"])}, sync=kind == "outage")
-        if kind == "flow_state" and data["state"] in ("suspect", "down") and self._aws is not None:
-            self._aws.arm(self._clock.mono_ns() + FAST_WATCH_NS)
+        if kind == "flow_state" and data["state"] in ("suspect", "down"):
+            self._watch_fast(FAST_WATCH_S)  # at once: the next sample may be some time away
         if kind in TOLD:
             self._tell(kind, data)
 
@@ -192,6 +201,8 @@ class Agent:
             resolve_hosts(config)
             if config.reflector != self.config.reflector:
                 raise ConfigError(f"{self._config_path}: reflector: cannot be changed by a reload; restart the agent")
+            changed = config.watchers != self.config.watchers
+            fortigate = self._make_fortigate(config) if changed else None
         except ConfigError:
             self._reload_ok = False
             raise
@@ -206,12 +217,11 @@ class Agent:
                 if name not in self._tracks:
                     self._tracks[name] = self._prober.add(spec, patient=True)
             self._prober.begin()
-            changed = config.watchers != self.config.watchers
             self.config = config
         if changed:
-            if self._aws is not None:
-                self._aws.stop()
-                self._aws = None
+            for watcher in self._watching():
+                watcher.stop()
+            self._aws, self._fortigate = None, fortigate
             self._start_watchers()
         self._reload_ok = True
         self._journal.append("reload", {"config": self._config_dump()})
@@ -223,8 +233,47 @@ class Agent:
         if self.config.watchers.aws is not None:
             self._aws = AwsWatcher(self.config.watchers.aws, on_event=self._watched, offset_ns=self._anchor)
             self._aws.start()
-        if self.config.watchers.fortigate is not None:
-            log.warning("watchers.fortigate: not available in this version; the FortiGates are not watched")
+        if self._fortigate is not None:
+            self._fortigate.start()
+
+    def _make_fortigate(self, config: AgentConfig) -> FortigateWatcher | None:
+        """Made before anything depends on it: a secret that cannot be read is a mistake in the config."""
+        if config.watchers.fortigate is None:
+            return None
+        return FortigateWatcher(config.watchers.fortigate, on_event=self._watched, offset_ns=self._anchor)
+
+    def _watching(self) -> list[AwsWatcher | FortigateWatcher]:
+        return [watcher for watcher in (self._aws, self._fortigate) if watcher is not None]
+
+    def _watch_fast(self, seconds: float) -> None:
+        for watcher in self._watching():
+            watcher.arm(self._clock.mono_ns() + round(seconds * 1e9))
+
+    def watch(self, seconds: float) -> None:
+        """Have the watchers poll fast, and capture awsd's output, for so long; with 0, end the captures."""
+        self._watch_fast(seconds)
+        if self._fortigate is None:
+            return
+        if seconds > 0:
+            self._fortigate.capture(self._clock.mono_ns() + round(seconds * 1e9))
+        else:
+            self._fortigate.end_captures()
+
+    def captures(self, since_ns: int = 0) -> list[dict[str, Any]]:
+        """What was captured of awsd, verbatim."""
+        records = self._fortigate.captures() if self._fortigate is not None else []
+        return [
+            {
+                "unit": one.unit,
+                "state": one.state,
+                "reason": one.reason,
+                "started_ns": one.started_ns,
+                "ended_ns": one.ended_ns,
+                "text": one.text,
+            }
+            for one in records
+            if one.lines and (one.ended_ns or since_ns) >= since_ns
+        ]
 
     def renew(self) -> list[str]:
         """Begin new sessions for kept TCP flows whose session has ended or stays dark; which ones."""
@@ -244,15 +293,16 @@ class Agent:
         if waiting:
             detail = next((f" ({t.detail})" for t in unheard if t.detail), "")
             return False, f"flows that have not been answered yet: {', '.join(waiting)}{detail}"
-        if self._aws is not None and not self._aws.snapshot().up:
-            return False, f"the aws watcher has no answer: {self._aws.snapshot().reason}"
+        for one in self.watchers():
+            if not one.up and not one.info:  # one FortiGate that does not answer is worth a warning, no more
+                return False, f"the {one.name} watcher has no answer: {one.reason}"
         return True, ""
 
     def clock_max_error_ns(self) -> int | None:
         return host_clock().max_error_ns
 
     def watchers(self) -> Sequence[WatcherSnapshot]:
-        return [self._aws.snapshot()] if self._aws is not None else []
+        return [watcher.snapshot() for watcher in self._watching()]
 
     def timeline(self, since_ns: int = 0) -> list[TimelineEvent]:
         with self._lock:
@@ -383,7 +433,7 @@ class Agent:
                 "ended_ns": min(last, now),
                 "host": self.name,
                 "version": __version__,
-                "labels": {},
+                "labels": self._fortigate.labels() if self._fortigate is not None else {},
                 "config": self._config_dump(),
                 "clock": clock.to_document(),
             },
@@ -402,7 +452,12 @@ def _watcher_status(watcher: WatcherSnapshot) -> dict[str, Any]:
         "reason": watcher.reason,
         "last_success_ns": watcher.last_success_ns,
         "active_unit": watcher.active_unit,
+        "signals": watcher.signals,
         "ownership": [owned(o) for o in watcher.ownership],
+        "roles": watcher.roles,
+        "info": list(watcher.info),
+        "notes": list(watcher.notes),
+        "captures": [asdict(one) for one in watcher.captures],
     }
 
 
@@ -440,6 +495,8 @@ def run(config_path: Path, listen: str, web_config: Path | None, journal_dir: Pa
         HaprobeError: If an engine ends by itself.
     """
     logging.basicConfig(level=logging.INFO, format="haprobe: %(message)s", stream=sys.stderr)
+    for chatty in ("httpx", "asyncssh"):  # a line per request, a dozen per session
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     passed = activated_sockets()  # before any child can inherit them
     agent = Agent(config_path, journal_dir)
     stop, reload = threading.Event(), threading.Event()

@@ -74,8 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"haprobe {__version__}")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
-    adding = (_run, _measure, _reflect, _drill, _lab, _report, _compare, _explain, _preflight, _dashboards, _bench)
-    for add in (*adding, _not_yet):
+    adding = (_run, _measure, _reflect, _drill, _lab, _report, _compare, _explain, _discover, _preflight)
+    for add in (*adding, _dashboards, _bench):
         add(commands)
     return parser
 
@@ -230,6 +230,10 @@ def _drill(commands: _Commands[_Parser]) -> None:
         "--budget", metavar="F", help="limits to hold the run against (YAML); exit status 1 when one is broken"
     )
     parser.add_argument("--out", metavar="DIR", default="runs", help="where runs are stored (default: %(default)s)")
+    parser.add_argument("--yes", action="store_true", help="do not ask before something outside the lab is changed")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be done and how to undo it; nothing is changed"
+    )
     parser.add_argument("--keep-lab", action="store_true", help="leave the lab up afterwards")
     _lab_options(parser)
 
@@ -284,6 +288,12 @@ def _report(commands: _Commands[_Parser]) -> None:
         "--html", metavar="F", help="write the report as one HTML file; - for stdout, without the text report"
     )
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of the result document, and stop")
+    parser.add_argument(
+        "--backfill",
+        action="store_true",
+        help="complete the run's timeline from CloudTrail first, and store it again; minutes after the drill",
+    )
+    _aws_account(parser)
 
 
 def _compare(commands: _Commands[_Parser]) -> None:
@@ -313,6 +323,36 @@ def _explain(commands: _Commands[_Parser]) -> None:
     parser.add_argument("what", choices=("awsd",), help="whose output it is")
     parser.add_argument("file", metavar="FILE|-", help="captured output; - for standard input")
     parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _discover(commands: _Commands[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "discover",
+        "write a config for the HA pair found in an account",
+        "The pair is looked for among the account's instances by image and name, unless told otherwise.\n"
+        "Nothing is changed. What was not certain stands as comments in the config.",
+    )
+    parser.add_argument("what", choices=("aws",), help="where to look")
+    parser.add_argument(
+        "--instance", metavar="ID", action="append", default=[], help="one of the two instances; give it twice"
+    )
+    parser.add_argument(
+        "--tag", metavar="K=V", action="append", default=[], help="tag of both instances, may be repeated"
+    )
+    parser.add_argument("--name", metavar="PATTERN", help="their Name tag, with * and ?: 'aplab-fgt-*'")
+    parser.add_argument("--out", metavar="F", help="where to write it; no file is overwritten (default: stdout)")
+    parser.add_argument("--policy", action="store_true", help="print the IAM policies haprobe needs, and stop")
+    _aws_account(parser)
+
+
+def _aws_account(parser: _Parser) -> None:
+    account = parser.add_argument_group("AWS account", "Credentials come by boto3's usual chain.")
+    account.add_argument("--region", metavar="R", help="region (default: of the environment or the profile)")
+    account.add_argument("--profile", metavar="NAME", help="profile of the AWS config files")
+    account.add_argument("--role-arn", metavar="ARN", help="role to assume with those credentials")
+    account.add_argument("--external-id", metavar="ID", help="external id to assume the role with")
+    account.add_argument("--endpoint-url", metavar="URL", help="another endpoint than the region's")
 
 
 def _preflight(commands: _Commands[_Parser]) -> None:
@@ -359,15 +399,6 @@ def _bench(commands: _Commands[_Parser]) -> None:
         help="seconds, or with a unit, after which no further rate is tried (default: 60)",
     )
     parser.add_argument("--json", metavar="FILE", help="write all steps; - for stdout, without the table")
-
-
-def _not_yet(commands: _Commands[_Parser]) -> None:
-    """Commands with a fixed name whose work comes in a later version."""
-    discover = _command(
-        commands, "discover", "write a config for the HA pair found in an account (not available in this version)"
-    )
-    discover.add_argument("what", choices=("aws",))
-    discover.add_argument("--out", metavar="F")
 
 
 # --- kinds of arguments ----------------------------------------------------------------------------------------------

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from probe.errors import UsageError
+
+if TYPE_CHECKING:
+    from probe.watch.access import Account
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,18 +95,19 @@ def lab(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
-    import json
-
     from probe.report import document as documents
 
     if args.schema:
         print(json.dumps(documents.json_schema(), indent=2))
         return 0
+    account_given = args.region or args.profile or args.role_arn or args.external_id or args.endpoint_url
+    if account_given and not args.backfill:
+        raise UsageError("--region, --profile, --role-arn, --external-id and --endpoint-url are for --backfill only")
     if args.run is None:
         raise UsageError("report needs a RUN: a directory of a stored run, or its report.json")
     from probe.store import runs
 
-    document = runs.load(args.run)
+    document = _backfill(args, runs.load(args.run)) if args.backfill else runs.load(args.run)
     if args.json:
         write(args.json, runs.to_json(document))
     if args.html:
@@ -115,6 +121,38 @@ def report(args: argparse.Namespace) -> int:
 
         text.render(document, Console())
     return 0
+
+
+def _backfill(args: argparse.Namespace, document: dict[str, Any]) -> dict[str, Any]:
+    """Complete a stored run from CloudTrail and store it again; the new document."""
+    import time
+    from dataclasses import replace
+
+    from probe.report.backfill import backfilled
+    from probe.store import runs
+    from probe.watch import cloudtrail, trail_events
+
+    scope, account = trail_events.scope_of(document), _account(args)
+    if not scope.ids:
+        raise UsageError(f"{args.run}: this run had no AWS watcher, so there is nothing to look up in CloudTrail")
+    if not account.region and scope.regions:
+        account = replace(account, region=scope.regions[0])
+    start_ns, end_ns = document["run"]["started_ns"], document["run"]["ended_ns"]
+    records = cloudtrail.look_up(account, start_ns, end_ns, tell=_telling(args.quiet))
+    clock_error_ns = document["run"]["clock"]["max_error_ns"] or 0
+    events = trail_events.timeline_events(records, scope, start_ns, end_ns, clock_error_ns)
+    file = runs.find(args.run)[0]
+    if events:
+        document = backfilled(document, events, trail_events.VIA)
+        runs.replace(document, file)
+    refused = sum(event.detail["result"] != "ok" for event in events)
+    told = f"{len(events)} calls in CloudTrail concern this run, {refused} of them refused; {file} holds them"
+    if not events:
+        told = f"CloudTrail has nothing about this run; {file} stays as it was"
+    if (time.time_ns() - end_ns) / 1e9 < cloudtrail.DELIVERED_AFTER_S:
+        told += "; it delivers after five minutes, sometimes fifteen: do this again later"
+    print(f"haprobe: {told}", file=sys.stderr)
+    return document
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -173,8 +211,38 @@ def bench(args: argparse.Namespace) -> int:
         )
 
 
-def not_yet(args: argparse.Namespace) -> int:
-    raise UsageError(f"{args.command} is not available in this version; `haprobe --help` lists what is")
+def discover(args: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+
+    from probe.watch import discover as discovering
+    from probe.watch import iam, pair_config
+
+    if args.policy:
+        print(json.dumps(iam.policies(), indent=2))
+        return 0
+    if args.out and Path(args.out).exists():
+        raise UsageError(f"{args.out} exists; allowed: a new file, so that no config is lost")
+    check_writable(args.out)
+    tags = tuple(discovering.parse_tag(text) for text in args.tag)
+    wanted = discovering.Wanted(tuple(args.instance), tags, args.name or "")
+    account = _account(args)
+    pair = discovering.discover(account, wanted, _telling(args.quiet))
+    text = pair_config.config_text(pair, account, datetime.now(UTC))
+    write(args.out or "-", text)
+    for doubt in pair.doubts:
+        print(f"haprobe: not certain: {doubt}", file=sys.stderr)
+    return 0
+
+
+def _account(args: argparse.Namespace) -> Account:
+    from probe.watch.access import Account
+
+    return Account(args.region or "", args.profile, args.role_arn, args.external_id, args.endpoint_url)
+
+
+def _telling(quiet: bool) -> Callable[[str], None]:
+    """Progress, a line at a time, to stderr."""
+    return (lambda text: None) if quiet else (lambda text: print(f"haprobe: {text}", file=sys.stderr))
 
 
 def read_bytes(file: str) -> bytes:
@@ -234,6 +302,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "explain": explain,
     "preflight": preflight,
     "dashboards": dashboards,
-    "discover": not_yet,
+    "discover": discover,
     "bench": bench,
 }

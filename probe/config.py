@@ -17,24 +17,31 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from probe import config_rules, units, yamlfile
-from probe.config_rules import FRESH_SUFFIX, MAX_RATE_PPS, Need
+from probe.config_rules import FRESH_SUFFIX, MAX_RATE_PPS, TRIGGER_KEYS, Need, TriggerKind
 from probe.config_types import (
     Address,
     Allowed,
     Command,
     EipallocId,
+    EnvironmentName,
+    ExternalId,
     File,
+    Fingerprint,
     Host,
+    InstanceId,
     Interface,
     InterfaceId,
     Name,
     Network,
     Port,
+    Profile,
+    Region,
+    RoleArn,
     RouteTableId,
     Url,
+    UserName,
     duration,
     number,
-    text,
 )
 from probe.core.events import FlowSpec, Protocol, Stack
 from probe.wire.sizes import MAX_SIZE, effective_size
@@ -46,7 +53,6 @@ DEFAULT_STAMP_PORT = 862  # RFC 8762, section 4.1
 
 _RATE = number(float, 0, MAX_RATE_PPS, f"more than 0 and up to {MAX_RATE_PPS} probes per second", above=True)
 _SIZE = number(int, 20, MAX_SIZE, f"20 to {MAX_SIZE} octets of IP packet")
-_REGION = text(r"[a-z]{2,}(-[a-z]+)+-\d+", "a region, such as eu-west-2")
 
 
 class _Part(BaseModel):
@@ -148,7 +154,10 @@ class Reflector(_Part):
 class AwsWatcher(_Part):
     """Whom elastic IPs, routes and private addresses belong to. Credentials come by boto3's own chain."""
 
-    region: Annotated[str, _REGION] = Field(description="AWS region.")
+    region: Region = Field(description="AWS region.")
+    profile: Profile | None = Field(default=None, description="Profile of the AWS config files to take credentials of.")
+    role_arn: RoleArn | None = Field(default=None, description="Role to assume with those credentials.")
+    external_id: ExternalId | None = Field(default=None, description="External id to assume the role with.")
     addresses: list[EipallocId] = Field(default_factory=list, description="Elastic IPs, by allocation id.")
     route_tables: list[RouteTableId] = Field(default_factory=list, description="Route tables, by id.")
     network_interfaces: list[InterfaceId] = Field(
@@ -157,29 +166,58 @@ class AwsWatcher(_Part):
     units: dict[Name, list[InterfaceId]] = Field(
         default_factory=dict, description="Each unit's network interfaces: tells whom an address or route points at."
     )
+    instances: dict[Name, InstanceId] = Field(
+        default_factory=dict, description="Each unit's instance, by the names of units: its state is watched."
+    )
     endpoint_url: Url | None = Field(default=None, description="Another EC2 endpoint than the region's.")
     interval: Annotated[float, duration("100ms", "1h")] = Field(
         default=2.0, description="Between polls while nothing happens; pollers share the account's API limits."
     )
     fast_interval: Annotated[float, duration("50ms", "1h")] = Field(
-        default=0.25, description="Between polls around a failover."
+        default=0.25, description="Between polls from the first suspected loss until recovery has held."
+    )
+    api_share: Annotated[float, number(float, 0, 1, "more than 0 and up to 1", above=True)] = Field(
+        default=0.25,
+        description="Of the account's API limits (bucket and refill of each operation), how much the watcher may use.",
+    )
+
+
+class FortigateSsh(_Part):
+    """The command line of one FortiGate: what its REST API cannot give (awsd's debug output, reasons of a failover)."""
+
+    port: Port = Field(default=22, description="SSH port.")
+    user: UserName = Field(default="haprobe", description="Administrator to log in as.")
+    key_file: File | None = Field(default=None, description="File with the private key. One of the three is needed.")
+    password_file: File | None = Field(default=None, description="File with the password instead.")
+    password_env: EnvironmentName | None = Field(default=None, description="Environment variable with it instead.")
+    known_hosts: File | None = Field(default=None, description="File with the unit's host key, as OpenSSH's.")
+    fingerprint: Fingerprint | None = Field(
+        default=None, description="Of its host key, instead. With neither, the refusal tells the one presented."
     )
 
 
 class FortigateUnit(_Part):
-    """One FortiGate's management address."""
+    """One FortiGate's own management address, not the cluster's: each unit is asked for itself."""
 
     host: Host = Field(description="Management address or name.")
     port: Port = Field(default=443, description="HTTPS port of the REST API.")
-    token_file: File = Field(description="File with the REST API token.")
+    token_file: File | None = Field(default=None, description="File with the REST API token. Or token_env.")
+    token_env: EnvironmentName | None = Field(default=None, description="Environment variable with it instead.")
     ca_file: File | None = Field(default=None, description="CA certificate to trust. None: the system's.")
+    tls_name: Host | None = Field(default=None, description="Name in its certificate, where that is not the host.")
+    ssh: FortigateSsh | None = Field(default=None, description="Its command line. None: only the REST API is used.")
 
 
 class FortigateWatcher(_Part):
-    """HA role, version and serial number of each unit."""
+    """HA role, version and serial number of each unit, and what awsd does while a drill runs."""
 
-    units: dict[Name, FortigateUnit] = Field(description="Units by name, as in watchers.aws.units.")
-    interval: Annotated[float, duration("500ms", "1h")] = Field(default=2.0, description="Between polls.")
+    units: dict[Name, FortigateUnit] = Field(description="Both units by name, as in watchers.aws.units.")
+    interval: Annotated[float, duration("500ms", "1h")] = Field(
+        default=2.0, description="Between polls while nothing happens."
+    )
+    fast_interval: Annotated[float, duration("100ms", "1h")] = Field(
+        default=0.5, description="Between polls around a failover."
+    )
 
 
 class Watchers(_Part):
@@ -199,20 +237,51 @@ class Agent(_Part):
     ca_file: File | None = Field(default=None, description="CA certificate to trust. None: the system's.")
     cert_file: File | None = Field(default=None, description="Client certificate, for mutual TLS.")
     key_file: File | None = Field(default=None, description="Key of the client certificate.")
-    username: Annotated[str, text(r"[^:\s]+", "a user name without colon")] | None = Field(
-        default=None, description="User of the agent's web config."
-    )
+    username: UserName | None = Field(default=None, description="User of the agent's web config.")
     password_file: File | None = Field(default=None, description="File with that user's password.")
 
 
 class Trigger(_Part):
     """How a drill starts the failover."""
 
-    kind: Annotated[Literal["manual", "command", "lab"], Allowed("manual, command or lab")] = Field(
+    kind: Annotated[TriggerKind, Allowed(", ".join(TRIGGER_KEYS))] = Field(
         default="manual",
-        description="manual: a person does it when asked. command: runs a command. lab: the lab's own.",
+        description="manual: a person does it when asked. command: runs a command. lab: the lab's own."
+        " fortigate: `execute ha failover set`, by SSH. aws-stop-instance, aws-reboot-instance: a crash.",
     )
-    command: Command | None = Field(default=None, description="For kind command: what to run.")
+    command: Command | None = Field(default=None, description="command: what to run.")
+    undo_command: Command | None = Field(default=None, description="command: what undoes it.")
+    undo: bool = Field(
+        default=False,
+        description="Undo it after each drill: `execute ha failover unset`, start the instance, run undo_command.",
+    )
+    unit: Name | None = Field(
+        default=None, description="fortigate, aws-*: the active unit, which is to fail; a name of watchers.aws.units."
+    )
+    host: Host | None = Field(default=None, description="fortigate: the unit's management address.")
+    port: Port = Field(default=22, description="fortigate: SSH port.")
+    user: UserName | None = Field(default=None, description="fortigate: administrator who may `execute ha failover`.")
+    key_file: File | None = Field(default=None, description="fortigate: private key of the user.")
+    password_file: File | None = Field(default=None, description="fortigate: file with the user's password instead.")
+    password_env: EnvironmentName | None = Field(
+        default=None, description="fortigate: environment variable with it instead."
+    )
+    known_hosts: File | None = Field(default=None, description="fortigate: file with the unit's host key.")
+    fingerprint: Fingerprint | None = Field(
+        default=None, description="fortigate: fingerprint of the unit's host key, instead of known_hosts."
+    )
+    vcluster: Annotated[int, number(int, 1, 30, "1 to 30")] = Field(
+        default=1, description="fortigate: virtual cluster to fail over."
+    )
+    instance: InstanceId | None = Field(
+        default=None, description="aws-*: the instance. None: the unit's, of watchers.aws.instances."
+    )
+    force: bool = Field(default=False, description="aws-stop-instance: without a shutdown of the operating system.")
+    region: Region | None = Field(default=None, description="aws-*: as the following, taken of watchers.aws if none.")
+    profile: Profile | None = Field(default=None, description="aws-*: profile of the AWS config files.")
+    role_arn: RoleArn | None = Field(default=None, description="aws-*: role to assume.")
+    external_id: ExternalId | None = Field(default=None, description="aws-*: external id to assume the role with.")
+    endpoint_url: Url | None = Field(default=None, description="aws-*: another EC2 endpoint than the region's.")
 
 
 class Drill(_Part):

@@ -1,6 +1,7 @@
 """The config file's documentation, drawn from its models: a JSON Schema for editors and a page for people.
 
-`python -m probe.config_docs docs` writes both; a test keeps the committed ones current.
+The IAM policies are written beside them. `make docs` writes all of it; a test keeps the
+committed ones current.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pydantic.fields import FieldInfo
 from probe import units
 from probe.config import AgentConfig, json_schema
 from probe.config_types import Allowed
+from probe.watch import iam
 
 _HEAD = """\
 # The config file
@@ -38,7 +40,8 @@ Written by `make docs` from `probe/config.py`; do not edit.
 
 def files() -> dict[str, str]:
     """Every generated file, by name."""
-    return {"haprobe.schema.json": json.dumps(json_schema(), indent=2) + "\n", "config.md": markdown()}
+    schema = {"haprobe.schema.json": json.dumps(json_schema(), indent=2) + "\n", "config.md": markdown()}
+    return schema | {f"iam/{name}.json": json.dumps(one, indent=2) + "\n" for name, one in iam.policies().items()}
 
 
 def markdown() -> str:
@@ -113,6 +116,7 @@ def _default(field: FieldInfo) -> str:
 def main(directory: str) -> None:
     """Write the generated files."""
     for name, text in files().items():
+        (Path(directory) / name).parent.mkdir(parents=True, exist_ok=True)
         (Path(directory) / name).write_text(text, encoding="utf-8")
 
 

@@ -21,6 +21,19 @@ from probe.wire.sizes import effective_size
 from probe.yamlfile import Location, field_name
 
 Need = Literal["agent", "drill", "any"]
+TriggerKind = Literal["manual", "command", "lab", "fortigate", "aws-stop-instance", "aws-reboot-instance"]
+_SSH_SECRETS = ("key_file", "password_file", "password_env")
+_SSH_HOST_KEYS = ("known_hosts", "fingerprint")
+_AWS_TRIGGER = ("unit", "instance", "region", "profile", "role_arn", "external_id", "endpoint_url")
+# Keys of drill.trigger that each kind has a use for.
+TRIGGER_KEYS: dict[TriggerKind, tuple[str, ...]] = {
+    "manual": (),
+    "command": ("command", "undo_command", "undo"),
+    "lab": (),
+    "fortigate": ("unit", "host", "port", "user", *_SSH_SECRETS, *_SSH_HOST_KEYS, "vcluster", "undo"),
+    "aws-stop-instance": (*_AWS_TRIGGER, "force", "undo"),
+    "aws-reboot-instance": _AWS_TRIGGER,
+}
 Problem = tuple[Location, str]
 
 MAX_RATE_PPS = 2_000_000
@@ -149,6 +162,7 @@ def cross_problems(data: object, need: Need, bad: set[Location]) -> list[Problem
             problems += _name_problems(here, good, names)
     problems += _reflector_problems(data)
     problems += _aws_problems(data)
+    problems += _fortigate_problems(data)
     problems += _agents_problems(data)
     problems += _drill_problems(data)
     problems += _empty_problems(data, need)
@@ -198,7 +212,7 @@ def _reflector_problems(data: dict[str, Any]) -> Iterator[Problem]:
 def _aws_problems(data: dict[str, Any]) -> Iterator[Problem]:
     aws = _dict(_dict(data.get("watchers")).get("aws"))
     here: Location = ("watchers", "aws")
-    kinds = ("addresses", "route_tables", "network_interfaces")
+    kinds = ("addresses", "route_tables", "network_interfaces", "instances")
     if aws and not any(aws.get(kind) for kind in kinds):
         yield here, f"has nothing to watch; allowed: one or more of {', '.join(kinds)}"
     owner: dict[str, str] = {}
@@ -207,6 +221,26 @@ def _aws_problems(data: dict[str, Any]) -> Iterator[Problem]:
             if isinstance(interface, str) and owner.setdefault(interface, unit) != unit:
                 text = f"{interface} belongs to {owner[interface]} already; allowed: an interface of one unit"
                 yield (*here, "units", unit, index), text
+
+
+def _fortigate_problems(data: dict[str, Any]) -> Iterator[Problem]:
+    fortigate = _dict(_dict(data.get("watchers")).get("fortigate"))
+    here: Location = ("watchers", "fortigate", "units")
+    if fortigate.get("units") == {}:
+        yield here, "is empty; allowed: both units, such as fgt-a: {host: 10.0.0.1, token_file: /etc/haprobe/a.token}"
+    for name, unit in _dict(fortigate.get("units")).items():
+        if isinstance(unit, dict):
+            yield from _one_of((*here, name), unit, ("token_file", "token_env"))
+        if isinstance(_dict(unit).get("ssh"), dict):
+            yield from _one_of((*here, name, "ssh"), unit["ssh"], _SSH_SECRETS)
+
+
+def _one_of(here: Location, part: dict[str, Any], keys: tuple[str, ...]) -> Iterator[Problem]:
+    given = [key for key in keys if part.get(key) is not None]
+    if not given:
+        yield (*here, keys[0]), f"is missing; allowed: one of {', '.join(keys)}"
+    for key in given[1:]:
+        yield (*here, key), f"stands beside {given[0]}; allowed: one of {', '.join(keys)}"
 
 
 def _agents_problems(data: dict[str, Any]) -> Iterator[Problem]:
@@ -218,10 +252,43 @@ def _agents_problems(data: dict[str, Any]) -> Iterator[Problem]:
 
 def _drill_problems(data: dict[str, Any]) -> Iterator[Problem]:
     trigger = _dict(_dict(data.get("drill")).get("trigger"))
-    if trigger.get("kind") == "command" and not trigger.get("command"):
-        yield ("drill", "trigger", "command"), "is missing for kind command; allowed: a command line or a list of words"
-    if trigger.get("command") and trigger.get("kind", "manual") != "command":
-        yield ("drill", "trigger", "command"), "is only for kind command; allowed: leave it out"
+    kind = trigger.get("kind", "manual")
+    if not isinstance(kind, str) or kind not in TRIGGER_KEYS:
+        return
+    here: Location = ("drill", "trigger")
+    for key in trigger:
+        owners = [one for one, keys in TRIGGER_KEYS.items() if key in keys]
+        if owners and kind not in owners and trigger[key] not in (None, False):
+            yield (*here, key), f"is only for kind {' or '.join(owners)}; allowed: leave it out"
+    if kind == "command":
+        if not trigger.get("command"):
+            yield (*here, "command"), "is missing for kind command; allowed: a command line or a list of words"
+        if trigger.get("undo") and not trigger.get("undo_command"):
+            yield (*here, "undo"), "needs undo_command as well; allowed: a command that undoes the other"
+    elif kind == "fortigate":
+        yield from _fortigate_trigger_problems(here, trigger)
+    elif kind.startswith("aws-"):
+        yield from _aws_trigger_problems(here, trigger, _dict(_dict(data.get("watchers")).get("aws")))
+
+
+def _fortigate_trigger_problems(here: Location, trigger: dict[str, Any]) -> Iterator[Problem]:
+    for key, allowed in (("unit", "the active unit's name"), ("host", "its address"), ("user", "an administrator")):
+        if not trigger.get(key):
+            yield (*here, key), f"is missing for kind fortigate; allowed: {allowed}"
+    yield from _one_of(here, trigger, _SSH_SECRETS)
+    yield from _one_of(here, trigger, _SSH_HOST_KEYS)
+
+
+def _aws_trigger_problems(here: Location, trigger: dict[str, Any], watcher: dict[str, Any]) -> Iterator[Problem]:
+    if not trigger.get("region") and not watcher.get("region"):
+        yield (*here, "region"), "is missing, and there is no watchers.aws to take it of; allowed: a region"
+    known = _dict(watcher.get("instances"))
+    if not trigger.get("instance") and trigger.get("unit") not in known:
+        names = ", ".join(known) or "none is there"
+        yield (
+            (*here, "unit"),
+            f"or instance must say which; allowed: an instance id, or of watchers.aws.instances: {names}",
+        )
 
 
 def _empty_problems(data: dict[str, Any], need: Need) -> Iterator[Problem]:
@@ -244,8 +311,15 @@ def notices(data: dict[str, Any]) -> Iterable[Problem]:
         if size is not None and sent != size:
             text = f"{size} raised to {sent}, the next IP packet that carries a whole {flow['protocol']} probe"
             yield ("flows", index, "size"), text
-    if _dict(data.get("watchers")).get("fortigate") is not None:
-        yield ("watchers", "fortigate"), "is not available in this version; left unused"
+    watchers = _dict(data.get("watchers"))
+    units = _dict(_dict(watchers.get("fortigate")).get("units"))
+    here: Location = ("watchers", "fortigate", "units")
+    if len(units) == 1:
+        yield here, "is one unit only; the other one's role will be unknown"
+    known = _dict(_dict(watchers.get("aws")).get("units"))
+    for name in units:
+        if known and name not in known:
+            yield (*here, name), "is no name of watchers.aws.units; who is active cannot be compared between the two"
 
 
 def _ip(value: object) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

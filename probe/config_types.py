@@ -148,6 +148,7 @@ Name = Annotated[str, text(r"[A-Za-z0-9_.-]+", "1 to 64 of A-Z a-z 0-9 _ . -", l
 Host = Annotated[str, text(_HOST, "an IP address or a host name")]
 Interface = Annotated[str, text(r"[^\s/]+", "an interface name, such as eth0 (at most 15 characters)", limit=15)]
 File = Annotated[str, text(r"[^\x00]+", "a path to a file", limit=4096)]
+EnvironmentName = Annotated[str, text(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")]
 Port = Annotated[int, number(int, 1, 65535, "1 to 65535")]
 Network = Annotated[
     str,
@@ -165,6 +166,17 @@ Url = Annotated[
     ),
 ]
 Command = Annotated[list[str], Checked("a command line, or a list of words; run without a shell", _command, _WORDS)]
+UserName = Annotated[str, text(r"[^:\s]+", "a user name without colon")]
+Fingerprint = Annotated[
+    str, text(r"SHA256:[A-Za-z0-9+/]{43}", "SHA256: and 43 characters, as `ssh-keygen -lf` prints it")
+]
 EipallocId = Annotated[str, aws_id("eipalloc")]
 RouteTableId = Annotated[str, aws_id("rtb")]
 InterfaceId = Annotated[str, aws_id("eni")]
+InstanceId = Annotated[str, aws_id("i")]
+Region = Annotated[str, text(r"[a-z]{2,}(-[a-z]+)+-\d+", "a region, such as eu-west-2")]
+Profile = Annotated[str, text(r"[^\x00]+", "the name of a profile in the AWS config files")]
+RoleArn = Annotated[
+    str, text(r"arn:[a-z-]+:iam::\d{12}:role/[\w+=,.@/-]+", "a role, such as arn:aws:iam::123456789012:role/haprobe")
+]
+ExternalId = Annotated[str, text(r"[\w+=,.@:/-]{2,}", "an external id, as the role's trust policy asks for it", 1224)]

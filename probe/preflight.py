@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 from probe import config as configs
 from probe.errors import ConfigError, PeerError, PrivilegeError
 from probe.timesync import HostClock, host_clock
+from probe.watch.fortigate_rest import AskError, RestClient
+from probe.watch.fortigate_unit import ssh_target, status_by_ssh
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -57,7 +59,9 @@ def preflight(config_path: str | Path | None = None) -> list[Check]:
     for interface in sorted(interfaces):
         checks += [offload(interface, gro(interface)), reverse_path_filter(interface)]
     checks += [open_files(*resource.getrlimit(resource.RLIMIT_NOFILE)), local_ports()]
-    checks += agents(config.agents) if config else []
+    if config:
+        checks += agents(config.agents)
+        checks += fortigates(config.watchers.fortigate) if config.watchers.fortigate else []
     return checks
 
 
@@ -185,3 +189,36 @@ def agents(wanted: dict[str, configs.Agent]) -> Iterator[Check]:
             remedy = f"start it with `haprobe run`, or open port {port} on the way"
             finding = f"{agent.url}: {error.strerror or error}"
             yield Check(f"agent {name}", "fail", finding, remedy, PeerError.exit_status)
+
+
+def fortigates(watcher: configs.FortigateWatcher) -> Iterator[Check]:
+    """Whether each unit tells its role by REST and lets us in by SSH, as the watcher will ask it."""
+    for name, unit in watcher.units.items():
+        try:
+            with RestClient(name, unit) as client:
+                told = client.ask()
+        except (AskError, ConfigError) as error:
+            yield Check(f"fortigate {name}", "fail", f"{unit.host}: {error}", _FORTIGATE, _status(error))
+        else:
+            level: Level = "ok" if not told.note else "warn"
+            finding = f"{told.role}, FortiOS {told.version} build {told.build}, {told.serial}"
+            yield Check(f"fortigate {name}", level, finding, told.note and f"{told.note}: is the cluster formed?")
+        if unit.ssh is not None:
+            yield _command_line(name, unit)
+
+
+def _command_line(name: str, unit: configs.FortigateUnit) -> Check:
+    try:
+        status, why = status_by_ssh(ssh_target(name, unit))
+    except ConfigError as error:
+        status, why = None, str(error)
+    if status is None:
+        return Check(f"ssh {name}", "fail", why, _FORTIGATE, PeerError.exit_status)
+    return Check(f"ssh {name}", "ok", f"{status.mode}, {len(status.roles)} members")
+
+
+_FORTIGATE = "see docs/fortigate.md: profile, token, trusted host, certificate and host key"
+
+
+def _status(error: Exception) -> int:
+    return ConfigError.exit_status if isinstance(error, ConfigError) else PeerError.exit_status

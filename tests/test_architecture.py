@@ -27,6 +27,7 @@ OUTSIDE = {
     "starlette",
     "uvicorn",
     "httpx",
+    "asyncssh",
     "rich",
     "pyarrow",
 }
@@ -48,6 +49,8 @@ ONLY = {
     "boto3": ("watch/", "lab/", "drill/triggers"),
     "botocore": ("watch/", "lab/", "drill/triggers"),
     "moto": ("lab/",),
+    "asyncssh": ("watch/", "lab/"),
+    "httpx": ("watch/", "drill/"),
     "prometheus_client": ("export/",),
     "pyarrow": ("store/",),
     "pyroute2.netns": ("lab/",),

@@ -90,7 +90,7 @@ def test_both_sessions_make_twins() -> None:
 def test_what_is_not_carried_out_to_the_letter_is_told() -> None:
     assert parse(CONTRACT).notices == [
         "f.yml:10: flows[0].size: 64 raised to 72, the next IP packet that carries a whole udp probe",
-        "f.yml:16: watchers.fortigate: is not available in this version; left unused",
+        "f.yml:16: watchers.fortigate.units: is one unit only; the other one's role will be unknown",
     ]
 
 
@@ -159,6 +159,76 @@ def test_a_command_is_words_without_a_shell() -> None:
         "execute ha failover set 1",
     ]
     assert parse(text % "[echo, x y]", "drill").drill.trigger.command == ["echo", "x y"]
+
+
+FORTIGATE = """\
+watchers:
+  fortigate:
+    fast_interval: 250ms
+    units:
+      fgt-a:
+        host: 10.0.0.1
+        token_file: /a
+        ssh: {key_file: /k, fingerprint: "SHA256:%s"}
+      fgt-b: {host: b.example, port: 8443, token_env: B_TOKEN, ca_file: /ca, tls_name: fgt-b}
+""" % ("x" * 43)
+
+
+def test_both_fortigates_with_their_command_line() -> None:
+    loaded = parse(FORTIGATE)
+    assert loaded.notices == []
+    watcher = loaded.watchers.fortigate
+    assert watcher is not None
+    assert (watcher.interval, watcher.fast_interval) == (2.0, 0.25)
+    a, b = watcher.units["fgt-a"], watcher.units["fgt-b"]
+    assert a.ssh is not None
+    assert (a.port, a.ssh.port, a.ssh.user, a.ssh.key_file) == (443, 22, "haprobe", "/k")
+    assert (b.ssh, b.token_file, b.token_env, b.tls_name) == (None, None, "B_TOKEN", "fgt-b")
+
+
+def test_units_that_the_aws_watcher_calls_otherwise_are_told() -> None:
+    aws = "  aws: {region: eu-west-2, addresses: [eipalloc-1], units: {fgt-a: [eni-1], other: [eni-2]}}\n"
+    assert parse(FORTIGATE.replace("watchers:\n", "watchers:\n" + aws)).notices == [
+        "f.yml:10: watchers.fortigate.units.fgt-b: is no name of watchers.aws.units; who is active cannot be compared"
+        " between the two"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("token_file: /a", "port: 1", "fgt-a.token_file: is missing; allowed: one of token_file, token_env"),
+        (
+            "token_env: B_TOKEN",
+            "token_env: B_TOKEN, token_file: /b",
+            "fgt-b.token_env: stands beside token_file; allowed: one of token_file, token_env",
+        ),
+        (
+            "key_file: /k",
+            "port: 2222",
+            "fgt-a.ssh.key_file: is missing; allowed: one of key_file, password_file, password_env",
+        ),
+        (
+            "key_file: /k",
+            "key_file: /k, password_env: P",
+            "fgt-a.ssh.password_env: stands beside key_file; allowed: one of key_file, password_file, password_env",
+        ),
+        (
+            "SHA256:",
+            "MD5:",
+            f"fgt-a.ssh.fingerprint: 'MD5:{'x' * 43}' does not fit; allowed: SHA256: and 43 characters, as `ssh-keygen",
+        ),
+        ("key_file: /k", "password: x", "fgt-a.ssh.password: unknown key"),
+        ("token_env: B_TOKEN", "token: B_TOKEN", "fgt-b.token: unknown key"),
+    ],
+)
+def test_a_mistake_about_a_fortigate(old: str, new: str, message: str) -> None:
+    found = problems(FORTIGATE.replace(old, new))
+    assert any(f": watchers.fortigate.units.{message}" in one for one in found), found
+
+
+def test_no_fortigate_at_all_is_a_mistake() -> None:
+    assert "watchers.fortigate.units: is empty; allowed: both units" in problem("watchers: {fortigate: {units: {}}}\n")
 
 
 def test_the_sample_is_sound() -> None:
@@ -401,3 +471,58 @@ def test_the_schema_agrees_with_the_models() -> None:
 def test_the_schema_gives_defaults_as_they_are_written() -> None:
     schema = config.json_schema()
     assert schema["$defs"]["Flow"]["properties"]["loss_threshold"]["default"] == "2s"
+
+
+# --- triggers of a drill ---------------------------------------------------------------------------------------------
+
+AGENTS = "agents: {b: {url: 'http://b:1'}}\n"
+WATCHED = "watchers: {aws: {region: eu-west-2, instances: {fgt-a: i-0a}}}\n"
+SSH = "kind: fortigate, unit: fgt-a, host: 10.0.0.1, user: admin"
+
+
+@pytest.mark.parametrize(
+    ("trigger", "expected"),
+    [
+        (f"{{{SSH}, key_file: k, known_hosts: h}}", {"port": 22, "vcluster": 1, "undo": False}),
+        (f"{{{SSH}, password_file: p, fingerprint: 'SHA256:{'A' * 43}', undo: true}}", {"undo": True}),
+        (f"{{{SSH}, password_env: P, known_hosts: h}}", {"password_env": "P"}),
+        ("{kind: aws-stop-instance, unit: fgt-a, force: true}", {"force": True}),
+        ("{kind: aws-reboot-instance, instance: i-1, region: us-gov-west-1}", {"instance": "i-1"}),
+        ("{kind: command, command: a b, undo_command: c, undo: true}", {"undo_command": ["c"]}),
+    ],
+)
+def test_sound_triggers(trigger: str, expected: dict[str, object]) -> None:
+    loaded = parse(f"{AGENTS}{WATCHED}drill: {{trigger: {trigger}}}\n", "drill").drill.trigger
+    assert {key: getattr(loaded, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("trigger", "said"),
+    [
+        ("{kind: tickle}", "kind: 'tickle' is not known; allowed: manual, command, lab, fortigate, aws-stop-instance"),
+        ("{kind: fortigate, unit: a, host: h, key_file: k, known_hosts: h}", "user: is missing for kind fortigate"),
+        (f"{{{SSH}, key_file: k}}", "known_hosts: is missing; allowed: one of known_hosts, fingerprint"),
+        (
+            f"{{{SSH}, key_file: k, password_file: p, known_hosts: h}}",
+            "password_file: stands beside key_file; allowed: one of",
+        ),
+        (f"{{{SSH}, key_file: k, fingerprint: md5}}", "fingerprint: 'md5' does not fit"),
+        ("{kind: aws-stop-instance, unit: fgt-c}", "allowed: an instance id, or of watchers.aws.instances: fgt-a"),
+        ("{kind: aws-stop-instance, instance: eni-1}", "instance: 'eni-1' does not fit"),
+        ("{kind: aws-reboot-instance, unit: fgt-a, force: true}", "force: is only for kind aws-stop-instance"),
+        ("{kind: manual, undo: true}", "undo: is only for kind command or fortigate or aws-stop-instance"),
+        ("{kind: command, command: a, undo: true}", "undo: needs undo_command"),
+        ("{kind: aws-stop-instance, unit: fgt-a, role_arn: me}", "role_arn: 'me' does not fit"),
+        ("{kind: [manual]}", "kind: ['manual'] is not known"),
+    ],
+)
+def test_triggers_that_cannot_be(trigger: str, said: str) -> None:
+    assert any(
+        f"drill.trigger.{said}" in one or said in one
+        for one in problems(f"{AGENTS}{WATCHED}drill: {{trigger: {trigger}}}\n", "drill")
+    )
+
+
+def test_an_aws_trigger_needs_a_region_from_somewhere() -> None:
+    text = f"{AGENTS}drill: {{trigger: {{kind: aws-stop-instance, instance: i-1}}}}\n"
+    assert "there is no watchers.aws to take it of" in problem(text, "drill")

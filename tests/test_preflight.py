@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from probe import config, preflight, yamlfile
 from probe.preflight import Check
 from probe.timesync import HostClock
+
+from .watch.pair import Pair
 
 
 @pytest.fixture
@@ -124,3 +127,21 @@ def test_the_exit_status_is_that_of_the_gravest_fail(statuses: list[int], expect
 def test_each_remedy_stands_below_its_finding() -> None:
     text = preflight.table([Check("a", "ok", "fine"), Check("b", "warn", "bad", "do this")])
     assert text == f"ok    {'a':<22} fine\nwarn  {'b':<22} bad\n{'':<28} -> do this"
+
+
+def test_fortigates_are_asked_as_the_watcher_would(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    try:
+        (tmp_path / "stale").write_text("stale")
+        settings = pair.settings(fgt_b={"token_file": str(tmp_path / "stale"), "ssh": {"fingerprint": None}})
+        text = json.dumps({"watchers": {"fortigate": settings}})
+        watcher = config.from_yaml(yamlfile.parse(text, "f.yml")).watchers.fortigate
+        assert watcher is not None
+        found = {check.name: check for check in preflight.fortigates(watcher)}
+    finally:
+        pair.close()
+    assert found["fortigate fgt-a"].finding.startswith("primary, FortiOS 7.6-standin build 0")
+    assert found["ssh fgt-a"].level == "ok"
+    assert (found["fortigate fgt-b"].level, found["fortigate fgt-b"].exit_status) == ("fail", 5)
+    assert "HTTP 401" in found["fortigate fgt-b"].finding
+    assert pair.fingerprint("fgt-b") in found["ssh fgt-b"].finding

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from probe.core.events import TimelineEvent
-from probe.core.timeline import became_primary, origin
+from probe.core.timeline import became_primary, best_told, origin
 from probe.core.verdict import FlowRecord, Span, incident_of, overlap_ns
 
 # Paths on which a FortiGate pair translates addresses. Any other path word is taken as routed without NAT.
@@ -59,7 +59,7 @@ class Facts:
     def takeovers(self) -> list[TimelineEvent]:
         """One event per change of the primary unit, told once however many sources tell it."""
         found: list[TimelineEvent] = []
-        for event in self.named("role_change"):
+        for event in best_told(self.named("role_change")):
             if became_primary(event) and (not found or found[-1].detail.get("unit") != event.detail.get("unit")):
                 found.append(event)
         return found
@@ -77,8 +77,9 @@ class Facts:
     @cached_property
     def refused(self) -> list[TimelineEvent]:
         """Calls to the cloud that failed and were not made good later."""
-        good = {_aim(e) for e in self.named("api_call") if not _failed(e)}
-        return [e for e in self.named("api_call") if _failed(e) and _aim(e) not in good]
+        calls = best_told(self.named("api_call"))
+        good = {_aim(e) for e in calls if not _failed(e)}
+        return [e for e in calls if _failed(e) and _aim(e) not in good]
 
     @property
     def cloud_seen(self) -> bool:
@@ -109,8 +110,10 @@ class Facts:
     def _calls_ok(self, kind: str) -> list[TimelineEvent]:
         return [
             e
-            for e in self.named("api_call")
-            if not _failed(e) and str(e.detail.get("operation")) in _MUTATIONS and kind in str(e.detail["operation"])
+            for e in best_told(self.named("api_call"))
+            if e.detail.get("result", "ok") == "ok"
+            and str(e.detail.get("operation")) in _MUTATIONS
+            and kind in str(e.detail["operation"])
         ]
 
 
@@ -154,7 +157,8 @@ def _aim(e: TimelineEvent) -> tuple[str, str]:
 
 
 def _failed(e: TimelineEvent) -> bool:
-    return bool(e.detail.get("result", "ok") != "ok")
+    # A call whose answer nobody saw (a capture that ended early) may well have succeeded.
+    return e.detail.get("result", "ok") not in ("ok", "unconfirmed")
 
 
 def _move(e: TimelineEvent) -> str:
@@ -290,11 +294,16 @@ def _down_spans(facts: Facts) -> list[tuple[int, int, TimelineEvent]]:
     for event in facts.events:
         key = (str(event.detail.get("agent", "")), str(event.detail.get("watcher")))
         if event.event == "watcher_down":
-            open_at.setdefault(key, event)
+            before = open_at.setdefault(key, event)
+            if before is not event and before.detail.get("answering") != event.detail.get("answering"):
+                spans.append((before.at_ns, event.at_ns, before))  # another unit fell silent, or one is back
+                open_at[key] = event
         elif event.event == "watcher_up" and key in open_at:
             spans.append((open_at[key].at_ns, event.at_ns, open_at.pop(key)))
     last = max(facts.end_ns, facts.events[-1].at_ns if facts.events else 0)
-    return spans + [(e.at_ns, last, e) for e in open_at.values()]
+    spans += [(e.at_ns, last, e) for e in open_at.values()]
+    # One unit of two that does not answer is what a crash looks like, and the other one still told its role.
+    return [span for span in spans if not span[2].detail.get("answering")]
 
 
 def _clean(facts: Facts) -> list[str]:
@@ -427,7 +436,10 @@ RULES: tuple[Rule, ...] = (
         "watcher_blind",
         "HA state was unknown for part of the outage: changes in it are known only as an interval.",
         _blind,
-        ("Give the watcher a way to the EC2 API that does not cross the pair, such as an interface endpoint.",),
+        (
+            "Give the watcher a way to the EC2 API that does not cross the pair, such as an interface endpoint.",
+            "Likewise to the units' own management addresses.",
+        ),
         caveat=True,
     ),
 )

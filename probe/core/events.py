@@ -209,9 +209,17 @@ class TimelineEvent:
         eip_moved           detail {address, allocation_id, from, to, from_unit, to_unit}
         route_moved         detail {route_table, destination, from, to, from_unit, to_unit}
         private_ip_moved    detail {address, from, to, from_unit, to_unit}
-        api_call            a unit's call to the cloud: detail {unit, operation, target, result, error}
+        api_call            a unit's call to the cloud: detail {unit, operation, target, result, error}; those of
+                            CloudTrail also {via, event_id, caller, message}
+        instance_call       somebody stopped, started or rebooted an instance: detail as of api_call
+        instance_state_changed      detail {instance_id, unit, from, to}
+        signals_disagree / signals_agree   addresses and routes began to point at different units, or at one:
+                            detail {unit, from_unit, signals}
         applied             the data plane took over a cloud change (lab only): detail {what, target, to}
-        watcher_down / watcher_up   detail {watcher, reason}
+        primary_selected    why a unit is primary, in its own words: detail {unit, serial, reason, unit_time}
+        ha_history          an entry of a unit's HA history, by the unit's clock: detail {unit, text}
+        awsd_error          a refusal of what is no known request: detail {unit, error, meaning, actions}
+        watcher_down / watcher_up   detail {watcher, reason}; fortigate: unanswering, answering
         outage_start / outage_end   detail {flow, agent, direction}
         session_end         detail {flow, agent, cause}
     """

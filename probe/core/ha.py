@@ -5,6 +5,8 @@ the change lies between the moment it *asked* for the last answer that still sho
 moment it *received* the first that showed the new one. Every change here carries that interval, and a spell
 in which nothing could be read simply makes it wider.
 
+The same holds for the roles that the firewalls themselves tell (`RoleChange`).
+
 This module says what changed in the cloud's own view. The cloud is eventually consistent, so packets may follow
 an earlier or a later clock: that comparison belongs to the timeline.
 """
@@ -13,14 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from probe.core.events import TimelineEvent
 
-Kind = Literal["eip", "route", "private_ip"]
-KINDS: tuple[Kind, ...] = ("eip", "route", "private_ip")
-ChangeKind = Literal["eip", "route", "private_ip", "route_state", "eip_association"]
-Units = Mapping[str, Sequence[str]]  # unit name to the ids of its network interfaces
+Kind = Literal["eip", "route", "private_ip", "instance"]
+KINDS: tuple[Kind, ...] = ("eip", "route", "private_ip", "instance")
+ChangeKind = Literal["eip", "route", "private_ip", "route_state", "eip_association", "private_ip_eip", "instance_state"]
+Units = Mapping[str, Sequence[str]]  # unit name to the ids of its network interfaces and of its instance
 
 EVENT_OF: dict[ChangeKind, str] = {
     "eip": "eip_moved",
@@ -28,6 +30,8 @@ EVENT_OF: dict[ChangeKind, str] = {
     "private_ip": "private_ip_moved",
     "route_state": "route_state_changed",
     "eip_association": "eip_associated_again",
+    "private_ip_eip": "private_ip_eip_changed",
+    "instance_state": "instance_state_changed",
 }
 
 
@@ -45,6 +49,13 @@ class RouteTarget(NamedTuple):
 
     target: str
     state: str = "active"  # active | blackhole | filtered
+
+
+class PrivateIpOwner(NamedTuple):
+    """The interface that holds a secondary private address, and the Elastic IP that comes along with it."""
+
+    eni: str
+    public_ip: str = ""
 
 
 class Span(NamedTuple):
@@ -67,7 +78,8 @@ class HaSnapshot:
     received_ns: int
     eips: Mapping[str, EipOwner] = field(default_factory=dict)  # by allocation id
     routes: Mapping[tuple[str, str], RouteTarget] = field(default_factory=dict)  # by (route table id, destination)
-    private_ips: Mapping[str, str] = field(default_factory=dict)  # address to interface id
+    private_ips: Mapping[str, PrivateIpOwner] = field(default_factory=dict)  # by address
+    instances: Mapping[str, str] = field(default_factory=dict)  # instance id to state: running, stopping, ...
     spans: Mapping[Kind, Span] | None = None
 
     def span(self, kind: Kind) -> Span | None:
@@ -90,6 +102,7 @@ class HaSnapshot:
             eips=parts["eip"].eips,
             routes=parts["route"].routes,
             private_ips=parts["private_ip"].private_ips,
+            instances=parts["instance"].instances,
             spans=spans,
         )
 
@@ -99,7 +112,8 @@ class HaChange:
     """One owner replaced by another, somewhere in `[last_seen_old_ns, first_seen_new_ns]`."""
 
     kind: ChangeKind
-    key: Mapping[str, str]  # eip: address, allocation_id; route: route_table, destination; private_ip: address
+    # eip: address, allocation_id; route: route_table, destination; private_ip: address; instance: instance_id, unit
+    key: Mapping[str, str]
     old: str
     new: str
     old_unit: str  # "" when no configured unit owns it
@@ -131,9 +145,39 @@ class HaChange:
         return TimelineEvent(self.at_ns, "aws", EVENT_OF[self.kind], self.uncertainty_ns, detail)
 
 
+@dataclass(frozen=True, slots=True)
+class RoleChange:
+    """One unit's HA role replaced by another, somewhere in `[last_seen_old_ns, first_seen_new_ns]`."""
+
+    unit: str
+    old: str
+    new: str
+    last_seen_old_ns: int
+    first_seen_new_ns: int
+
+    def to_timeline(self) -> TimelineEvent:
+        """The change as an entry of the timeline: the middle of the interval, give or take half of it."""
+        detail = {
+            "unit": self.unit,
+            "role": self.new,
+            "from": self.old,
+            "last_seen_old_ns": self.last_seen_old_ns,
+            "first_seen_new_ns": self.first_seen_new_ns,
+        }
+        middle_ns = (self.last_seen_old_ns + self.first_seen_new_ns) // 2
+        half_ns = (self.first_seen_new_ns - self.last_seen_old_ns + 1) // 2
+        return TimelineEvent(middle_ns, "fortigate", "role_change", half_ns, detail)
+
+
+def sole_primary(roles: Mapping[str, str]) -> str:
+    """The unit that alone calls itself primary; "" when two do, none does, or any unit's role is unknown."""
+    primaries = [unit for unit, role in roles.items() if role == "primary"]
+    return primaries[0] if len(primaries) == 1 and "unknown" not in roles.values() else ""
+
+
 def unit_of(units: Units, eni: str) -> str:
-    """Name of the unit an interface belongs to; "" when none claims it."""
-    return next((name for name, enis in units.items() if eni and eni in enis), "")
+    """Name of the unit an interface (or an instance) belongs to; "" when none claims it."""
+    return next((name for name, ids in units.items() if eni and eni in ids), "")
 
 
 def changes(previous: HaSnapshot, current: HaSnapshot, units: Units) -> list[HaChange]:
@@ -144,7 +188,7 @@ def changes(previous: HaSnapshot, current: HaSnapshot, units: Units) -> list[HaC
     Args:
         previous: The last known state, usually a `HaSnapshot.on_top_of`, so that blind spells are spanned.
         current: The newest round.
-        units: Interfaces of each HA unit.
+        units: Interfaces and instance of each HA unit.
     """
     found: list[HaChange] = []
     for kind in KINDS:
@@ -153,7 +197,8 @@ def changes(previous: HaSnapshot, current: HaSnapshot, units: Units) -> list[HaC
             continue
         ends = (before.requested_ns, after.received_ns)
         for change_kind, key, old, new in _differences(kind, previous, current):
-            found.append(HaChange(change_kind, key, old, new, unit_of(units, old), unit_of(units, new), *ends))
+            named = key | {"unit": unit_of(units, key["instance_id"])} if kind == "instance" else key
+            found.append(HaChange(change_kind, named, old, new, unit_of(units, old), unit_of(units, new), *ends))
     return sorted(found, key=lambda change: change.last_seen_old_ns)
 
 
@@ -165,16 +210,20 @@ def _differences(kind: Kind, previous: HaSnapshot, current: HaSnapshot) -> list[
         return _eip_differences(previous.eips, current.eips)
     if kind == "route":
         return _route_differences(previous.routes, current.routes)
-    both = sorted(previous.private_ips.keys() | current.private_ips.keys())
-    pairs = ((ip, previous.private_ips.get(ip, ""), current.private_ips.get(ip, "")) for ip in both)
-    return [("private_ip", {"address": ip}, old, new) for ip, old, new in pairs if old != new]
+    if kind == "private_ip":
+        return _private_ip_differences(previous.private_ips, current.private_ips)
+    states = _pairs(previous.instances, current.instances, "")
+    return [("instance_state", {"instance_id": one}, old, new) for one, old, new in states if old != new]
+
+
+def _pairs(before: Mapping[str, Any], after: Mapping[str, Any], nothing: Any) -> list[tuple[str, Any, Any]]:
+    """(key, old, new) of every key of either, in order."""
+    return [(key, before.get(key, nothing), after.get(key, nothing)) for key in sorted(before.keys() | after.keys())]
 
 
 def _eip_differences(before: Mapping[str, EipOwner], after: Mapping[str, EipOwner]) -> list[_Difference]:
-    nowhere = EipOwner("", "")
     found: list[_Difference] = []
-    for allocation in sorted(before.keys() | after.keys()):
-        old, new = before.get(allocation, nowhere), after.get(allocation, nowhere)
+    for allocation, old, new in _pairs(before, after, EipOwner("", "")):
         key = {"address": new.address or old.address, "allocation_id": allocation}
         if (old.eni, old.private_ip) != (new.eni, new.private_ip):
             key |= {"from_private_ip": old.private_ip, "to_private_ip": new.private_ip}
@@ -200,14 +249,37 @@ def _route_differences(
     return found
 
 
-def active_unit(snapshot: HaSnapshot, units: Units) -> str:
-    """The unit that everything points at; "" when signals disagree (mid-failover), are missing or unknown.
+def _private_ip_differences(
+    before: Mapping[str, PrivateIpOwner], after: Mapping[str, PrivateIpOwner]
+) -> list[_Difference]:
+    found: list[_Difference] = []
+    for address, old, new in _pairs(before, after, PrivateIpOwner("")):
+        key = {"address": address, "public_ip": new.public_ip or old.public_ip}
+        if old.eni != new.eni:
+            found.append(("private_ip", key, old.eni, new.eni))
+        elif old.public_ip != new.public_ip:
+            found.append(("private_ip_eip", {"address": address}, old.public_ip, new.public_ip))
+    return found
 
-    Routes to anything but an interface (internet, transit or NAT gateways) say nothing about the pair. An
-    unassociated EIP, a black hole, or an interface of no known unit is a disagreement.
+
+def signals(snapshot: HaSnapshot, units: Units) -> dict[str, str]:
+    """What everything watched says about who is active, each on its own.
+
+    Routes to anything but an interface (internet, transit or NAT gateways) say nothing about the pair.
+
+    Returns:
+        "eip 203.0.113.10", "route rtb-1 0.0.0.0/0" or "private_ip 10.0.0.9" to the unit it points at; "" for an
+        address that is not associated, a black hole, or an interface of no known unit.
     """
-    owners = [owner.eni for owner in snapshot.eips.values()]
-    owners += [r.target if r.state == "active" else "" for r in snapshot.routes.values() if r.target.startswith("eni-")]
-    owners += snapshot.private_ips.values()
-    seen = {unit_of(units, owner) for owner in owners}
+    said = {f"eip {owner.address or one}": owner.eni for one, owner in snapshot.eips.items()}
+    for (table, destination), route in snapshot.routes.items():
+        if route.target.startswith("eni-"):
+            said[f"route {table} {destination}"] = route.target if route.state == "active" else ""
+    said |= {f"private_ip {address}": owner.eni for address, owner in snapshot.private_ips.items()}
+    return {signal: unit_of(units, eni) for signal, eni in said.items()}
+
+
+def active_unit(snapshot: HaSnapshot, units: Units) -> str:
+    """The unit that everything points at; "" when signals disagree (mid-failover), are missing or unknown."""
+    seen = set(signals(snapshot, units).values())
     return seen.pop() if len(seen) == 1 else ""

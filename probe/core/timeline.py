@@ -28,6 +28,8 @@ from probe.core.verdict import FlowRecord
 
 PROBE_EVENTS = frozenset({"outage_start", "outage_end", "session_end"})
 CLOUD_MOVES = frozenset({"eip_moved", "route_moved", "private_ip_moved"})
+# Calls told to the second (CloudTrail) are worth less than changes seen by polling, and more than nothing.
+COARSE_NS = 500_000_000
 # What a unit does on its own before the role is settled, as far as sources tell.
 ROLE_SIGNS = frozenset({"heartbeat_lost", "role_change"})
 
@@ -145,7 +147,7 @@ def phases(events: Sequence[TimelineEvent], flows: Sequence[FlowRecord], *, trig
     # An outage alone is no failover: a plain measurement has no phases.
     if not trigger_ns and not any(e.event in {"trigger", *ROLE_SIGNS, *CLOUD_MOVES} for e in span):
         return []
-    noticed = _first(span, ROLE_SIGNS)
+    noticed = _not_before(start, _first(span, ROLE_SIGNS))
     cloud = _cloud_edges(span)
     back = last_recovery(flows, start.at_ns)
     found: list[Phase] = []
@@ -169,15 +171,20 @@ def first_failover(events: Sequence[TimelineEvent], since_ns: int) -> list[Timel
     """Events from `since_ns` up to, not including, a second takeover (another unit becoming primary again)."""
     primary: Any = None
     span = []
-    for event in events:
-        if event.at_ns + event.uncertainty_ns < since_ns:
-            continue
-        if became_primary(event):
+    late = [e for e in events if e.at_ns + e.uncertainty_ns >= since_ns]
+    takeovers = best_told([e for e in late if became_primary(e)])
+    for event in late:
+        if event in takeovers:
             if primary is not None and event.detail.get("unit") != primary:
                 break
             primary = event.detail.get("unit")
         span.append(event)
     return span
+
+
+def best_told(events: Sequence[TimelineEvent]) -> list[TimelineEvent]:
+    """Of events that several sources may tell, the lab's own where it tells: it knows the instant."""
+    return [e for e in events if e.source == "lab"] or list(events)
 
 
 def became_primary(event: TimelineEvent) -> bool:
@@ -215,12 +222,16 @@ def _start(events: Sequence[TimelineEvent], flows: Sequence[FlowRecord], trigger
 
 
 def _cloud_edges(span: Sequence[TimelineEvent]) -> tuple[_Edge, _Edge] | None:
-    """First and last sign of work on the cloud: a unit's own calls where told (exact), else polled changes."""
-    for names in (frozenset({"api_call"}), CLOUD_MOVES):
-        first, last = _first(span, names), max((_done(e) for e in span if e.event in names), default=None)
-        if first is not None and last is not None:
-            return first, last
-    return None
+    """First and last sign of work on the cloud."""
+    work = _cloud_work(span)
+    return (_edge(work[0]), max(map(_done, work))) if work else None
+
+
+def _cloud_work(span: Sequence[TimelineEvent]) -> list[TimelineEvent]:
+    """A unit's own calls to the cloud where told exactly, else polled changes, else calls told to the second."""
+    calls = [e for e in span if e.event == "api_call"]
+    exact = [e for e in calls if e.uncertainty_ns < COARSE_NS]
+    return best_told(exact or [e for e in span if e.event in CLOUD_MOVES] or calls)
 
 
 def _done(event: TimelineEvent) -> _Edge:
@@ -232,13 +243,23 @@ def _before(span: Sequence[TimelineEvent], back: _Edge | None) -> _Edge | None:
     """The last work on the cloud that can have caused the recovery: later changes concern what nobody probed."""
     if back is None:
         return None
-    earlier = [e for e in span if e.at_ns - e.uncertainty_ns <= back.at_ns]
-    return _last(earlier, frozenset({"api_call"})) or _last(earlier, CLOUD_MOVES)
+    work = _cloud_work([e for e in span if e.at_ns - e.uncertainty_ns <= back.at_ns])
+    return _edge(work[-1]) if work else None
 
 
 def _first(events: Sequence[TimelineEvent], names: frozenset[str]) -> _Edge | None:
-    return next((_Edge(e.at_ns, e.uncertainty_ns) for e in events if e.event in names), None)
+    named = best_told([e for e in events if e.event in names])
+    return _edge(named[0]) if named else None
 
 
 def _last(events: Sequence[TimelineEvent], names: frozenset[str]) -> _Edge | None:
     return _first(list(reversed(events)), names)
+
+
+def _edge(event: TimelineEvent) -> _Edge:
+    return _Edge(event.at_ns, event.uncertainty_ns)
+
+
+def _not_before(start: _Edge, edge: _Edge | None) -> _Edge | None:
+    """A polled change, which may be told at a middle that lies before its cause, no earlier than the cause."""
+    return None if edge is None else _Edge(max(start.at_ns, edge.at_ns), edge.uncertainty_ns)

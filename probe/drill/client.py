@@ -96,6 +96,29 @@ class AgentClient:
         except (ValueError, KeyError, TypeError) as error:
             raise self._unreadable(path, ValueError(str(error))) from error
 
+    def watch(self, seconds: int) -> None:
+        """Have its watchers poll fast, and capture what only a live session shows, for so long; 0 ends the captures.
+
+        Raises:
+            PeerError: If it does not answer, or will not.
+        """
+        # Ending a capture says goodbye to a FortiGate, which may be the one that just died.
+        timeout_s = self._status_timeout_s if seconds else REPORT_TIMEOUT_S
+        self._ask("POST", f"/api/v1/watch?seconds={seconds}", timeout_s)
+
+    def captures(self, since_ns: int) -> list[dict[str, Any]]:
+        """What it captured that had not ended before (Unix epoch ns): unit, text and more.
+
+        Raises:
+            PeerError: If it does not answer, or not with captures.
+        """
+        path = f"/api/v1/captures?since_ns={since_ns}"
+        try:
+            found = self._get(path, REPORT_TIMEOUT_S).json()["captures"]
+            return [{**one, "unit": str(one["unit"]), "text": str(one["text"])} for one in found]
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._unreadable(path, ValueError(str(error))) from error
+
     def report(self, start_ns: int, end_ns: int) -> dict[str, Any]:
         """Its result document for a span of Unix epoch nanoseconds.
 
@@ -178,6 +201,16 @@ class AgentPool:
     def renew(self, agents: Collection[str]) -> tuple[dict[str, list[str]], dict[str, PeerError]]:
         """Have the named agents begin new sessions where kept ones are over: flows by agent, and who would not."""
         return self._each(lambda client: client.renew() if client.endpoint.name in agents else [])
+
+    def watch(self, agents: Collection[str], seconds: int) -> dict[str, PeerError]:
+        """Have the watchers of the named agents look closely for so long; who would not, by agent."""
+        return self._each(lambda client: client.watch(seconds) if client.endpoint.name in agents else None)[1]
+
+    def captures(
+        self, agents: Collection[str], since_ns: int
+    ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, PeerError]]:
+        """What the watchers of the named agents captured, by agent; and who would not tell."""
+        return self._each(lambda client: client.captures(since_ns) if client.endpoint.name in agents else [])
 
     def reports(self, start_ns: int, end_ns: int) -> tuple[dict[str, dict[str, Any]], dict[str, PeerError]]:
         """Every agent's result document of a span, by agent; and why there is none of the others."""

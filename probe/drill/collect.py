@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,7 @@ def assemble(
         "ended_ns": span.end_ns,
         "host": socket.gethostname(),
         "version": probe.__version__,
-        "labels": dict(plan.labels),
+        "labels": {**_labels(documents.values()), **plan.labels},
         "config": {**plan.config(), "agents": {name: d["run"].get("config", {}) for name, d in documents.items()}},
         "trigger": {"kind": span.trigger_kind, "at_ns": span.trigger_ns},
     }
@@ -108,8 +108,18 @@ def shows_failover(document: Mapping[str, Any], since_ns: int) -> bool:
     outages = (outage for flow in document["flows"] for outage in flow["outages"])
     signs = ("eip_moved", "route_moved", "private_ip_moved", "role_change")
     return any(outage["end_ns"] >= since_ns for outage in outages) or any(
-        entry["event"] in signs and entry["at_ns"] >= since_ns for entry in document["timeline"]
+        entry["event"] in signs and entry["at_ns"] + entry.get("uncertainty_ns", 0) >= since_ns
+        for entry in document["timeline"]
     )
+
+
+def _labels(documents: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """What the agents found out for themselves, such as the firmware; different values stand side by side."""
+    found: dict[str, list[str]] = {}
+    for document in documents:
+        for key, value in (_run(document).get("labels") or {}).items():
+            found.setdefault(key, []).append(str(value))
+    return {key: ", ".join(dict.fromkeys(values)) for key, values in found.items()}
 
 
 def _run(document: Mapping[str, Any]) -> Mapping[str, Any]:

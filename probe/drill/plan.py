@@ -15,10 +15,13 @@ from typing import Any, Literal
 from probe.drill.client import AgentEndpoint
 from probe.errors import UsageError
 from probe.lab.plan import LabOptions
+from probe.watch.access import Account
 
 S = 1_000_000_000
 
-TriggerKind = Literal["graceful", "crash", "manual", "command", "lab"]
+TriggerKind = Literal[
+    "graceful", "crash", "manual", "command", "lab", "fortigate", "aws-stop-instance", "aws-reboot-instance"
+]
 """`lab` is a graceful failover of a lab that somebody raised before, with agents of a config file."""
 
 LAB_STEADY_NS = 5 * S
@@ -68,6 +71,8 @@ class DrillPlan:
     validation_ns: int
     limit_ns: int  # from the trigger to sustained recovery
     command: tuple[str, ...] = ()  # of the trigger
+    settings: Any = None  # of the trigger: `config.Trigger`
+    account: Account = field(default_factory=Account)  # for triggers that go to AWS
     lab: LabOptions | None = None  # None: agents of a config file
     keep_lab: bool = False
     agents: tuple[AgentEndpoint, ...] = ()  # of the config file
@@ -78,6 +83,8 @@ class DrillPlan:
     budget: Path | None = None
     out: Path = DEFAULT_OUT
     quiet: bool = False
+    yes: bool = False  # somebody has agreed to whatever the trigger changes
+    dry_run: bool = False
 
     def config(self) -> dict[str, Any]:
         """What a reader of the stored run needs to know about how it was made."""
@@ -87,7 +94,10 @@ class DrillPlan:
             "limit_s": self.limit_ns / S,
         }
         lab = {name: getattr(self.lab, name) for name in LabOptions.__dataclass_fields__} if self.lab else None
-        trigger = {"kind": self.trigger, "command": list(self.command)}
+        trigger: dict[str, Any] = {"kind": self.trigger, "command": list(self.command)}
+        if self.settings is not None and self.trigger not in ("manual", "lab"):
+            # Names of files that hold secrets, but no secret.
+            trigger |= self.settings.model_dump(mode="json", exclude_defaults=True, exclude={"kind", "command"})
         return {"scenario": self.scenario, "trigger": trigger, "lab": lab, **seconds}
 
 
@@ -113,6 +123,8 @@ def from_args(args: argparse.Namespace) -> DrillPlan:
         budget=Path(budget) if budget else None,
         out=Path(getattr(args, "out", None) or DEFAULT_OUT),
         quiet=bool(getattr(args, "quiet", False)),
+        yes=bool(getattr(args, "yes", False)),
+        dry_run=bool(getattr(args, "dry_run", False)),
     )
 
 
@@ -203,12 +215,36 @@ def _configured_plan(args: argparse.Namespace, file: Path) -> DrillPlan:
     return DrillPlan(
         trigger=drill.trigger.kind,
         command=tuple(drill.trigger.command or ()),
+        settings=_with_instance(drill.trigger, config.watchers.aws),
+        account=_account(drill.trigger, config.watchers.aws),
         steady_ns=round(drill.steady * S),
         patience_ns=max(round(drill.steady * S), 10 * S),
         validation_ns=round(drill.validation * S),
         limit_ns=round(drill.limit * S),
         agents=tuple(_endpoint(name, agent) for name, agent in config.agents.items()),
         config_file=file,
+    )
+
+
+def _with_instance(trigger: Any, watcher: Any) -> Any:
+    """The trigger with the instance that its unit stands for."""
+    if trigger.instance or watcher is None or trigger.unit not in watcher.instances:
+        return trigger
+    return trigger.model_copy(update={"instance": watcher.instances[trigger.unit]})
+
+
+def _account(trigger: Any, watcher: Any) -> Account:
+    """Where and as whom a trigger asks AWS: what it leaves open is as the watcher has it."""
+
+    def found(name: str) -> str | None:
+        return getattr(trigger, name) or getattr(watcher, name, None)
+
+    return Account(
+        region=found("region") or "",
+        profile=found("profile"),
+        role_arn=found("role_arn"),
+        external_id=found("external_id"),
+        endpoint_url=found("endpoint_url"),
     )
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from probe.clock import SystemClock
 from probe.core.events import TimelineEvent
+from probe.drill import consent
 from probe.drill.client import AgentPool
 from probe.drill.collect import Span, assemble, fetch, settle_s, shows_failover
 from probe.drill.plan import DrillPlan, check_out, from_args
@@ -26,9 +27,17 @@ from probe.drill.stage import Stage, stage_for, termination_as_interrupt
 from probe.drill.status import Poll
 from probe.drill.steady import SteadyState, clock_warnings, over, watcher_warnings
 from probe.drill.summary import summarise, table
-from probe.drill.triggers import Trigger
+from probe.drill.triggers import Trigger, terminal_input
 from probe.drill.wall import Wall, WallState
-from probe.errors import HaprobeError, NoFailoverError, PeerError, SteadyStateError
+from probe.drill.watchers import Watchers, told
+from probe.errors import (
+    HaprobeError,
+    NoFailoverError,
+    PeerError,
+    PrivilegeError,
+    SteadyStateError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from probe.report.budgets import Budget
@@ -66,6 +75,14 @@ def run_drills(plan: DrillPlan, stage: Stage, wall: Wall, out: Console) -> int:
     """Play a plan on a stage; `out` gets the results. See `drill_command`."""
     budgets = _load_budgets(plan)  # a mistake in the file shows before a firewall is failed over for it
     check_out(plan.out)
+    trigger = stage.trigger(lambda: None)
+    try:
+        if plan.dry_run:
+            consent.rehearse(plan, trigger, out)
+            return 0
+        consent.ask(plan, trigger, wall, terminal_input())
+    finally:
+        trigger.close()
     results: list[DrillResult] = []
     try:
         with termination_as_interrupt():
@@ -123,6 +140,9 @@ class Drill:
         self._last: Poll | None = None
         self._clean: Poll | None = None  # the last one before anything was lost
         self._progress: RecoveryProgress | None = None
+        self._fired = False  # or perhaps so: a call that got no answer may have been carried out
+        self._watchers: Watchers
+        self._captures: dict[str, str] = {}
 
     def run(self) -> DrillResult:
         """Steady state, trigger, recovery, report.
@@ -133,23 +153,37 @@ class Drill:
         """
         with AgentPool(self._stage.endpoints()) as pool, self._wall:
             pool.wait_ready(self._stage.ready_timeout_s, self._wall.say)
+            self._watchers = Watchers(pool, self._wall)
             start_ns = self._hold_steady(pool)
+            self._watchers.look(self._latest())
+            self._watchers.await_captures(self._polls(pool))
             self._clean = steady = self._latest()
             trigger = self._stage.trigger(lambda: self._first_loss(pool, steady))
             try:
+                _check_unit(trigger, steady)
                 return self._from_trigger_on(pool, trigger, start_ns)
             finally:
-                trigger.close()
+                try:
+                    if self._fired:
+                        self._undo(trigger)
+                finally:
+                    trigger.close()
+                    self._watchers.rest()
 
     def _from_trigger_on(self, pool: AgentPool, trigger: Trigger, start_ns: int) -> DrillResult:
         interrupted, unfired = False, ""
         self._wall.say(trigger.describe())
         trigger_ns = 0
         try:
+            self._fired = trigger.outside
             trigger_ns = trigger.fire()
+            self._fired = True
             self._watch_recovery(pool, trigger)
         except NoFailoverError as error:
             unfired = str(error)
+        except (UsageError, PrivilegeError):
+            self._fired = False  # refused before anything happened
+            raise
         except KeyboardInterrupt:
             if not trigger_ns:
                 raise
@@ -165,6 +199,14 @@ class Drill:
         elif trigger.failure():
             self._wall.warn(trigger.failure())
         return self._finish(document, missing, unfired, interrupted)
+
+    def _undo(self, trigger: Trigger) -> None:
+        """Say how to undo the trigger, or do it where that was asked for; either is a result and comes through -q."""
+        done = trigger.revert()
+        if done:
+            self._out.print(f"undone: {done}", soft_wrap=True, markup=False)
+        elif trigger.undo():
+            self._out.print(f"to undo it: {trigger.undo()}", soft_wrap=True, markup=False)
 
     # --- steady state ------------------------------------------------------------------------------------------
 
@@ -260,6 +302,7 @@ class Drill:
     def _collect(self, pool: AgentPool, trigger: Trigger, span: Span) -> tuple[dict[str, Any], dict[str, PeerError]]:
         with suppress(KeyboardInterrupt):  # then it is fetched with probes still pending
             self._wait_settled()
+        self._captures = self._watchers.collect(span.start_ns)  # before the reports: what it told is in them
         documents, missing = fetch(pool, span.start_ns, span.end_ns)
         if not documents:
             raise PeerError("\n".join(str(error) for error in missing.values()))
@@ -286,9 +329,11 @@ class Drill:
         document["budgets"] = check([document], self._budgets)
         broken = laws(document, settled=not interrupted)
         try:
-            path = store(document, self._plan.out)
+            path = store(document, self._plan.out, self._captures)
         finally:  # a full disk must not cost the person in front of it the result
             text.render(document, self._out)
+        for line in told(self._captures):
+            self._out.print(line, soft_wrap=True, markup=False)
         self._out.print(f"run stored: {path}", soft_wrap=True)
         within = all(budget["ok"] for budget in document["budgets"])
         for law in broken:
@@ -318,6 +363,7 @@ class Drill:
 
     def _poll(self, pool: AgentPool) -> Poll:
         self._last = pool.poll()
+        self._watchers.prolong(self._last)
         return self._last
 
     def _latest(self) -> Poll:
@@ -326,6 +372,19 @@ class Drill:
 
     def _show(self, state: WallState, poll: Poll) -> None:
         self._wall.show(replace(state, flows=poll.flows))
+
+
+def _check_unit(trigger: Trigger, steady: Poll) -> None:
+    """Taking the passive unit away is no failover: find out before, where anybody watches.
+
+    Raises:
+        SteadyStateError: If another unit than the trigger's is active.
+    """
+    if trigger.unit and steady.owner and steady.owner != trigger.unit:
+        raise SteadyStateError(
+            f"nothing was triggered: drill.trigger.unit is {trigger.unit}, but {steady.owner} is active;"
+            " name that one, or fail back first"
+        )
 
 
 def _no_sign(span: Span) -> str:

@@ -77,7 +77,7 @@ class LabStage:
         return self._endpoints
 
     def trigger(self, first_loss: Callable[[], int | None]) -> Trigger:
-        return LabTrigger(self._lab, self._kind)
+        return LabTrigger(self._lab, self._kind, stays=self._keep)
 
     def events(self, since_ns: int) -> list[TimelineEvent]:
         return list(self._lab.events(since_ns))
@@ -153,9 +153,9 @@ class ConfiguredStage:
 
     def trigger(self, first_loss: Callable[[], int | None]) -> Trigger:
         if self._plan.trigger == "lab":
-            return LabTrigger(self._lab, "graceful")
-        if self._plan.trigger == "command":
-            return CommandTrigger(self._plan.command)
+            return LabTrigger(self._lab, "graceful", stays=True)
+        if self._plan.trigger in ("command", "fortigate", "aws-stop-instance", "aws-reboot-instance"):
+            return _own_trigger(self._plan)
         return ManualTrigger(first_loss, self._plan.limit_ns / 1e9, terminal_input())
 
     def events(self, since_ns: int) -> list[TimelineEvent]:
@@ -165,6 +165,8 @@ class ConfiguredStage:
         """The pair and the agents are not ours: say what is needed; the steady state check sees when it is done."""
         if self._lab is not None:
             self._lab.unset()
+        if self._plan.settings is not None and self._plan.settings.undo:
+            return
         tell(
             "next drill: fail back (execute ha failover unset 1) and restart the agents whose kept sessions were lost "
             "(systemctl restart haprobe)"
@@ -172,6 +174,25 @@ class ConfiguredStage:
 
     def close(self, tell: Tell) -> None:
         """Nothing of ours is left there."""
+
+
+def _own_trigger(plan: DrillPlan) -> Trigger:
+    """The trigger that a config file sets up, of those that act by themselves."""
+    settings = plan.settings
+    if plan.trigger == "command":
+        undo_argv = settings.undo_command or () if settings else ()
+        return CommandTrigger(plan.command, undo_argv=undo_argv, undo=bool(settings and settings.undo))
+    unit = settings.unit or ""
+    if plan.trigger == "fortigate":
+        from probe.drill.triggers_fortigate import FortigateTrigger
+        from probe.watch.fortigate_ssh import SshTarget
+
+        target = SshTarget.configured("drill.trigger", unit, settings.host, settings)
+        return FortigateTrigger(target, vcluster=settings.vcluster, undo=settings.undo)
+    from probe.drill.triggers_aws import InstanceTrigger
+
+    how: Literal["stop", "reboot"] = "stop" if plan.trigger == "aws-stop-instance" else "reboot"
+    return InstanceTrigger(how, plan.account, settings.instance, unit=unit, force=settings.force, undo=settings.undo)
 
 
 def _lab_type() -> Any:

@@ -5,7 +5,7 @@ Reads the body and nothing else: no HTTP, no clock. `client` fetches it, `steady
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +57,9 @@ class AgentStatus:
     flows: tuple[FlowStatus, ...]
     active_units: tuple[str, ...] = ()  # of its watchers that are up; "" while a watcher sees a failover under way
     watchers_down: tuple[str, ...] = ()  # "aws: timeout"
+    watcher_notes: tuple[str, ...] = ()  # "fgt-a: ssh: ...", of watchers that are up
+    watchers: tuple[str, ...] = ()  # names
+    connecting: tuple[str, ...] = ()  # units whose awsd is about to be captured
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +119,28 @@ def parse(agent: str, body: Any) -> AgentStatus:
             watchers_down=tuple(
                 f"{w.get('name')}: {w.get('reason') or 'unknown'}" for w in watchers if not w.get("up")
             ),
+            watcher_notes=tuple(_notes(watchers)),
+            watchers=tuple(str(w.get("name")) for w in watchers),
+            connecting=tuple(
+                str(c.get("unit"))
+                for c in _captures(watchers)
+                if c.get("state") == "connecting" and not c.get("reason")
+            ),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _captures(watchers: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    return (capture for watcher in watchers for capture in watcher.get("captures") or ())
+
+
+def _notes(watchers: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """What is wrong with watchers that are up."""
+    yield from (str(note) for watcher in watchers for note in watcher.get("notes") or ())
+    for capture in _captures(watchers):
+        if capture.get("reason"):
+            yield f"awsd of {capture.get('unit')} is not captured: {capture['reason']}"
 
 
 def _flow(agent: str, body: Mapping[str, Any]) -> FlowStatus:

@@ -1,30 +1,51 @@
-"""Ways to start a failover. Each knows how to say what it does, to do it, and when it did."""
+"""Ways to start a failover. Each knows how to say what it does, to do it, when it did, and how to undo it.
+
+Those that reach for AWS or a FortiGate are in `triggers_aws` and `triggers_fortigate`.
+"""
 
 from __future__ import annotations
 
 import select
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import IO, Any, Literal, Protocol
 
 from probe.clock import Clock, SystemClock
 from probe.core.events import TimelineEvent
-from probe.errors import NoFailoverError, UsageError
+from probe.errors import HaprobeError, NoFailoverError, UsageError
+
+UNDO_LIMIT_S = 600.0  # for a command that undoes another
 
 
-class Trigger(Protocol):
+class Trigger(ABC):
     """One way to start a failover. Used once."""
 
-    @property
-    def kind(self) -> str:
-        """Short name for the result document."""
+    kind: str  # short name for the result document
+    outside = False  # whether it changes something outside the lab by itself, so that somebody has to agree first
+    unattended = False  # whether it may do so without consent when nobody is there to give it
+    unit = ""  # the unit that has to be active for it; "" when it does not matter
 
+    @abstractmethod
     def describe(self) -> str:
         """What will happen, or what the user is to do; for the terminal."""
 
+    def rehearse(self) -> str:
+        """Find out, changing nothing, whether it could be done.
+
+        Returns:
+            What was found out; "" when there is nothing to ask.
+
+        Raises:
+            HaprobeError: If it could not be done.
+        """
+        return ""
+
+    @abstractmethod
     def fire(self) -> int:
         """Start it.
 
@@ -34,16 +55,32 @@ class Trigger(Protocol):
         Raises:
             UsageError: If it cannot be done at all.
             NoFailoverError: If it was up to the user, and nothing happened in time.
+            PrivilegeError, PeerError: If it was refused or could not be reached.
         """
 
+    @abstractmethod
     def event(self, at_ns: int) -> TimelineEvent:
         """The timeline's entry for a trigger fired at `at_ns`."""
 
     def failure(self) -> str:
         """Why the trigger did not do its work, as far as known by now; "" when nothing speaks against it."""
+        return ""
+
+    def undo(self) -> str:
+        """How to undo it, for a person; "" when nothing stays changed."""
+        return ""
+
+    def revert(self) -> str:
+        """Undo it, if that was asked for; what was done, "" for nothing. Called after the measurement.
+
+        Raises:
+            HaprobeError: If it could not be undone.
+        """
+        return ""
 
     def close(self) -> None:
         """End what may still be running."""
+        return
 
 
 class FailoverLab(Protocol):
@@ -52,13 +89,20 @@ class FailoverLab(Protocol):
     def failover(self, kind: Literal["graceful", "crash"]) -> int: ...
 
 
-class LabTrigger:
-    """The lab's own failover: graceful (`execute ha failover set 1`) or a crash of the active unit."""
+class LabTrigger(Trigger):
+    """The lab's own failover: graceful (`execute ha failover set 1`) or a crash of the active unit.
 
-    def __init__(self, lab: FailoverLab, kind: Literal["graceful", "crash"]):
+    Args:
+        lab: The lab.
+        kind: How.
+        stays: Whether the lab stays up afterwards, failed over.
+    """
+
+    def __init__(self, lab: FailoverLab, kind: Literal["graceful", "crash"], *, stays: bool = False):
         self.kind: str = kind
         self._how = kind
         self._lab = lab
+        self._stays = stays
 
     def describe(self) -> str:
         if self._how == "graceful":
@@ -71,34 +115,46 @@ class LabTrigger:
     def event(self, at_ns: int) -> TimelineEvent:
         return TimelineEvent(at_ns=at_ns, source="lab", event="trigger", detail={"kind": self.kind})
 
-    def failure(self) -> str:
-        return ""
+    def undo(self) -> str:
+        if not self._stays:
+            return ""
+        return "haprobe lab failover --unset" if self._how == "graceful" else "haprobe lab up raises the lab anew"
 
-    def close(self) -> None:
-        """Nothing is left running."""
 
-
-class CommandTrigger:
+class CommandTrigger(Trigger):
     """A command of the user, without a shell. It runs on while recovery is watched.
 
     Args:
         argv: Program and arguments.
         clock: Stamps the start.
+        undo_argv: What undoes it, if anything does.
+        undo: Run that after the drill.
     """
 
     kind = "command"
+    outside = True
+    unattended = True  # who puts a command of their own into the config, and then a drill into a script, has agreed
 
-    def __init__(self, argv: Sequence[str], clock: Clock | None = None):
+    def __init__(
+        self,
+        argv: Sequence[str],
+        clock: Clock | None = None,
+        *,
+        undo_argv: Sequence[str] = (),
+        undo: bool = False,
+    ):
         if not argv:
             raise UsageError("drill.trigger.command is empty; a list of program and arguments is needed")
         self._argv = list(argv)
+        self._undo_argv = list(undo_argv)
+        self._undo = undo
         self._clock = clock or SystemClock()
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
         self._error = ""
 
     def describe(self) -> str:
-        return f"running {' '.join(self._argv)}"
+        return f"running {shlex.join(self._argv)}"
 
     def fire(self) -> int:
         # A file and not a pipe: a command that talks a lot would otherwise stop halfway, waiting for a reader.
@@ -130,6 +186,26 @@ class CommandTrigger:
             self._error = f"the trigger command ended with exit status {self._process.returncode}{self._said()}"
         return self._error
 
+    def undo(self) -> str:
+        if self._undo_argv:
+            return shlex.join(self._undo_argv)
+        return "whatever undoes that command (drill.trigger.undo_command would say what)"
+
+    def revert(self) -> str:
+        if not self._undo:
+            return ""
+        try:
+            done = subprocess.run(
+                self._undo_argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                timeout=UNDO_LIMIT_S, check=False,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise HaprobeError(f"not undone: {self.undo()}: {error}") from error
+        if done.returncode:
+            said = " ".join((done.stdout + done.stderr)[-500:].split())
+            raise HaprobeError(f"not undone: {self.undo()}: exit status {done.returncode}: {said}")
+        return f"ran {self.undo()}"
+
     def close(self) -> None:
         """End the command if it is still running."""
         if self._process is not None and self._process.poll() is None:
@@ -150,7 +226,7 @@ class CommandTrigger:
         return f": {text}" if text else ""
 
 
-class ManualTrigger:
+class ManualTrigger(Trigger):
     """The user starts the failover; Enter, or the first loss, tells when.
 
     Args:
@@ -202,11 +278,8 @@ class ManualTrigger:
             at_ns=at_ns, source="user", event="trigger", detail={"kind": self.kind, "seen_by": self._seen_by}
         )
 
-    def failure(self) -> str:
-        return ""
-
-    def close(self) -> None:
-        """Nothing is left running."""
+    def undo(self) -> str:
+        return "execute ha failover unset 1   on the unit that was failed over (may cause a second failover)"
 
     def _enter(self, timeout_s: float) -> bool:
         if self._terminal is None:

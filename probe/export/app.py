@@ -34,6 +34,8 @@ from probe.export.view import AgentView
 NS_ALLOWED = "a whole number of nanoseconds since the Unix epoch, 0 or more"
 _MAX_NS = 2**63 - 1
 _REPORTS_AT_A_TIME = 2
+_WATCH_S = 60
+_WATCH_MAX_S = 3600
 _FILES_CHECKED_EVERY_S = 5.0
 
 log = logging.getLogger("haprobe.web")
@@ -87,6 +89,8 @@ class Endpoints:
             Route("/-/reload", self.reload, methods=["POST"]),
             Route("/api/v1/status", self.status),
             Route("/api/v1/renew", self.renew, methods=["POST"]),
+            Route("/api/v1/watch", self.watch, methods=["POST"]),
+            Route("/api/v1/captures", self.captures),
             Route("/api/v1/outages", self.outages),
             Route("/api/v1/report", self.report),
             Route("/api/v1/events", self.events),
@@ -146,6 +150,18 @@ class Endpoints:
 
     def renew(self, _request: Request) -> Response:
         return _json({"renewed": self._view.renew()})
+
+    def watch(self, request: Request) -> Response:
+        _parameters(request, "seconds")
+        text = request.query_params.get("seconds", str(_WATCH_S))
+        if not (text.isascii() and text.isdecimal()) or int(text[:6]) > _WATCH_MAX_S or len(text) > 6:
+            raise BadParameter("seconds", f"{text[:40]!r} is not a duration", f"0 to {_WATCH_MAX_S} seconds")
+        self._view.watch(int(text))
+        return _json({"seconds": int(text)})
+
+    def captures(self, request: Request) -> Response:
+        _parameters(request, "since_ns")
+        return _json({"captures": self._view.captures(_ns(request, "since_ns") or 0)})
 
     def status(self, request: Request) -> Response:
         _parameters(request)

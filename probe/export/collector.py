@@ -173,6 +173,7 @@ def _add_watcher(page: _Page, watcher: WatcherSnapshot) -> None:
 def _add_aws(page: _Page, watcher: WatcherSnapshot) -> None:
     for unit in watcher.units:
         page.add("haprobe_aws_active_unit", (unit,), unit == watcher.active_unit)
+        page.add("haprobe_aws_signals", (unit,), sum(pointed_at == unit for pointed_at in watcher.signals.values()))
     for owned in watcher.ownership:
         _add_ownership(page, owned)
     for calls in watcher.api:
@@ -182,9 +183,12 @@ def _add_aws(page: _Page, watcher: WatcherSnapshot) -> None:
 
 
 def _add_ownership(page: _Page, owned: Ownership) -> None:
-    name = f"haprobe_aws_{owned.kind}_owner_info"
+    instance = owned.kind == "instance"
+    name = "haprobe_aws_instance_info" if instance else f"haprobe_aws_{owned.kind}_owner_info"
     known = {**owned.labels, "owner": owned.owner, "unit": owned.unit, "state": owned.state}
     page.add(name, [known.get(label, "") for label in FAMILIES[name].labels])
+    if instance:
+        return
     place = [owned.labels.get(label, "") for label in ("address", "route_table", "destination")]
     page.add("haprobe_aws_last_change_timestamp_seconds", (owned.kind, *place), _seconds(owned.last_change_ns))
 

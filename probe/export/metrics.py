@@ -4,7 +4,7 @@ This table is the only place where they are written. The collector (`collector.p
 the tests of dashboards and rules all read it. Units are in the names: seconds, and epoch seconds for timestamps. A
 float64 holds an epoch second to better than a microsecond, so outage edges survive the trip.
 
-Regenerate the docs with `python -m probe.export.metrics > docs/metrics.md`.
+`make docs` writes docs/metrics.md again.
 """
 
 from __future__ import annotations
@@ -157,14 +157,27 @@ def _families() -> Iterator[Family]:
         Family(
             "haprobe_aws_private_ip_owner_info",
             "info",
-            ("address", "owner", "unit"),
-            "Network interface, and unit, that holds a secondary private address; absent while unknown.",
+            ("address", "public_ip", "owner", "unit"),
+            "Network interface, and unit, that holds a secondary private address and its Elastic IP, if any; absent"
+            " while unknown.",
+        ),
+        Family(
+            "haprobe_aws_instance_info",
+            "info",
+            ("instance", "unit", "state"),
+            "State of a unit's instance (running, stopping, ...); absent while unknown.",
         ),
         Family(
             "haprobe_aws_active_unit",
             "gauge",
             ("unit",),
             "1 for the unit that everything watched points at; 0 for all of them mid-failover or while unknown.",
+        ),
+        Family(
+            "haprobe_aws_signals",
+            "gauge",
+            ("unit",),
+            "Addresses and routes that point at a unit; more than one unit with some is a failover under way.",
         ),
         Family(
             "haprobe_aws_last_change_timestamp_seconds",
@@ -180,12 +193,23 @@ def _families() -> Iterator[Family]:
         ),
         Family("haprobe_aws_api_seconds", "histogram", ("operation",), "Duration of the watcher's AWS API calls."),
         Family(
-            "haprobe_fortigate_role", "gauge", ("unit", "role"), "HA role of a unit: 1 for the current one, else 0."
+            "haprobe_fortigate_role",
+            "gauge",
+            ("unit", "role"),
+            "HA role that a unit gives itself: 1 for the current one, else 0; unknown while it does not answer.",
         ),
         Family(
-            "haprobe_fortigate_info", "info", ("unit", "version", "build", "serial"), "Firmware and serial of a unit."
+            "haprobe_fortigate_info",
+            "info",
+            ("unit", "version", "build", "serial"),
+            "Firmware and serial number of a unit; absent while it does not answer.",
         ),
-        Family("haprobe_watcher_up", "gauge", ("watcher",), "1 while the watcher's last poll succeeded."),
+        Family(
+            "haprobe_watcher_up",
+            "gauge",
+            ("watcher",),
+            "1 while the watcher's last poll succeeded; of the FortiGates, of every unit.",
+        ),
         Family(
             "haprobe_watcher_last_success_timestamp_seconds",
             "gauge",
@@ -222,7 +246,7 @@ def _markdown_labels(family: Family) -> str:
 _MARKDOWN_HEAD = """\
 # Metrics
 
-Generated from `probe/export/metrics.py` by `python -m probe.export.metrics > docs/metrics.md`; do not edit.
+Generated from `probe/export/metrics.py` by `make docs`; do not edit.
 
 *flow* stands for the labels `flow`, `protocol`, `session`, `path`. A flow's addresses are on `haprobe_flow_info` only,
 so that an address that changes does not start new series. Timestamps are Unix epoch in seconds, exact to the

@@ -53,12 +53,24 @@ class ApiCalls:
 class Ownership:
     """Who an address or a route points at, as last seen. `unit` is "" when no known unit owns it."""
 
-    kind: str  # "eip" | "route" | "private_ip"
-    labels: dict[str, str]  # eip: address, allocation_id; route: route_table, destination; private_ip: address
+    kind: str  # "eip" | "route" | "private_ip" | "instance"
+    # eip: address, allocation_id; route: route_table, destination; private_ip: address, public_ip; instance: instance
+    labels: dict[str, str]
     owner: str  # network interface id, "" when none
     unit: str
-    state: str = ""  # route state
+    state: str = ""  # of a route or an instance
     last_change_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureSnapshot:
+    """A capture of a unit's awsd at one instant."""
+
+    unit: str
+    state: str  # connecting | running | ended | failed
+    reason: str = ""  # why it failed
+    started_ns: int = 0  # Unix epoch; 0 before it runs
+    lines: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +83,13 @@ class WatcherSnapshot:
     reason: str = ""  # why not up
     ownership: Sequence[Ownership] = ()
     active_unit: str = ""  # "" unknown or mid-failover
+    signals: dict[str, str] = field(default_factory=dict)  # aws: what is watched to the unit it points at
     units: Sequence[str] = ()
     api: Sequence[ApiCalls] = ()
     roles: dict[str, str] = field(default_factory=dict)  # unit to role (fortigate)
-    info: Sequence[dict[str, str]] = ()  # fortigate: unit, version, build, serial
+    info: Sequence[dict[str, str]] = ()  # fortigate: unit, version, build, serial; of units that answer now
+    notes: Sequence[str] = ()  # what is wrong although it is up, such as a login that is refused
+    captures: Sequence[CaptureSnapshot] = ()
 
 
 class AgentView(Protocol):
@@ -114,6 +129,12 @@ class AgentView(Protocol):
 
     def renew(self) -> list[str]:
         """Begin a new session for every kept TCP flow whose session is over or dark; the names of those flows."""
+
+    def watch(self, seconds: float) -> None:
+        """Have the watchers poll fast, and capture what only a live session shows, for so long; 0 ends the captures."""
+
+    def captures(self, since_ns: int = 0) -> list[dict[str, Any]]:
+        """Captures that ended after `since_ns` or run still: unit, state, reason, started_ns, ended_ns, text."""
 
     def last_reload_successful(self) -> bool: ...
 

@@ -3,7 +3,7 @@
     agent        host   probes
     workload-a   wl-a   east-west to workload B; egress to the internet host; reflector for ingress
     workload-b   wl-b   reflector for east-west
-    jumphost     jump   ingress to the cluster's Elastic IP; watches the cloud
+    jumphost     jump   ingress to the cluster's Elastic IP; watches the cloud and the units
     internet     inet   reflector for egress
 
 An agent probes in its namespace, but is asked from the root namespace, where nothing of the lab is reachable.
@@ -24,9 +24,22 @@ from typing import Any
 import yaml
 
 from probe.lab import processes
+from probe.lab.credentials import USERNAME, Credentials
 from probe.lab.ids import CloudIds
-from probe.lab.plan import CLOUD_URL, CLUSTER_EIP, INTERNET, REGION, TRANSIT_TABLE, WORKLOAD_B, LabOptions, Plan
+from probe.lab.plan import (
+    CLOUD_URL,
+    CLUSTER_EIP,
+    INTERNET,
+    REGION,
+    TRANSIT_TABLE,
+    UNITS,
+    WORKLOAD_B,
+    LabOptions,
+    Plan,
+    management_addresses,
+)
 
+CALLER = "watcher"  # how the agents' calls sign, so that fault rules can be aimed at the watcher alone
 UDP_PORT = 862
 TCP_PORT = 8620
 HOST_OF = {"workload-a": "wl-a", "workload-b": "wl-b", "jumphost": "jump", "internet": "inet"}
@@ -45,12 +58,15 @@ class AgentHandle:
     log: Path
 
 
-def configs(options: LabOptions, ids: CloudIds | None) -> dict[str, dict[str, Any]]:
+def configs(
+    options: LabOptions, ids: CloudIds | None, credentials: Credentials | None = None
+) -> dict[str, dict[str, Any]]:
     """The agents' config documents by name.
 
     Args:
         options: Of the lab.
-        ids: Of its cloud; without them the jumphost watches nothing.
+        ids: Of its cloud; without them the jumphost does not watch it.
+        credentials: Of the units' management planes; without them the jumphost does not watch those.
     """
     reflector = {"udp": UDP_PORT, "tcp": TCP_PORT}
     rate = options.agent_rate_pps
@@ -63,16 +79,21 @@ def configs(options: LabOptions, ids: CloudIds | None) -> dict[str, dict[str, An
         "jumphost": {"flows": _flows("ingress", CLUSTER_EIP, rate)},
         "internet": {"reflector": reflector},
     }
-    if ids is not None:
-        documents["jumphost"]["watchers"] = {"aws": _aws_watcher(ids)}
+    watchers = {} if ids is None else {"aws": _aws_watcher(ids)}
+    if credentials is not None:
+        watchers["fortigate"] = _fortigate_watcher(credentials)
+    if watchers:
+        documents["jumphost"]["watchers"] = watchers
     return documents
 
 
-def write_configs(directory: Path, options: LabOptions, ids: CloudIds | None) -> dict[str, Path]:
+def write_configs(
+    directory: Path, options: LabOptions, ids: CloudIds | None, credentials: Credentials | None = None
+) -> dict[str, Path]:
     """Write DIRECTORY/NAME.yml for each agent; returns the paths by name."""
     directory.mkdir(parents=True, exist_ok=True)
     paths = {}
-    for name, document in configs(options, ids).items():
+    for name, document in configs(options, ids, credentials).items():
         paths[name] = directory / f"{name}.yml"
         paths[name].write_text(yaml.safe_dump(document, sort_keys=False))
     return paths
@@ -115,7 +136,7 @@ def start(
             ["sh", "-c", _ACTIVATE, "sh", *command(config, address, journal)],
             log,
             stdin=listener,
-            env=processes.environment(),
+            env=processes.environment({"AWS_ACCESS_KEY_ID": CALLER}),
         )
     return AgentHandle(name, f"http://{address}", process.pid, log), process
 
@@ -136,7 +157,24 @@ def _aws_watcher(ids: CloudIds) -> dict[str, Any]:
         "addresses": [ids.allocations["cluster"]],
         "route_tables": [ids.route_tables[TRANSIT_TABLE]],
         "units": ids.units(),
+        "instances": dict(ids.instances),
         "endpoint_url": CLOUD_URL,
         "interval": "1s",
         "fast_interval": "250ms",
     }
+
+
+def _fortigate_watcher(credentials: Credentials) -> dict[str, Any]:
+    units = {}
+    for unit in UNITS:
+        units[unit] = {
+            "host": management_addresses(unit)[0],
+            "token_file": str(credentials.token(unit)),
+            "ca_file": str(credentials.ca),
+            "ssh": {
+                "user": USERNAME,
+                "key_file": str(credentials.client_key),
+                "known_hosts": str(credentials.known_hosts),
+            },
+        }
+    return {"units": units, "interval": "1s", "fast_interval": "250ms"}

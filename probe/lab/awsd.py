@@ -25,7 +25,7 @@ from probe.lab.client import lab_client
 from probe.lab.ids import CloudIds
 from probe.lab.plan import Plan, eni_of, peer_of
 from probe.lab.state import append_event
-from probe.watch.ec2 import result_of
+from probe.watch.access import result_of
 
 DATA_PORTS = (0, 1)  # device indexes of port1 and port2; an EIP of the management port stays with its unit
 CONNECT_TIMEOUT_S = 3.0

@@ -49,6 +49,8 @@ def summary(status: dict[str, Any]) -> str:
     lines.append(f"cluster EIP   {CLUSTER_EIP} -> {eip or 'nobody'}" + (f" ({owner[eip]})" if eip in owner else ""))
     lines.append(f"transit route 0.0.0.0/0 -> {status['routes']['transit'].get('0.0.0.0/0', 'none')}")
     lines.append(f"cloud API     {status['endpoint_url'] or 'none'}")
+    for name, at in status["ssh"].items():
+        lines.append(f"{name:13} ssh -p {at['port']} -i {at['key_file']} {at['user']}@{at['host']}")
     lines += [f"agent         {name} {url}" for name, url in status["agents"].items()]
     dead = [one["name"] for one in status["processes"] if not one["alive"]]
     lines += [f"dead process  {name}" for name in dead]

@@ -25,9 +25,11 @@ from typing import Any, Literal
 
 from probe.core.events import TimelineEvent
 from probe.errors import PrivilegeError
-from probe.lab import agents, namespace, processes, state, topology, unit
+from probe.lab import agents, credentials, namespace, processes, state, topology, unit
 from probe.lab.agents import AgentHandle
+from probe.lab.credentials import Credentials
 from probe.lab.ids import CloudIds
+from probe.lab.management import ready_file
 from probe.lab.namespace import LabError
 from probe.lab.plan import (
     CLUSTER_EIP,
@@ -38,11 +40,13 @@ from probe.lab.plan import (
     LabOptions,
     Plan,
     eni_of,
+    management_addresses,
     peer_of,
 )
 
 __all__ = ["AgentHandle", "Lab", "LabError", "LabOptions", "command"]
 
+LOOPBACK = "127.0.0.1"  # of the root namespace, where nothing of the lab is reachable by itself
 UP_LIMIT_S = 40.0  # takes about five seconds; a busy machine may take longer
 SETTLE_LIMIT_S = 30.0
 _AGENT_GRACE_S = 5.0  # to write the journal
@@ -129,6 +133,7 @@ class Lab:
         progress("cloud and firewalls")
         if cloud:
             self._start_cloud()
+            credentials.make(self.plan.credentials, {name: management_addresses(name) for name in UNITS})
         for name in UNITS:
             self._start_unit(name, cloud)
         self._record.save(self.plan)
@@ -136,15 +141,47 @@ class Lab:
         progress("lab is up")
 
     def _start_cloud(self) -> None:
-        with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
-            self._record.endpoint_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with socket.create_server((LOOPBACK, 0), backlog=64) as listener:
+            self._record.endpoint_url = f"http://{LOOPBACK}:{listener.getsockname()[1]}"
             number = listener.fileno()
             argv = [sys.executable, "-m", "probe.lab.cloud", "--plan", str(self.plan.file), "--listen-fd", str(number)]
             self._spawn("cloud", "cloud", argv, pass_fds=(number,))
 
     def _start_unit(self, name: str, cloud: bool) -> None:
-        argv = [sys.executable, "-m", "probe.lab.unit", "--plan", str(self.plan.file), "--unit", name]
-        self._spawn(name, name, argv if cloud else [*argv, "--endpoint-url", ""])
+        options = ["--plan", str(self.plan.file), "--unit", name]
+        unit_argv = [sys.executable, "-m", "probe.lab.unit", *options]
+        self._spawn(name, name, unit_argv if cloud else [*unit_argv, "--endpoint-url", ""])
+        if cloud:  # without awsd there is little to manage
+            self._start_management(name, options)
+
+    def _start_management(self, name: str, options: Sequence[str]) -> None:
+        """The unit's own address is reachable inside the lab only: its command line listens out here as well."""
+        ready_file(self.plan, name).unlink(missing_ok=True)
+        known = self._record.ssh_ports.get(name, 0)
+        with socket.create_server((LOOPBACK, known), backlog=16) as listener:
+            port, number = listener.getsockname()[1], listener.fileno()
+            argv = [sys.executable, "-m", "probe.lab.management", *options, "--listen-fd", str(number)]
+            self._spawn(f"{name}-management", name, argv, pass_fds=(number,))
+        if not known:
+            self._record.ssh_ports[name] = port
+            Credentials(self.plan.credentials).know(name, LOOPBACK, port)
+
+    def ssh_login(self, name: str) -> dict[str, Any]:
+        """How to log in to a unit's command line from here, as `drill.trigger` and `ssh` want to know it.
+
+        Raises:
+            LabError: If there is none: a lab without a cloud has no management planes.
+        """
+        if name not in self._record.ssh_ports:
+            raise LabError(f"unit {name} of this lab has no command line; it comes with the cloud")
+        keys = Credentials(self.plan.credentials)
+        return {
+            "host": LOOPBACK,
+            "port": self._record.ssh_ports[name],
+            "user": credentials.USERNAME,
+            "key_file": str(keys.client_key),
+            "known_hosts": str(keys.known_hosts),
+        }
 
     def _spawn(self, name: str, host: str, argv: Sequence[str], **popen: Any) -> None:
         log = self.plan.state / f"{name}.log"
@@ -160,6 +197,8 @@ class Lab:
         def ready() -> bool:
             self._check_processes()
             if cloud and not self.plan.cloud_file.exists():
+                return False
+            if cloud and not all(ready_file(self.plan, name).exists() for name in UNITS):
                 return False
             units = self._units()
             return all(one.get("ready") for one in units.values()) and self._roles_settled(units)
@@ -304,6 +343,7 @@ class Lab:
             "namespaces": state.namespaces(self.plan),
             "processes": alive,
             "agents": dict(self._record.agents),
+            "ssh": {name: self.ssh_login(name) for name in self._record.ssh_ports},
         }
 
     def events(self, since_ns: int = 0) -> list[TimelineEvent]:
@@ -335,8 +375,9 @@ class Lab:
             command: Their command line; another one for tests.
         """
         ids = CloudIds.load(self.plan.cloud_file) if self.plan.cloud_file.exists() else None
+        keys = Credentials(self.plan.credentials) if self.plan.credentials.exists() else None
         handles = []
-        for name, config in agents.write_configs(Path(directory).resolve(), self.plan.options, ids).items():
+        for name, config in agents.write_configs(Path(directory).resolve(), self.plan.options, ids, keys).items():
             handle, child = agents.start(self.plan, name, config, config.parent, command)
             self._keep(f"agent {name}", child)
             self._record.agents[name] = handle.url

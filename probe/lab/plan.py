@@ -110,6 +110,12 @@ class ElasticIp:
     eni: str
 
 
+def management_addresses(unit: str) -> tuple[str, str]:
+    """Where a unit's management plane is reached: from the internet, and inside the VPC."""
+    eni_name = f"{unit}-port4"
+    return next(one.address for one in ELASTIC_IPS if one.eni == eni_name), eni(eni_name).address
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """One end of a link. `address` has a prefix length; None for an interface without one."""
@@ -245,6 +251,11 @@ class Plan:
     def file(self) -> Path:
         """This plan, for the processes of the lab (`--plan`)."""
         return self.state / "plan.json"
+
+    @property
+    def credentials(self) -> Path:
+        """Keys and certificates of the units' management planes."""
+        return self.state / "credentials"
 
     def control_socket(self, unit: str) -> Path:
         """Where a unit's HA daemon takes commands."""

@@ -27,6 +27,7 @@ class Record:
     endpoint_url: str = ""  # the cloud, from the root namespace
     processes: list[Process] = field(default_factory=list)
     agents: dict[str, str] = field(default_factory=dict)  # name to URL; their processes are called "agent NAME"
+    ssh_ports: dict[str, int] = field(default_factory=dict)  # unit to its SSH port on 127.0.0.1 of the root namespace
 
     def save(self, plan: Plan) -> None:
         """Write it, whole or not at all."""

@@ -32,12 +32,12 @@ from typing import Any
 from probe.core.events import TimelineEvent
 from probe.lab import conntrackd, firewall
 from probe.lab.election import Election, Heartbeat, Role
+from probe.lab.fortios import FLAG_SET, HIGHER_PRIORITY, ONLY_MEMBER, PRIORITY
 from probe.lab.namespace import LabError
 from probe.lab.plan import CLOUD_URL, UNITS, Plan, eni_of, peer_of
 from probe.lab.state import append_event
 
 HEARTBEAT_PORT = 703  # UDP, FortiOS's unicast heartbeat
-PRIORITY = {"fgt-a": 255, "fgt-b": 100}
 _CONTROL_S = 2.0
 
 
@@ -120,6 +120,7 @@ class Unit:
             "failover_set": election.failover_set,
             "claim": election.claim,
             "peer_alive": election.peer_alive(time.monotonic_ns()),
+            "peer_role": election.peer.role if election.peer else "",
             "forwarding": self._forwarding,
             "session_pickup": self._pickup is not None,
             "takeover": self._takeover,
@@ -156,12 +157,20 @@ class Unit:
         if role == self._role:
             return
         first, self._role = self._role == "init", role
-        self._event("role_change", role=role)
+        why = {"reason": self._reason(now_ns)} if role == "primary" else {}
+        self._event("role_change", role=role, **why)
         self._send_heartbeat()  # the peer waits for this one
         if role == "primary":
             self._become_primary(first)
         elif role == "secondary":
             self._become_secondary(first)
+
+    def _reason(self, now_ns: int) -> str:
+        """Why this unit is primary, in FortiOS's words."""
+        election = self._election
+        if election.peer is None or not election.peer_alive(now_ns):
+            return ONLY_MEMBER
+        return FLAG_SET if election.peer.failover_set else HIGHER_PRIORITY
 
     def _become_primary(self, first: bool) -> None:
         # Sessions before packets: a mid-stream packet that comes first would be dropped, or reset.

@@ -262,7 +262,13 @@ def describe(event: Mapping[str, Any]) -> str:
     if name == "trigger":
         return _join("trigger", d.get("kind"), d.get("unit"), d.get("command"))
     if name == "role_change":
-        return f"{d.get('unit', '?')} becomes {d.get('role', '?')}"
+        return f"{d.get('unit', '?')} becomes {d.get('role', '?')}" + (f" (says {d['via']})" if d.get("via") else "")
+    if name == "primary_selected":
+        return f"{d.get('unit', '?')} is primary because {d.get('reason', '?')}"
+    if name == "ha_history":
+        return f"HA history of {d.get('unit', '?')}: {d.get('text', '')}"
+    if name == "awsd_error":
+        return f"awsd of {d.get('unit', '?')} was refused: {d.get('error', '?')}"
     if name == "heartbeat_lost":
         return f"{d.get('unit', '?')} lost its peer's heartbeat"
     if name in ("eip_moved", "private_ip_moved"):
@@ -270,13 +276,23 @@ def describe(event: Mapping[str, Any]) -> str:
         return f"{what} {d.get('address', '?')} moved{_from_to(d)}"
     if name == "route_moved":
         return f"route {d.get('destination', '?')} in {d.get('route_table', '?')} moved{_from_to(d)}"
-    if name == "api_call":
-        outcome = "ok" if d.get("result", "ok") == "ok" else f"failed: {d.get('error') or d.get('result')}"
+    if name == "instance_state_changed":
+        return f"instance of {d.get('unit') or d.get('instance_id', '?')} is {d.get('to') or 'gone'}"
+    if name in ("signals_disagree", "signals_agree"):
+        if name == "signals_agree":
+            return f"everything points at {d.get('unit', '?')}"
+        said = ", ".join(f"{signal} at {unit or 'none'}" for signal, unit in (d.get("signals") or {}).items())
+        return f"mid-failover, the signals disagree: {said}"
+    if name in ("api_call", "instance_call"):
+        result = d.get("result", "ok")
+        outcome = result if result in ("ok", "unconfirmed") else f"failed: {d.get('error') or result}"
         return f"{d.get('unit', '?')} calls {_join(d.get('operation'), d.get('target'))}: {outcome}"
     if name == "applied":
         return f"data plane follows: {_join(d.get('what'), d.get('target'))}" + (
             f" to {d['to']}" if d.get("to") else ""
         )
+    if name == "watcher_down" and d.get("answering"):
+        return f"watcher {d.get('watcher', '?')} hears {', '.join(d['answering'])} alone: {d.get('reason', '')}"
     if name in ("watcher_down", "watcher_up"):
         word = "blind" if name == "watcher_down" else "sees again"
         return f"watcher {d.get('watcher', '?')} {word}" + (f": {d['reason']}" if d.get("reason") else "")

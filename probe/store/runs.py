@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,13 @@ def new_run_id(now_ns: int) -> str:
     return f"{instant:%Y%m%dT%H%M%S}.{now_ns // 1_000_000 % 1000:03d}Z"
 
 
-def store(document: dict[str, Any], out_dir: Path | str) -> Path:
+def store(document: dict[str, Any], out_dir: Path | str, files: Mapping[str, str] | None = None) -> Path:
     """Write a run's document and its page.
 
     Args:
         document: A result document; `run.id` names the directory.
         out_dir: Made if missing.
+        files: More to keep beside it, by name, such as the capture of a unit's awsd.
 
     Returns:
         The run's directory.
@@ -53,6 +55,8 @@ def store(document: dict[str, Any], out_dir: Path | str) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{run_id}.", dir=out))
         _write(staging / REPORT, to_json(document))
+        for name, text in (files or {}).items():
+            _write(staging / name, text)
         staging.chmod(0o755)  # mkdtemp's 0700 would hide the report from the people it is for
         staging.rename(final)
         # The page comes last: whatever goes wrong with it, the measurement itself is safe.
@@ -62,6 +66,36 @@ def store(document: dict[str, Any], out_dir: Path | str) -> Path:
             shutil.rmtree(staging, ignore_errors=True)
         raise UsageError(f"{out}: cannot store the run: {error.strerror or error}") from error
     return final
+
+
+def replace(document: dict[str, Any], path: Path | str) -> Path:
+    """Write a run's document over the stored one, and its page anew; each file is whole at any instant.
+
+    Args:
+        document: The run's new document.
+        path: As for `load`.
+
+    Returns:
+        The document's file.
+
+    Raises:
+        UsageError: If there is no such run, or it cannot be written.
+    """
+    found = find(path)
+    if len(found) > 1:
+        raise UsageError(f"{path}: holds {len(found)} runs, name one of them")
+    file = found[0]
+    texts = {file: to_json(document)}
+    if file.name == REPORT:
+        texts[file.with_name(PAGE)] = html.render(document)
+    try:
+        for target, text in texts.items():
+            scratch = target.with_name(f".{target.name}.new")
+            _write(scratch, text)
+            scratch.replace(target)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be written: {error.strerror or error}") from error
+    return file
 
 
 def to_json(document: dict[str, Any]) -> str:
@@ -130,7 +164,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _write(file: Path, text: str) -> None:
-    with file.open("w", encoding="utf-8") as stream:
+    # Captures are verbatim: their line ends are kept.
+    with file.open("w", encoding="utf-8", newline="") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())

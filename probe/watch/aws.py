@@ -6,8 +6,7 @@ interface, and asking by id is cheap on the account's request budget), never ret
 every failure as an observation: the watcher is then down, with a reason, and knows nothing, rather than
 repeating what it knew.
 
-Permissions needed: ec2:DescribeAddresses, ec2:DescribeRouteTables, and ec2:DescribeNetworkInterfaces where
-network interfaces are configured.
+Permissions needed: those of `iam.WATCH`, each only where something of its kind is configured.
 """
 
 from __future__ import annotations
@@ -22,19 +21,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from probe.clock import Clock, SystemClock, wall_offset_ns
 from probe.core.events import TimelineEvent
-from probe.core.ha import HaChange, HaSnapshot, Kind, Span, active_unit, changes, unit_of
+from probe.core.ha import HaChange, HaSnapshot, Kind, Span, Units, active_unit, changes, signals, unit_of
 from probe.export.view import Ownership, WatcherSnapshot
-from probe.watch.ec2 import (
-    CONNECT_TIMEOUT_S,
-    OPERATIONS,
-    READ,
-    READ_TIMEOUT_S,
-    AwsWatcherConfig,
-    CallStatistics,
-    make_client,
-    result_of,
-)
-from probe.watch.poller import Cadence
+from probe.watch.access import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, make_client, result_of
+from probe.watch.ec2 import API_BUCKETS, OPERATIONS, READ, AwsWatcherConfig, CallStatistics
+from probe.watch.poller import Cadence, Share
 
 log = logging.getLogger(__name__)
 
@@ -79,15 +70,22 @@ class AwsWatcher:
             ("eip", config.addresses),
             ("route", config.route_tables),
             ("private_ip", config.network_interfaces),
+            ("instance", list(config.instances.values())),
         )
         # An empty list of ids would mean *everything* to EC2.
         self._kinds: dict[Kind, list[str]] = {kind: ids for kind, ids in asked if ids}
+        self._units: Units = {
+            name: [*config.units.get(name, ()), *([config.instances[name]] if name in config.instances else [])]
+            for name in dict.fromkeys((*config.units, *config.instances))
+        }
+        self._shares = {kind: Share(*API_BUCKETS[kind], config.api_share) for kind in self._kinds}
         slow_ns, fast_ns = round(config.interval * 1e9), round(config.fast_interval * 1e9)
         self._cadence = Cadence(slow_ns, min(slow_ns, fast_ns))
         self._stale_after_ns = slow_ns + round((CONNECT_TIMEOUT_S + READ_TIMEOUT_S) * 1e9) * len(self._kinds)
         self._calls = {kind: CallStatistics(OPERATIONS[kind]) for kind in self._kinds}
         self._known: HaSnapshot | None = None  # the newest answer to each question, for comparison only
         self._changed_ns: dict[tuple[str, ...], int] = {}
+        self._failures: dict[Kind, str] = {}  # what each question failed with when it was last asked
         self._reason = "no answer yet"  # "" while up
         self._down_told = False
         self._last_success_ns = 0
@@ -143,14 +141,16 @@ class AwsWatcher:
         answers, failure = self._ask_all()
         now = self._now_ns()
         with self._wake:
+            before = self._known
             found = self._learn(answers)
             self._cadence.throttled(failure.split(" ")[0] in THROTTLED)
             if found:
                 self._cadence.arm(self._clock.mono_ns() + FAST_AFTER_CHANGE_NS)
-            if not failure:
+            if not failure and answers.spans:
                 self._last_success_ns = answers.received_ns
                 self._last_success_mono_ns = self._clock.mono_ns()
             events = [change.to_timeline() for change in found]
+            events += self._agreement(before, found)
             events += self._turn(failure, now)
         for event in events:
             self._tell(self._on_event, event)
@@ -159,8 +159,11 @@ class AwsWatcher:
         return snapshot
 
     def _ask_all(self) -> tuple[HaSnapshot, str]:
-        """One round of calls, and why it is incomplete; "" when it is complete."""
-        started_ns, failure = self._now_ns(), ""
+        """One round of calls, and why our picture is incomplete; "" when it is complete.
+
+        A question for which our share of the API is spent is left out of the round: its last answer stays.
+        """
+        started_ns = self._now_ns()
         round_ = HaSnapshot(started_ns, started_ns, spans={})
         if self._client is None:
             try:
@@ -169,6 +172,8 @@ class AwsWatcher:
                 return round_, f"{result_of(error)} (client): {error}"
         spans: dict[Kind, Span] = {}
         for kind, ids in self._kinds.items():
+            if not self._shares[kind].take(self._clock.mono_ns()):
+                continue
             requested_ns = self._now_ns()
             parts, result = self._ask(kind, ids)
             received_ns = self._now_ns()
@@ -177,11 +182,12 @@ class AwsWatcher:
             if result == "ok":
                 spans[kind] = Span(requested_ns, received_ns)
                 round_ = replace(round_, received_ns=received_ns, spans=dict(spans), **parts)
+                self._failures.pop(kind, None)
                 continue
-            failure = failure or f"{result} ({OPERATIONS[kind]})"
+            self._failures[kind] = f"{result} ({OPERATIONS[kind]})"
             if result in UNREACHED:
                 break  # the other questions go to the same endpoint: do not wait out the timeout again
-        return round_, failure
+        return round_, next((self._failures[kind] for kind in self._kinds if kind in self._failures), "")
 
     def _ask(self, kind: Kind, ids: list[str]) -> tuple[dict[str, Any], str]:
         try:
@@ -193,11 +199,23 @@ class AwsWatcher:
             return {}, result_of(error)
 
     def _learn(self, answers: HaSnapshot) -> list[HaChange]:
-        found = [] if self._known is None else changes(self._known, answers, self._config.units)
+        found = [] if self._known is None else changes(self._known, answers, self._units)
         self._known = answers.on_top_of(self._known)
         for change in found:
             self._changed_ns[_change_key(change)] = change.at_ns
         return found
+
+    def _agreement(self, before: HaSnapshot | None, found: list[HaChange]) -> list[TimelineEvent]:
+        """Events of signals that begin to disagree, or agree again, somewhere within the changes that made them."""
+        if before is None or self._known is None or not found:
+            return []
+        old, new = active_unit(before, self._units), active_unit(self._known, self._units)
+        if old == new:
+            return []
+        first, last = min(c.last_seen_old_ns for c in found), max(c.first_seen_new_ns for c in found)
+        name = "signals_agree" if new else "signals_disagree"
+        detail = {"unit": new, "from_unit": old, "signals": signals(self._known, self._units)}
+        return [TimelineEvent((first + last) // 2, "aws", name, (last - first + 1) // 2, detail)]
 
     def _turn(self, failure: str, now_ns: int) -> list[TimelineEvent]:
         """Events of going down or coming back."""
@@ -221,8 +239,9 @@ class AwsWatcher:
                 last_success_ns=self._last_success_ns,
                 reason=reason,
                 ownership=tuple(self._ownership(fresh)) if fresh else (),
-                active_unit=active_unit(fresh, self._config.units) if fresh else "",
-                units=tuple(self._config.units),
+                active_unit=active_unit(fresh, self._units) if fresh else "",
+                signals=signals(fresh, self._units) if fresh else {},
+                units=tuple(self._units),
                 api=tuple(calls.snapshot() for calls in self._calls.values()),
             )
 
@@ -232,7 +251,7 @@ class AwsWatcher:
         return f"no answer for {age_ns / 1e9:.0f} s" if age_ns > self._stale_after_ns else ""
 
     def _ownership(self, state: HaSnapshot) -> Iterator[Ownership]:
-        units = self._config.units
+        units = self._units
         for allocation, eip in state.eips.items():
             labels = {"address": eip.address, "allocation_id": allocation}
             changed = self._changed_ns.get(("eip", allocation), 0)
@@ -241,9 +260,13 @@ class AwsWatcher:
             labels = {"route_table": table, "destination": destination}
             changed = self._changed_ns.get(("route", table, destination), 0)
             yield Ownership("route", labels, route.target, unit_of(units, route.target), route.state, changed)
-        for address, eni in state.private_ips.items():
+        for address, owner in state.private_ips.items():
             changed = self._changed_ns.get(("private_ip", address), 0)
-            yield Ownership("private_ip", {"address": address}, eni, unit_of(units, eni), "", changed)
+            labels = {"address": address, "public_ip": owner.public_ip}
+            yield Ownership("private_ip", labels, owner.eni, unit_of(units, owner.eni), "", changed)
+        for instance, running in state.instances.items():
+            changed = self._changed_ns.get(("instance", instance), 0)
+            yield Ownership("instance", {"instance": instance}, "", unit_of(units, instance), running, changed)
 
     def _now_ns(self) -> int:
         return self._clock.mono_ns() + self._offset_ns
@@ -263,4 +286,6 @@ def _change_key(change: HaChange) -> tuple[str, ...]:
         return ("eip", key["allocation_id"])
     if change.kind in ("route", "route_state"):
         return ("route", key["route_table"], key["destination"])
+    if change.kind == "instance_state":
+        return ("instance", key["instance_id"])
     return ("private_ip", key["address"])

@@ -1,4 +1,4 @@
-"""EC2 as a watcher asks it: a client that fails fast, the three questions, and names for what goes wrong.
+"""EC2 as a watcher asks it: the four questions, what they may cost, and what each call was like.
 
 Raw answers become the records of `core.ha` here; when to ask and what a difference means is for others.
 """
@@ -8,77 +8,57 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import (
-    ClientError,
-    ConnectionClosedError,
-    ConnectTimeoutError,
-    EndpointConnectionError,
-    NoCredentialsError,
-    ReadTimeoutError,
-    SSLError,
-)
-from urllib3.exceptions import NameResolutionError
-
-from probe.core.ha import EipOwner, Kind, RouteTarget
+from probe.core.ha import EipOwner, Kind, PrivateIpOwner, RouteTarget
 from probe.export.view import ApiCalls
+from probe.watch.access import Access
 
-CONNECT_TIMEOUT_S = 1.0
-READ_TIMEOUT_S = 2.0
 BUCKET_EDGES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, float("inf"))
 OPERATIONS: dict[Kind, str] = {
     "eip": "DescribeAddresses",
     "route": "DescribeRouteTables",
     "private_ip": "DescribeNetworkInterfaces",
+    "instance": "DescribeInstances",
+}
+# The account's token bucket of each operation in a region: (calls at once, refill per second), shared by everybody who
+# asks. The last two are the smaller figures that EC2 publishes for questions it takes as unfiltered.
+API_BUCKETS: dict[Kind, tuple[float, float]] = {
+    "eip": (100, 20),
+    "route": (100, 20),
+    "private_ip": (50, 10),
+    "instance": (50, 10),
 }
 
 
-class AwsWatcherConfig(Protocol):
+class AwsWatcherConfig(Access, Protocol):
     """What the watcher reads of its configuration (`watchers.aws` in the config file)."""
 
-    region: str
-    addresses: list[str]  # allocation ids
-    route_tables: list[str]
-    network_interfaces: list[str]
-    units: dict[str, list[str]]  # unit name to interface ids
-    endpoint_url: str | None
-    interval: float  # seconds
-    fast_interval: float  # seconds
+    @property
+    def addresses(self) -> list[str]:
+        """Allocation ids."""
 
+    @property
+    def route_tables(self) -> list[str]: ...
+    @property
+    def network_interfaces(self) -> list[str]: ...
+    @property
+    def units(self) -> dict[str, list[str]]:
+        """Unit name to interface ids."""
 
-def make_client(config: AwsWatcherConfig) -> Any:
-    """An EC2 client that fails fast and says so: explicit timeouts, one attempt.
+    @property
+    def instances(self) -> dict[str, str]:
+        """Unit name to instance id."""
 
-    The SDK's own retries would hide in one slow answer what we want to see as failures.
-    """
-    settings = Config(
-        connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=READ_TIMEOUT_S,
-        retries={"total_max_attempts": 1, "mode": "standard"},
-        user_agent_extra="haprobe",
-    )
-    # An own session: the module-level default one is not safe to share between threads.
-    session = boto3.session.Session(region_name=config.region)
-    return session.client("ec2", endpoint_url=config.endpoint_url, config=settings)
+    @property
+    def interval(self) -> float:
+        """Seconds."""
 
+    @property
+    def fast_interval(self) -> float:
+        """Seconds."""
 
-def result_of(error: Exception) -> str:
-    """A short name for what went wrong: the API's error code, or the way in which it was not reached."""
-    if isinstance(error, ClientError):
-        code = error.response.get("Error", {}).get("Code")
-        return str(code or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "error"))
-    if isinstance(error, ConnectTimeoutError | ReadTimeoutError):
-        return "timeout"
-    if isinstance(error, EndpointConnectionError):
-        return "dns" if isinstance(error.kwargs.get("error"), NameResolutionError) else "unreachable"
-    if isinstance(error, ConnectionClosedError):
-        return "connection_closed"
-    if isinstance(error, SSLError):
-        return "tls"
-    if isinstance(error, NoCredentialsError):
-        return "no_credentials"
-    return type(error).__name__
+    @property
+    def api_share(self) -> float:
+        """Of each operation's bucket, more than 0 and up to 1."""
 
 
 class CallStatistics:
@@ -120,23 +100,30 @@ def read_eips(client: Any, ids: Sequence[str]) -> dict[str, Any]:
 def read_routes(client: Any, ids: Sequence[str]) -> dict[str, Any]:
     """Ask where the routes of these tables point: `HaSnapshot.routes`, under that name."""
     routes: dict[tuple[str, str], RouteTarget] = {}
-    for table in _pages(client.describe_route_tables, {"RouteTableIds": list(ids)}, "RouteTables"):
+    for table in pages(client.describe_route_tables, {"RouteTableIds": list(ids)}, "RouteTables"):
         for route in table["Routes"]:
-            target = _target(route)
+            target = target_of(route)
             if target != "local":  # cannot be moved
-                routes[table["RouteTableId"], _destination(route)] = RouteTarget(target, route.get("State", "active"))
+                routes[table["RouteTableId"], destination_of(route)] = RouteTarget(target, route.get("State", "active"))
     return {"routes": routes}
 
 
 def read_private_ips(client: Any, ids: Sequence[str]) -> dict[str, Any]:
     """Ask for the secondary addresses of these interfaces: `HaSnapshot.private_ips`, under that name."""
     # Primary addresses never leave their interface, so only the secondary ones tell who is active.
-    owners: dict[str, str] = {}
-    for eni in _pages(client.describe_network_interfaces, {"NetworkInterfaceIds": list(ids)}, "NetworkInterfaces"):
+    owners: dict[str, PrivateIpOwner] = {}
+    for eni in pages(client.describe_network_interfaces, {"NetworkInterfaceIds": list(ids)}, "NetworkInterfaces"):
         for address in eni["PrivateIpAddresses"]:
             if not address.get("Primary"):
-                owners[address["PrivateIpAddress"]] = eni["NetworkInterfaceId"]
+                public_ip = (address.get("Association") or {}).get("PublicIp", "")
+                owners[address["PrivateIpAddress"]] = PrivateIpOwner(eni["NetworkInterfaceId"], public_ip)
     return {"private_ips": owners}
+
+
+def read_instances(client: Any, ids: Sequence[str]) -> dict[str, Any]:
+    """Ask for the state of these instances: `HaSnapshot.instances`, under that name."""
+    reservations = pages(client.describe_instances, {"InstanceIds": list(ids)}, "Reservations")
+    return {"instances": {i["InstanceId"]: i["State"]["Name"] for r in reservations for i in r["Instances"]}}
 
 
 # Each gives the fields of a HaSnapshot that it has an answer for.
@@ -144,10 +131,12 @@ READ: dict[Kind, Callable[[Any, Sequence[str]], dict[str, Any]]] = {
     "eip": read_eips,
     "route": read_routes,
     "private_ip": read_private_ips,
+    "instance": read_instances,
 }
 
 
-def _pages(call: Callable[..., Mapping[str, Any]], arguments: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
+def pages(call: Callable[..., Mapping[str, Any]], arguments: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
+    """Everything under `key` of an answer and those that follow it."""
     answer = call(**arguments)
     yield from answer[key]
     while token := answer.get("NextToken"):
@@ -155,12 +144,13 @@ def _pages(call: Callable[..., Mapping[str, Any]], arguments: dict[str, Any], ke
         yield from answer[key]
 
 
-def _destination(route: Mapping[str, Any]) -> str:
+def destination_of(route: Mapping[str, Any]) -> str:
+    """What a route is for: a CIDR block or a prefix list."""
     fields = ("DestinationCidrBlock", "DestinationIpv6CidrBlock", "DestinationPrefixListId")
     return next((str(route[name]) for name in fields if route.get(name)), "")
 
 
-def _target(route: Mapping[str, Any]) -> str:
+def target_of(route: Mapping[str, Any]) -> str:
     """The id a route points at. The interface comes first: a route to one also names its instance."""
     fields = (
         "NetworkInterfaceId",

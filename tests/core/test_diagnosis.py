@@ -233,3 +233,30 @@ def test_every_code_of_the_contract_has_a_rule() -> None:
     assert sorted(rule.code for rule in RULES) == sorted(CODES)
     assert all(rule.summary.endswith(".") for rule in RULES)
     assert all(f"`{code}`" in table_markdown() for code in CODES)
+
+
+def test_a_takeover_and_a_refusal_told_by_lab_and_units_count_once() -> None:
+    takeovers = [
+        at(0.9, "role_change", "fortigate", 1, unit="fgt-a", role="primary"),  # an old one, told late and roughly
+        at(1.0, "role_change", unit="fgt-b", role="primary"),
+        at(1.1, "role_change", "fortigate", 0.2, unit="fgt-b", role="primary"),
+    ]
+    call = {"unit": "fgt-b", "operation": "ReplaceRoute", "target": "rtb-1 0.0.0.0/0", "result": "error", "error": "X"}
+    calls = [at(2.0, "api_call", **call), at(2.1, "api_call", "fortigate", **call)]
+    facts = Facts(flows=[], events=[*takeovers, *calls], trigger_ns=T0)
+    assert [one.source for one in facts.takeovers] == ["lab"]
+    assert [one.source for one in facts.refused] == ["lab"]
+
+
+def test_one_silent_unit_does_not_make_its_watcher_blind() -> None:
+    def down(seconds: float, *answering: str) -> TimelineEvent:
+        detail = {"watcher": "fortigate", "reason": "x", "answering": list(answering)}
+        return at(seconds, "watcher_down", "fortigate", **detail)
+
+    def blind(*events: TimelineEvent) -> list[str]:
+        facts = Facts(flows=flows(), events=[at(0, "trigger"), *events], trigger_ns=T0, end_ns=END)
+        return [line for one in diagnose(facts) if one.code == "watcher_blind" for line in one.evidence]
+
+    assert blind(down(1, "fgt-b")) == []
+    (line,) = blind(down(1, "fgt-b"), down(3), at(4, "watcher_up", "fortigate", watcher="fortigate"))
+    assert "blind for 1.0 s" in line, "only while neither unit answered"

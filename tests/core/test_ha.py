@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from probe.core.ha import (
     EipOwner,
     HaSnapshot,
+    PrivateIpOwner,
     RouteTarget,
     Span,
     active_unit,
     changes,
+    signals,
     unit_of,
 )
 
@@ -61,11 +63,43 @@ def test_a_route_move_becomes_a_timeline_event() -> None:
 
 
 def test_a_private_ip_move() -> None:
-    before = HaSnapshot(0, 1, private_ips={"10.0.0.9": "eni-a1"})
-    after = HaSnapshot(2, 3, private_ips={"10.0.0.9": "eni-b1"})
+    before = HaSnapshot(0, 1, private_ips={"10.0.0.9": PrivateIpOwner("eni-a1", "203.0.113.9")})
+    after = HaSnapshot(2, 3, private_ips={"10.0.0.9": PrivateIpOwner("eni-b1", "203.0.113.9")})
     (change,) = changes(before, after, UNITS)
     assert change.to_timeline().event == "private_ip_moved"
     assert change.to_timeline().detail["address"] == "10.0.0.9"
+    assert change.to_timeline().detail["public_ip"] == "203.0.113.9", "the Elastic IP came along"
+
+
+def test_a_secondary_address_that_changes_its_eip_but_not_its_place() -> None:
+    before = HaSnapshot(0, 1, private_ips={"10.0.0.9": PrivateIpOwner("eni-a1", "203.0.113.9")})
+    (change,) = changes(before, HaSnapshot(2, 3, private_ips={"10.0.0.9": PrivateIpOwner("eni-a1")}), UNITS)
+    assert (change.to_timeline().event, change.old, change.new) == ("private_ip_eip_changed", "203.0.113.9", "")
+
+
+def test_an_instance_that_stops_is_told_with_its_unit() -> None:
+    units = {"fgt-a": ["eni-a1", "i-a"], "fgt-b": ["eni-b1", "i-b"]}
+    before = HaSnapshot(0, 1, instances={"i-a": "running", "i-b": "running"})
+    (change,) = changes(before, HaSnapshot(5, 9, instances={"i-a": "stopping", "i-b": "running"}), units)
+    assert change.to_timeline().event == "instance_state_changed"
+    assert (change.key, change.old, change.new) == ({"instance_id": "i-a", "unit": "fgt-a"}, "running", "stopping")
+    assert (change.last_seen_old_ns, change.first_seen_new_ns) == (0, 9)
+
+
+def test_each_signal_speaks_for_itself() -> None:
+    state = HaSnapshot(
+        0,
+        1,
+        eips={"e": EipOwner("203.0.113.10", "eni-b1"), "f": EipOwner("203.0.113.11", "")},
+        routes={TRANSIT: RouteTarget("eni-a2", "blackhole"), ("rtb-1", "10.0.0.0/8"): RouteTarget("tgw-1")},
+        private_ips={"10.0.0.9": PrivateIpOwner("eni-a1")},
+    )
+    assert signals(state, UNITS) == {
+        "eip 203.0.113.10": "fgt-b",
+        "eip 203.0.113.11": "",
+        "route rtb-1 0.0.0.0/0": "",
+        "private_ip 10.0.0.9": "fgt-a",
+    }
 
 
 def test_something_that_vanishes_moves_to_nowhere_and_back() -> None:

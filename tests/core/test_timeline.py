@@ -136,3 +136,32 @@ def test_probe_events_tell_the_edges_with_the_gap_beside_them() -> None:
     assert (end.event, end.at_ns, end.uncertainty_ns) == ("outage_end", T0 + 5 * S, 2 * MS)
     assert start.detail == {"flow": "f", "agent": "a", "direction": "round_trip", "episode": 0}
     assert [e.event for e in probe_events([flow((1, None))])] == ["outage_start"]
+
+
+def test_calls_told_to_the_second_give_way_to_polled_changes_and_are_better_than_nothing() -> None:
+    logged = [at(n, "api_call", "aws", 1000, operation="ReplaceRoute", result="ok") for n in (3.5, 5.5)]
+    polled = [at(4.6, "eip_moved", "aws", 120), at(5.0, "route_moved", "aws", 120)]
+    roles = CRASH[:3]
+    both = sorted([*roles, *logged, *polled], key=lambda e: e.at_ns)
+    assert lengths(both, [BACK], trigger_ns=T0)["cloud_api"] == (4.6, 5.0)
+    alone = sorted([*roles, *logged], key=lambda e: e.at_ns)
+    (cloud,) = [p for p in phases(alone, [BACK], trigger_ns=T0) if p.name == "cloud_api"]
+    assert (cloud.start_ns - T0, cloud.end_ns - T0, cloud.uncertainty_ns) == (3.5 * S, 5.5 * S, 2 * S)
+    exact = sorted([*CRASH, *logged], key=lambda e: e.at_ns)
+    assert lengths(exact, [BACK], trigger_ns=T0) == lengths(CRASH, [BACK], trigger_ns=T0)
+
+
+def test_a_role_that_was_polled_is_no_earlier_than_its_cause() -> None:
+    polled = at(-0.4, "role_change", "fortigate", 500, unit="fgt-b", role="primary")
+    found = lengths([polled, at(0, "trigger", "user")], [BACK])
+    assert found["detect"] == (0, 0)
+
+
+def test_the_lab_knows_the_instants_that_the_units_are_asked_for() -> None:
+    polled = [
+        at(-1, "role_change", "fortigate", 2000, unit="fgt-a", role="primary"),  # an earlier one, told roughly
+        at(0.2, "role_change", "fortigate", 2000, unit="fgt-b", role="primary"),
+        at(4.9, "api_call", "fortigate", operation="ReplaceRoute", result="ok", duration_ms=900),
+    ]
+    told = sorted([*CRASH, *polled], key=lambda event: event.at_ns)
+    assert lengths(told, [BACK]) == lengths(CRASH, [BACK])

@@ -176,6 +176,7 @@ class FakeAgent:
         self.password = password
         self.active_unit = "fgt-a"
         self.timeline: list[TimelineEvent] = []
+        self.posts: list[str] = []  # what was asked for by POST, in order
         self.answers: dict[str, tuple[int, str]] = {}  # path to (status, body), instead of the real answer
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
@@ -205,6 +206,8 @@ class FakeAgent:
         if parts.path == "/api/v1/report":
             query = parse_qs(parts.query)
             return 200, json.dumps(self._report(int(query["start_ns"][0]), int(query["end_ns"][0]), now_ns))
+        if parts.path == "/api/v1/watch":
+            return 200, "{}"
         return 404, "no such page"
 
     def _status(self, now_ns: int) -> dict[str, Any]:
@@ -256,6 +259,10 @@ class FakeAgent:
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            def do_POST(self) -> None:
+                agent.posts.append(self.path)
+                self.do_GET()
 
             def log_message(self, *args: object) -> None:
                 pass

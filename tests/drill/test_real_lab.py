@@ -6,15 +6,19 @@ import io
 import json
 import os
 import shutil
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 
+from probe import cli
 from probe.drill.plan import DrillPlan
 from probe.drill.run import run_drills
 from probe.drill.stage import LabStage
@@ -103,3 +107,57 @@ def test_two_drills_and_nothing_left(tmp_path: Path, kind: str) -> None:
         assert order == sorted(order)
     plan_of_lab = Plan(PREFIX, tmp_path / "lab", plan.lab)
     assert state.leftovers(plan_of_lab) == []
+
+
+@contextmanager
+def dark_when_failed_over(lab: Lab, agent: FakeAgent) -> Iterator[None]:
+    """The agent's flows go dark when the lab really fails over, and its watcher sees the other unit."""
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(0.02):
+            if any(event.event == "failover_set" for event in lab.events()):
+                agent.active_unit = "fgt-b"
+                for flow in agent.flows:
+                    flow.outages.append((time.time_ns(), time.time_ns() + 700 * MS))
+                return
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(30)
+
+
+def test_a_drill_types_the_failover_into_a_unit_and_takes_it_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = Lab.up(LabOptions(heartbeat_lost=20), prefix=PREFIX, state_dir=tmp_path / "lab")
+    try:
+        with FakeAgent("workload-a", [FakeFlow("ew"), FakeFlow("ew-fresh", session="fresh")]) as agent:
+            trigger = {"kind": "fortigate", "unit": "fgt-a", "undo": True, **lab.ssh_login("fgt-a")}
+            drill = {"trigger": trigger, "steady": "1s", "validation": "1s", "limit": "2m"}
+            config = tmp_path / "drill.yml"
+            config.write_text(yaml.safe_dump({"agents": {"workload-a": {"url": agent.url}}, "drill": drill}))
+            with dark_when_failed_over(lab, agent):
+                command = ["drill", "--config.file", str(config), "--yes", "--out", str(tmp_path / "runs")]
+                status = cli.main(command)
+        said = capsys.readouterr()
+        assert status == 0, said.err
+        events = {event.event: event for event in lab.events() if event.detail.get("unit") == "fgt-a"}
+        assert "undone: execute ha failover unset 1 on fgt-a" in said.out
+        assert events["failover_set"].at_ns < events["failover_unset"].at_ns
+        assert any(
+            event.event == "role_change" and event.detail == {**event.detail, "unit": "fgt-b", "role": "primary"}
+            for event in lab.events(events["failover_set"].at_ns)
+        )
+    finally:
+        lab.down()
+    (stored,) = (tmp_path / "runs").glob("*/report.json")
+    document = json.loads(stored.read_text())
+    (pulled,) = [event for event in document["timeline"] if event["event"] == "trigger"]
+    assert (pulled["source"], document["run"]["trigger"]["kind"]) == ("fortigate", "fortigate")
+    assert pulled["at_ns"] <= events["failover_set"].at_ns <= pulled["detail"]["answered_ns"]
+    assert state.leftovers(lab.plan) == []

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from probe.config import Trigger
 from probe.drill import run
 from probe.drill.client import AgentEndpoint
 from probe.drill.plan import DrillPlan
@@ -24,7 +25,7 @@ from probe.errors import ConfigError, HaprobeError, NoFailoverError, PeerError, 
 from probe.lab.plan import LabOptions
 from probe.report.document import laws
 
-from .fakes import MS, FakeAgent, FakeFlow, FakeLab
+from .fakes import MS, FakeAgent, FakeFlow, FakeLab, S
 
 PLAN = DrillPlan(
     trigger="graceful",
@@ -258,7 +259,7 @@ def configured(scene: Scene, **changes: Any) -> DrillPlan:
 
 def test_configured_agents_with_a_command(scene: Scene, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
-    plan = configured(scene, trigger="command", command=("touch", str(marker)))
+    plan = configured(scene, trigger="command", command=("touch", str(marker)), yes=True)
     real = scene.wl.answer
 
     def answer(url: str) -> tuple[int, str]:
@@ -277,8 +278,37 @@ def test_configured_agents_with_a_command(scene: Scene, tmp_path: Path) -> None:
     assert event["at_ns"] == document["run"]["trigger"]["at_ns"]
 
 
+def test_a_drill_says_how_to_undo_it_or_does_so(scene: Scene, tmp_path: Path) -> None:
+    marker, undone = tmp_path / "marker", tmp_path / "undone"
+    settings = Trigger(kind="command", command=["touch", str(marker)], undo_command=["touch", str(undone)])
+    plan = configured(scene, trigger="command", command=("touch", str(marker)), yes=True, quiet=True, limit_ns=S)
+    for undo, said in ((False, f"to undo it: touch {undone}"), (True, f"undone: ran touch {undone}")):
+        chosen = replace(plan, settings=settings.model_copy(update={"undo": undo}))
+        with pytest.raises(NoFailoverError):  # that nothing failed over does not mean that nothing was done
+            scene.play_on(chosen, ConfiguredStage(chosen))
+        assert said in scene.out.getvalue()
+        assert undone.exists() is undo
+
+
+def test_a_trigger_for_the_passive_unit_is_not_pulled(scene: Scene) -> None:
+    settings = Trigger(kind="aws-stop-instance", unit="fgt-b", instance="i-1", region="eu-west-2")
+    plan = configured(scene, trigger="aws-stop-instance", settings=settings, yes=True)
+    with pytest.raises(SteadyStateError, match=r"drill.trigger.unit is fgt-b, but fgt-a is active"):
+        scene.play_on(plan, ConfiguredStage(plan))
+    assert scene.stored() == []
+
+
+def test_the_watchers_are_told_before_the_trigger_is_pulled(scene: Scene) -> None:
+    scene.lab.dark_s = {"ew": 0.3, "ew-fresh": 0.3}
+    told: list[int] = []
+    scene.lab.after_failover = lambda: told.append(len(scene.jump.posts))
+    assert scene.play() == 0
+    assert told == [1]
+    assert scene.jump.posts[0] == "/api/v1/watch?seconds=60"
+
+
 def test_a_command_that_fails_ends_the_wait(scene: Scene) -> None:
-    plan = configured(scene, trigger="command", command=("false",), limit_ns=100_000 * MS)
+    plan = configured(scene, trigger="command", command=("false",), yes=True, limit_ns=100_000 * MS)
     with pytest.raises(NoFailoverError, match="trigger command ended with exit status 1"):
         scene.play_on(plan, ConfiguredStage(plan))
     assert len(scene.stored()) == 1

@@ -98,9 +98,12 @@ AWS = WatcherSnapshot(
     ownership=[
         Ownership("eip", {"address": "203.0.113.10", "allocation_id": "eipalloc-1"}, "eni-b1", "fgt-b", "", START),
         Ownership("route", {"route_table": "rtb-1", "destination": "0.0.0.0/0"}, "eni-b2", "fgt-b", "active", START),
-        Ownership("private_ip", {"address": "10.0.1.10"}, "eni-b1", "fgt-b"),
+        Ownership("private_ip", {"address": "10.0.1.10", "public_ip": "203.0.113.9"}, "eni-b1", "fgt-b"),
+        Ownership("instance", {"instance": "i-a"}, "", "fgt-a", "stopping", START),
+        Ownership("instance", {"instance": "i-b"}, "", "fgt-b", "running"),
     ],
     active_unit="fgt-b",
+    signals={"eip 203.0.113.10": "fgt-b", "route rtb-1 0.0.0.0/0": "fgt-b", "private_ip 10.0.1.10": "fgt-b"},
     units=["fgt-a", "fgt-b"],
     api=[ApiCalls("DescribeAddresses", {"ok": 20, "RequestLimitExceeded": 1}, 0.4, [(0.1, 20), (math.inf, 21)])],
 )
@@ -126,6 +129,7 @@ class FakeAgent:
     is_ready: tuple[bool, str] = (True, "")
     reload_error: Exception | None = None
     reloads: int = 0
+    looks: list[float] = field(default_factory=list)
     report_gate: threading.Event | None = None  # when set, report() waits for it
     report_calls: list[tuple[int | None, int | None]] = field(default_factory=list)
     outage_calls: list[int] = field(default_factory=list)
@@ -179,6 +183,12 @@ class FakeAgent:
 
     def renew(self) -> list[str]:
         return ["a-to-b"]
+
+    def watch(self, seconds: float) -> None:
+        self.looks.append(seconds)
+
+    def captures(self, since_ns: int = 0) -> list[dict[str, Any]]:
+        return [{"unit": "fgt-b", "state": "running", "text": "HA event\n", "since_ns": since_ns}]
 
     def last_reload_successful(self) -> bool:
         return self.reload_error is None

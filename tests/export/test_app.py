@@ -33,6 +33,18 @@ def test_parameters_reach_the_agent(web, agent):
     assert agent.report_calls == [(5, 6), (None, 7)]
 
 
+def test_watchers_are_told_to_look_closely(web, agent):
+    assert web.post("/api/v1/watch", params={"seconds": 90}).json() == {"seconds": 90}
+    web.post("/api/v1/watch")
+    web.post("/api/v1/watch?seconds=0")
+    assert agent.looks == [90, 60, 0]
+    for bad in ("3601", "-1", "1.5", "", "99999999"):
+        assert web.post("/api/v1/watch", params={"seconds": bad}).status_code == 400
+    assert web.post("/api/v1/watch?second=1").status_code == 400
+    assert web.get("/api/v1/watch").status_code == 405
+    assert agent.looks == [90, 60, 0]
+
+
 @pytest.mark.parametrize(
     ("url", "error", "allowed"),
     [
@@ -44,6 +56,7 @@ def test_parameters_reach_the_agent(web, agent):
         ("/api/v1/outages?since=1", "since: unknown parameter", "since_ns"),
         ("/api/v1/status?verbose=1", "verbose: unknown parameter", "none"),
         ("/api/v1/report?start_ns=6&end_ns=6", "end_ns: 6 is not after start_ns", "above start_ns"),
+        ("/api/v1/captures?since_ns=x", "since_ns: 'x' is not a time", "0 or more"),
         ("/?part=all", "part: 'all' is unknown", "page, live"),
     ],
 )
@@ -150,3 +163,8 @@ def test_landing_page_and_its_live_part(web):
     live = web.get("/?part=live").text
     assert KEPT.name in live and "<html" not in live
     assert live.strip() in page.text
+
+
+def test_captures_are_fetched_from_an_instant_on(web):
+    (capture,) = web.get("/api/v1/captures?since_ns=7").json()["captures"]
+    assert (capture["unit"], capture["text"], capture["since_ns"]) == ("fgt-b", "HA event\n", 7)

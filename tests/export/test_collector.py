@@ -160,7 +160,12 @@ def test_aws_owners_active_unit_and_calls():
     assert scrape.value("haprobe_aws_eip_owner_info", eip, **owner) == 1
     route = {"route_table": "rtb-1", "destination": "0.0.0.0/0"}
     assert scrape.value("haprobe_aws_route_owner_info", route, owner="eni-b2", unit="fgt-b", state="active") == 1
-    assert scrape.value("haprobe_aws_private_ip_owner_info", address="10.0.1.10", **owner) == 1
+    address = {"address": "10.0.1.10", "public_ip": "203.0.113.9"}
+    assert scrape.value("haprobe_aws_private_ip_owner_info", address, **owner) == 1
+    states = {"fgt-a": ("i-a", "stopping"), "fgt-b": ("i-b", "running")}
+    for unit, (instance, state) in states.items():
+        assert scrape.value("haprobe_aws_instance_info", unit=unit, instance=instance, state=state) == 1
+    assert [scrape.value("haprobe_aws_signals", unit=u) for u in ("fgt-a", "fgt-b")] == [0, 3]
     assert [scrape.value("haprobe_aws_active_unit", unit=u) for u in ("fgt-a", "fgt-b")] == [0, 1]
     changed = scrape.value("haprobe_aws_last_change_timestamp_seconds", route, kind="route", address="")
     assert changed == 1_700_000_000

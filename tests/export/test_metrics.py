@@ -70,9 +70,7 @@ def test_names_tell_type_and_carry_the_prefix():
 
 
 def test_committed_docs_are_current():
-    assert (ROOT / "docs/metrics.md").read_text() == markdown_table(), (
-        "python -m probe.export.metrics > docs/metrics.md"
-    )
+    assert (ROOT / "docs/metrics.md").read_text() == markdown_table(), "run `make docs`"
 
 
 def test_docs_hold_a_row_per_family():

@@ -4,8 +4,9 @@ import pytest
 
 from probe import config
 from probe.lab import agents
+from probe.lab.credentials import Credentials
 from probe.lab.ids import CloudIds
-from probe.lab.plan import ENIS, LabOptions
+from probe.lab.plan import ENIS, LabOptions, Plan
 
 IDS = CloudIds(
     region="eu-west-2",
@@ -55,9 +56,33 @@ def test_the_jumphost_watches_what_moves_in_the_lab(loaded):
     assert watcher.addresses == [IDS.allocations["cluster"]]
     assert watcher.route_tables == [IDS.route_tables["transit"]]
     assert watcher.units["fgt-b"] == [IDS.enis[f"fgt-b-port{number}"] for number in (1, 2, 3, 4)]
+    assert watcher.instances == IDS.instances
     assert watcher.endpoint_url == "http://198.18.0.10:5000"
     assert (watcher.interval, watcher.fast_interval) == (1.0, 0.25)
 
 
+def test_an_agents_calls_can_be_told_from_those_of_the_lab(tmp_path, monkeypatch):
+    """Fault rules go by the caller's key: one for the watcher must not hit the fabric or the firewalls."""
+    started = {}
+    monkeypatch.setattr(agents.processes, "spawn", lambda *args, **more: started.update(more) or Process())
+    plan = Plan("haprobe-x-", tmp_path)
+    handle, _ = agents.start(plan, "jumphost", tmp_path / "c.yml", tmp_path)
+    assert handle.pid == 7
+    assert started["env"]["AWS_ACCESS_KEY_ID"] == "watcher"
+
+
+class Process:
+    pid = 7
+
+
 def test_without_a_cloud_nobody_watches_it():
     assert "watchers" not in agents.configs(LabOptions(), None)["jumphost"]
+
+
+def test_the_jumphost_watches_both_units_by_their_management_addresses(tmp_path):
+    keys = Credentials(tmp_path / "credentials")
+    found = config.load(agents.write_configs(tmp_path, LabOptions(), IDS, keys)["jumphost"])
+    assert found.notices == []
+    units = found.watchers.fortigate.units
+    assert {name: one.host for name, one in units.items()} == {"fgt-a": "203.0.113.11", "fgt-b": "203.0.113.12"}
+    assert all(one.ssh.known_hosts == str(keys.known_hosts) for one in units.values())

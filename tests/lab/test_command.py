@@ -19,6 +19,7 @@ STATUS = {
     "eips": {"203.0.113.10": "10.99.99.10"},
     "routes": {"transit": {"0.0.0.0/0": "fgt-b-port2"}},
     "endpoint_url": "http://127.0.0.1:5000",
+    "ssh": {"fgt-a": {"host": "127.0.0.1", "port": 2222, "user": "haprobe", "key_file": "/k", "known_hosts": "/h"}},
     "agents": {"jumphost": "http://127.0.0.1:1234"},
     "processes": [{"name": "cloud", "pid": 1, "alive": False}],
     "state": "/run/haprobe/lab",
@@ -65,6 +66,7 @@ def test_the_status_tells_who_owns_what(lab, capsys):
     assert "fgt-a         secondary (failover_set, session_pickup)" in lines
     assert "cluster EIP   203.0.113.10 -> 10.99.99.10 (fgt-b)" in lines
     assert "transit route 0.0.0.0/0 -> fgt-b-port2" in lines
+    assert "fgt-a         ssh -p 2222 -i /k haprobe@127.0.0.1" in lines
     assert "agent         jumphost http://127.0.0.1:1234" in lines
     assert "dead process  cloud" in lines
 

@@ -55,6 +55,8 @@ def drill(directory: Path, *options: str) -> dict[str, Any]:
     assert "Traceback" not in said
     (stored,) = directory.glob("*/report.json")
     assert (stored.parent / "report.html").stat().st_size > 10_000
+    captured = (stored.parent / "awsd-fgt-b.log").read_text()
+    assert "awsd update route successfully" in captured, "the passive unit's awsd stands beside the report"
     document: dict[str, Any] = json.loads(stored.read_text())
     return document
 
@@ -154,7 +156,24 @@ def test_the_timeline_is_in_order(graceful):
     order = [graceful["timeline"].index(e) for e in (trigger, role, eip, routes[0])]
     assert order == sorted(order)
     codes = {d["code"] for d in graceful["diagnosis"]}
-    assert codes <= {"failover_clean", "nat_sessions_lost", "probe_unreliable"}, codes
+    assert codes <= {"failover_clean", "nat_sessions_lost", "probe_unreliable", "watcher_blind"}, codes
+
+
+def test_the_units_tell_their_part_of_it(graceful):
+    assert graceful["run"]["labels"] == {"fortios": "7.6-standin", "fortios_build": "0"}
+    slack_ns = 50_000_000  # the agent's anchor and the lab's clock are read at different times
+    for unit, role in (("fgt-a", "secondary"), ("fgt-b", "primary")):
+
+        def told(d: dict[str, Any], unit: str = unit, role: str = role) -> bool:
+            return (d["unit"], d["role"]) == (unit, role) and "via" not in d
+
+        polled = first(graceful, "role_change", "fortigate", told)
+        true_ns = first(graceful, "role_change", "lab", told)["at_ns"]
+        assert abs(polled["at_ns"] - true_ns) <= polled["uncertainty_ns"] + slack_ns, (unit, role)
+    for operation, what in (("AssociateAddress", "203.0.113.10"), ("ReplaceRoute", "0.0.0.0/0")):
+        call = first(graceful, "api_call", "fortigate", lambda d, o=operation: d["operation"] == o)
+        assert (call["detail"]["unit"], call["detail"]["result"]) == ("fgt-b", "ok")
+        assert call["detail"]["target"].endswith(what)
 
 
 def test_without_session_pickup_old_sessions_are_lost(tmp_path: Path):

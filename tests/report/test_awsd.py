@@ -183,5 +183,4 @@ def test_other_words_end_in_2_and_tell_what_is_allowed(capsys: pytest.CaptureFix
 
 
 def test_the_page_is_current() -> None:
-    command = "run `python -m probe.report.awsd_page > docs/awsd.md`"
-    assert (ROOT / "docs/awsd.md").read_text() == awsd_page.markdown(), command
+    assert (ROOT / "docs/awsd.md").read_text() == awsd_page.markdown(), "run `make docs`"

@@ -75,3 +75,27 @@ def test_an_event_of_a_newer_version_is_told_by_its_detail() -> None:
 )
 def test_headline_of_a_plain_measurement(flows: list[dict[str, Any]], sentence: str) -> None:
     assert say.headline(new_document(run={}, flows=flows))[1] == sentence
+
+
+@pytest.mark.parametrize(
+    ("event", "detail", "words"),
+    [
+        ("role_change", {"unit": "b", "role": "primary", "via": "awsd"}, "b becomes primary (says awsd)"),
+        ("primary_selected", {"unit": "b", "reason": "it is alone"}, "b is primary because it is alone"),
+        ("ha_history", {"unit": "b", "text": "lost a peer"}, "HA history of b: lost a peer"),
+        ("awsd_error", {"unit": "b", "error": "403 X"}, "awsd of b was refused: 403 X"),
+        ("api_call", {"unit": "b", "operation": "X", "result": "unconfirmed"}, "b calls X: unconfirmed"),
+        (
+            "watcher_down",
+            {"watcher": "fortigate", "answering": ["b"], "reason": "a: timeout"},
+            "watcher fortigate hears b alone: a: timeout",
+        ),
+        (
+            "watcher_down",
+            {"watcher": "fortigate", "answering": [], "reason": "a: x; b: y"},
+            "watcher fortigate blind: a: x; b: y",
+        ),
+    ],
+)
+def test_what_the_units_tell(event: str, detail: dict[str, Any], words: str) -> None:
+    assert say.describe({"event": event, "detail": detail}) == words

@@ -39,6 +39,12 @@ def test_stored_run_reads_back_alike(tmp_path: Path, document: dict[str, Any]) -
     assert [p.name for p in (tmp_path / "deep" / "runs").iterdir()] == [document["run"]["id"]]
 
 
+def test_more_files_are_kept_verbatim_beside_it(tmp_path: Path, document: dict[str, Any]) -> None:
+    run = store(document, tmp_path, {"awsd-fgt-b.log": "fgt-b # HA event\r\nHA state: primary\n"})
+    assert (run / "awsd-fgt-b.log").read_bytes() == b"fgt-b # HA event\r\nHA state: primary\n"
+    assert load(tmp_path) == document, "and are no run"
+
+
 def test_a_run_is_stored_once(tmp_path: Path, document: dict[str, Any]) -> None:
     store(document, tmp_path)
     with pytest.raises(UsageError, match="stored already"):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,83 +15,9 @@ from botocore.exceptions import ClientError
 from probe.clock import ManualClock
 from probe.core.events import TimelineEvent
 from probe.export.view import WatcherSnapshot
-from probe.lab.client import lab_client
-from probe.lab.cloud import Cloud, seed
-from probe.lab.faults import FaultRule
-from probe.lab.ids import CloudIds
 from probe.watch.aws import AwsWatcher
 
-
-@dataclass
-class Config:
-    """As `watchers.aws` of the config file."""
-
-    region: str = "eu-west-2"
-    addresses: list[str] = field(default_factory=list)
-    route_tables: list[str] = field(default_factory=list)
-    network_interfaces: list[str] = field(default_factory=list)
-    units: dict[str, list[str]] = field(default_factory=dict)
-    endpoint_url: str | None = None
-    interval: float = 60.0
-    fast_interval: float = 0.05
-
-
-@dataclass
-class Lab:
-    cloud: Cloud
-    url: str
-    ids: CloudIds
-    client: Any
-
-    def config(self, **more: Any) -> Config:
-        return Config(
-            addresses=[self.ids.allocations["cluster"]],
-            route_tables=[self.ids.route_tables["transit"]],
-            units=self.ids.units(),
-            endpoint_url=self.url,
-            **more,
-        )
-
-    def move_eip(self, to: str) -> tuple[int, int]:
-        """Move the cluster EIP; returns when we asked for it and when it had been done."""
-        before = time.time_ns()
-        self.client.associate_address(
-            AllocationId=self.ids.allocations["cluster"], NetworkInterfaceId=self.ids.enis[to]
-        )
-        return before, time.time_ns()
-
-    def move_route(self, to: str) -> tuple[int, int]:
-        before = time.time_ns()
-        self.client.replace_route(
-            RouteTableId=self.ids.route_tables["transit"],
-            DestinationCidrBlock="0.0.0.0/0",
-            NetworkInterfaceId=self.ids.enis[to],
-        )
-        return before, time.time_ns()
-
-    def fault(self, kind: str, *actions: str, **more: Any) -> None:
-        self.cloud.faults.book.replace([FaultRule(kind, "watcher", actions or ("*",), **more)])  # type: ignore[arg-type]
-
-    def heal(self) -> None:
-        self.cloud.faults.book.replace([])
-
-
-@pytest.fixture(autouse=True)
-def _credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "watcher")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("NO_PROXY", "*")
-
-
-@pytest.fixture(name="lab")
-def _lab() -> Iterator[Lab]:
-    cloud = Cloud()
-    url = cloud.serve(socket.create_server(("127.0.0.1", 0)))
-    client = lab_client(url, "lab")
-    yield Lab(cloud, url, seed(client), client)
-    cloud.close()
+from .account import Config, Lab
 
 
 @pytest.fixture(name="events")
@@ -140,14 +65,20 @@ def test_a_failover_is_seen_as_two_changes_whose_intervals_hold_the_truth(
     route_moved = lab.move_route("fgt-b-port2")
     state = watcher.poll()
     assert state.active_unit == "fgt-b"
-    assert [event.event for event in events] == ["eip_moved", "route_moved"]
-    for event, (asked_ns, done_ns) in zip(events, (eip_moved, route_moved), strict=True):
+    assert [event.event for event in events] == ["eip_moved", "signals_disagree", "route_moved", "signals_agree"]
+    for event, (asked_ns, done_ns) in zip(events[::2], (eip_moved, route_moved), strict=True):
         assert event.source == "aws"
         assert (event.detail["from_unit"], event.detail["to_unit"]) == ("fgt-a", "fgt-b")
         # The true instant lies in [asked, done], and that whole span lies in the interval.
         assert event.at_ns - event.uncertainty_ns <= asked_ns
         assert done_ns <= event.at_ns + event.uncertainty_ns
-    assert [one.last_change_ns for one in state.ownership] == [event.at_ns for event in events]
+    assert [one.last_change_ns for one in state.ownership] == [event.at_ns for event in events[::2]]
+    split, agreed = events[1::2]
+    route = f"route {lab.ids.route_tables['transit']} 0.0.0.0/0"
+    assert split.detail["signals"] == {"eip 203.0.113.10": "fgt-b", route: "fgt-a"}, "each signal as it is"
+    assert (split.detail["unit"], split.at_ns, split.uncertainty_ns) == ("", events[0].at_ns, events[0].uncertainty_ns)
+    assert (agreed.detail["unit"], agreed.at_ns) == ("fgt-b", events[2].at_ns)
+    assert state.signals == {"eip 203.0.113.10": "fgt-b", route: "fgt-b"}
 
 
 def test_a_secondary_private_address_is_watched(lab: Lab, events: list[TimelineEvent]) -> None:
@@ -160,7 +91,89 @@ def test_a_secondary_private_address_is_watched(lab: Lab, events: list[TimelineE
     lab.client.unassign_private_ip_addresses(NetworkInterfaceId=enis[0], PrivateIpAddresses=["10.99.99.92"])
     lab.client.assign_private_ip_addresses(NetworkInterfaceId=enis[1], PrivateIpAddresses=["10.99.99.92"])
     assert watcher.poll().active_unit == "fgt-b"
-    assert [event.event for event in events] == ["private_ip_moved"]
+    assert [event.event for event in events] == ["private_ip_moved", "signals_agree"]
+
+
+def test_an_elastic_ip_comes_along_with_its_secondary_address(events: list[TimelineEvent]) -> None:
+    """Recorded shape of EC2's answer: moto never fills a secondary address's Association."""
+
+    class Moving:
+        holder = "eni-a1"
+
+        def describe_network_interfaces(self, **asked: Any) -> dict[str, Any]:
+            assert asked == {"NetworkInterfaceIds": ["eni-a1", "eni-b1"]}
+            secondary = {"PrivateIpAddress": "10.0.0.9", "Primary": False, "Association": {"PublicIp": "203.0.113.9"}}
+            return {
+                "NetworkInterfaces": [
+                    {
+                        "NetworkInterfaceId": eni,
+                        "PrivateIpAddresses": [
+                            {"PrivateIpAddress": f"10.0.0.{n}", "Primary": True},
+                            *([secondary] if eni == self.holder else []),
+                        ],
+                    }
+                    for n, eni in enumerate(("eni-a1", "eni-b1"), 1)
+                ]
+            }
+
+    client = Moving()
+    config = Config(network_interfaces=["eni-a1", "eni-b1"], units={"fgt-a": ["eni-a1"], "fgt-b": ["eni-b1"]})
+    watcher = AwsWatcher(config, events.append, client=client)
+    (owned,) = watcher.poll().ownership
+    assert (owned.labels, owned.unit) == ({"address": "10.0.0.9", "public_ip": "203.0.113.9"}, "fgt-a")
+    client.holder = "eni-b1"
+    assert watcher.poll().active_unit == "fgt-b"
+    assert events[0].event == "private_ip_moved"
+    assert events[0].detail["public_ip"] == "203.0.113.9"
+
+
+def test_an_instance_that_stops_is_seen_with_the_black_hole_it_leaves(lab: Lab, events: list[TimelineEvent]) -> None:
+    watcher = AwsWatcher(replace(lab.config(), instances=lab.ids.instances), events.append)
+    first = watcher.poll()
+    states = {one.labels["instance"]: (one.unit, one.state) for one in first.ownership if one.kind == "instance"}
+    assert states == {i: (unit, "running") for unit, i in lab.ids.instances.items()}
+    assert first.active_unit == "fgt-a", "an instance that runs is no signal"
+    lab.client.stop_instances(InstanceIds=[lab.ids.instances["fgt-a"]])
+    assert watcher.poll().active_unit == ""
+    changed = {event.event: event for event in events}
+    assert changed.keys() == {"route_state_changed", "instance_state_changed", "signals_disagree"}
+    assert (changed["instance_state_changed"].detail["unit"], changed["instance_state_changed"].detail["to"]) == (
+        "fgt-a",
+        "stopped",
+    )
+
+
+def test_a_question_whose_share_is_spent_keeps_its_last_answer(lab: Lab, events: list[TimelineEvent]) -> None:
+    clock = ManualClock()
+    # A hundredth of the smaller bucket is one call, and a tenth of one per second.
+    config = replace(lab.config(), instances=lab.ids.instances, api_share=0.01)
+    watcher = AwsWatcher(config, events.append, clock=clock)
+    watcher.poll()
+    clock.advance(250_000_000)
+    state = watcher.poll()
+    assert (state.up, state.active_unit, len(state.ownership)) == (True, "fgt-a", 4)
+    assert {one.operation: one.results["ok"] for one in state.api} == {
+        "DescribeAddresses": 1,
+        "DescribeRouteTables": 1,
+        "DescribeInstances": 1,
+    }
+    clock.advance(5_000_000_000)  # a fifth of a call per second for the larger buckets, a tenth for the smaller
+    calls = {one.operation: one.results["ok"] for one in watcher.poll().api}
+    assert calls == {"DescribeAddresses": 2, "DescribeRouteTables": 2, "DescribeInstances": 1}
+
+
+def test_a_failure_stays_one_until_its_question_is_answered(lab: Lab) -> None:
+    """A round that may not ask again must not pass for a good one."""
+    clock = ManualClock()
+    watcher = AwsWatcher(replace(lab.config(), api_share=0.01), clock=clock)
+    lab.fault("denied", "DescribeRouteTables")
+    reason = "UnauthorizedOperation (DescribeRouteTables)"
+    assert watcher.poll().reason == reason
+    lab.heal()
+    clock.advance(250_000_000)
+    assert watcher.poll().reason == reason
+    clock.advance(6_000_000_000)
+    assert watcher.poll().up
 
 
 @pytest.mark.parametrize(
@@ -185,7 +198,7 @@ def test_a_refusal_is_an_observation(lab: Lab, events: list[TimelineEvent], kind
     moved = lab.move_eip("fgt-b-port1")
     lab.heal()
     assert watcher.poll().up
-    assert [event.event for event in events[1:]] == ["eip_moved", "watcher_up"]
+    assert [event.event for event in events[1:]] == ["eip_moved", "signals_disagree", "watcher_up"]
     # Blind in between: the interval reaches back to the last answer from before the blindness.
     assert events[1].detail["last_seen_old_ns"] <= seen.last_success_ns
     assert events[1].at_ns - events[1].uncertainty_ns <= moved[0]
@@ -198,7 +211,7 @@ def test_one_denied_question_leaves_the_other_answered(lab: Lab, events: list[Ti
     lab.move_eip("fgt-b-port1")
     state = watcher.poll()
     assert (state.up, state.ownership) == (False, ())
-    assert [event.event for event in events] == ["eip_moved", "watcher_down"]
+    assert [event.event for event in events] == ["eip_moved", "signals_disagree", "watcher_down"]
     results = {one.operation: one.results for one in state.api}
     assert results["DescribeRouteTables"] == {"ok": 1, "timeout": 0, "UnauthorizedOperation": 1}
     assert results["DescribeAddresses"]["ok"] == 2

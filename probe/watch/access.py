@@ -1,0 +1,179 @@
+"""How this program reaches AWS: credentials, clients that fail fast, and names for what goes wrong.
+
+Credentials come by botocore's own chain (environment, profile, container, instance role by IMDSv2), and may be
+exchanged for those of a role. The SDK's retries are off: they would hide in one slow answer what we want to see as
+failures, and who asks knows better when to ask again.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import boto3
+import botocore.session
+from botocore.config import Config
+from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    ReadTimeoutError,
+    SSLError,
+)
+from botocore.exceptions import (
+    ConnectionError as ConnectError,
+)
+from urllib3.exceptions import NameResolutionError
+
+from probe.errors import HaprobeError, PeerError, PrivilegeError, UsageError
+
+CONNECT_TIMEOUT_S = 1.0
+READ_TIMEOUT_S = 2.0
+PATIENT_READ_TIMEOUT_S = 20.0  # for what is asked once: an unfiltered question about an account may take long
+ROLE_SESSION = "haprobe"
+DENIED = frozenset({"UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "UnauthorizedAccess"})
+BAD_KEYS = frozenset(
+    {"AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch"}
+    | {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
+)
+
+
+class Access(Protocol):
+    """Where and as whom to ask. Read-only, so that a frozen config model is one."""
+
+    @property
+    def region(self) -> str: ...
+    @property
+    def profile(self) -> str | None: ...
+    @property
+    def role_arn(self) -> str | None: ...
+    @property
+    def external_id(self) -> str | None: ...
+    @property
+    def endpoint_url(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An `Access` from a command line. An empty region: as the environment or the profile has it."""
+
+    region: str = ""
+    profile: str | None = None
+    role_arn: str | None = None
+    external_id: str | None = None
+    endpoint_url: str | None = None
+
+
+def make_client(access: Access, service: str = "ec2", *, read_timeout_s: float = READ_TIMEOUT_S) -> Any:
+    """A client of one service: explicit timeouts, one attempt.
+
+    Raises:
+        BotoCoreError: Without a region or a profile of that name; without credentials to assume a role with.
+    """
+    settings = Config(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=read_timeout_s,
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        user_agent_extra="haprobe",
+    )
+    session = _session(access)
+    if access.role_arn:
+        session = _assumed(session, access, settings)
+    # An own session: the module-level default one is not safe to share between threads.
+    wrapped = boto3.session.Session(botocore_session=session)
+    return wrapped.client(service, endpoint_url=access.endpoint_url, config=settings)
+
+
+def _session(access: Access) -> botocore.session.Session:
+    session = botocore.session.Session(profile=access.profile)
+    # Of the two variables that name a region, botocore itself reads AWS_DEFAULT_REGION only.
+    region = access.region or os.environ.get("AWS_REGION")
+    if region:
+        session.set_config_variable("region", region)
+    session.set_config_variable("ec2_metadata_v1_disabled", True)
+    return session
+
+
+def _assumed(source: botocore.session.Session, access: Access, settings: Config) -> botocore.session.Session:
+    """A session that is the role, renewed by botocore before it runs out."""
+    credentials = source.get_credentials()
+    if credentials is None:
+        raise NoCredentialsError
+    extra = {"RoleSessionName": ROLE_SESSION}
+    if access.external_id:
+        extra["ExternalId"] = access.external_id
+
+    def create_client(service: str, **arguments: Any) -> Any:
+        return source.create_client(service, config=settings, **arguments)
+
+    fetcher = AssumeRoleCredentialFetcher(create_client, credentials, access.role_arn, extra_args=extra)
+    session = _session(access)
+    session._credentials = DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")
+    return session
+
+
+def result_of(error: Exception) -> str:
+    """A short name for what went wrong: the API's error code, or the way in which it was not reached."""
+    if isinstance(error, ClientError):
+        code = error.response.get("Error", {}).get("Code")
+        return str(code or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "error"))
+    if isinstance(error, ConnectTimeoutError | ReadTimeoutError):
+        return "timeout"
+    if isinstance(error, EndpointConnectionError):
+        return "dns" if isinstance(error.kwargs.get("error"), NameResolutionError) else "unreachable"
+    if isinstance(error, ConnectionClosedError):
+        return "connection_closed"
+    if isinstance(error, SSLError):
+        return "tls"
+    if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
+        return "no_credentials"
+    return type(error).__name__
+
+
+def explained(error: BotoCoreError | ClientError, access: Access, action: str) -> HaprobeError:
+    """An error of the SDK as one that tells a user what to do.
+
+    Args:
+        error: What boto3 raised.
+        access: Whose call it was.
+        action: The IAM action that was needed, such as `ec2:DescribeInstances`.
+    """
+    if isinstance(error, NoRegionError):
+        return UsageError("no AWS region; give --region, or set AWS_REGION, or a region in the profile")
+    if isinstance(error, ProfileNotFound):
+        return UsageError(f"there is no AWS profile {access.profile!r}; `aws configure list-profiles` lists them")
+    result = result_of(error)
+    if result == "no_credentials":
+        return PrivilegeError(
+            "no AWS credentials; give --profile, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or attach an"
+            f" instance role that allows {action}"
+        )
+    if isinstance(error, ClientError):
+        # The refused call may be the one for the role itself.
+        needed = "sts:AssumeRole" if error.operation_name == "AssumeRole" else action
+        message = error.response.get("Error", {}).get("Message", "")
+        if result in DENIED:
+            who = f" on {access.role_arn}" if needed == "sts:AssumeRole" else ""
+            return PrivilegeError(
+                f"AWS denied {needed}{who} ({result}); allow {needed} for these credentials:"
+                " `haprobe discover aws --policy` prints the policy"
+            )
+        if result in BAD_KEYS:
+            return PrivilegeError(f"AWS does not accept these credentials for {needed} ({result}): {message}")
+        if result.startswith("Invalid"):  # an id or a value that the user gave
+            return UsageError(f"AWS does not know what {needed} was asked about ({result}): {message}")
+        return PeerError(f"AWS refused {needed}: {result}: {message}")
+    if isinstance(error, HTTPClientError | ConnectError):
+        where = access.endpoint_url or f"the endpoint of {action.partition(':')[0]} in {access.region or 'this region'}"
+        return PeerError(f"{where} could not be reached for {action} ({result}); check the region, DNS and the way out")
+    return UsageError(f"AWS cannot be asked ({result}): {error}")

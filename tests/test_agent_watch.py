@@ -1,0 +1,84 @@
+"""When an agent has its watchers look closely: from the first suspicion until recovery has held, and when told."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from probe.agent import Agent
+from probe.clock import ManualClock
+from probe.watch.poller import Vigil
+
+S = 1_000_000_000
+
+
+class Watcher:
+    def __init__(self) -> None:
+        self.until_ns = 0
+
+    def arm(self, until_ns: int) -> None:
+        self.until_ns = max(self.until_ns, until_ns)
+
+
+class FortigateWatcher(Watcher):
+    def __init__(self) -> None:
+        super().__init__()
+        self.captured_until_ns = 0
+
+    def capture(self, until_ns: int) -> None:
+        self.captured_until_ns = until_ns
+
+    def end_captures(self) -> None:
+        self.captured_until_ns = 0
+
+
+@pytest.fixture
+def agent() -> Agent:
+    """The few parts of an agent that have to do with it, without sockets and processes."""
+    bare: Any = object.__new__(Agent)
+    bare._clock = ManualClock()
+    bare._vigil = Vigil()
+    bare._aws = Watcher()
+    bare._fortigate = FortigateWatcher()
+    bare._reflector = None
+    bare._prober = SimpleNamespace(
+        recorder=SimpleNamespace(sample=lambda: None), engine=SimpleNamespace(check=lambda: None)
+    )
+    bare._ordered = lambda: bare.tracks
+    bare.tracks = [SimpleNamespace(spec=SimpleNamespace(name=name), state="up") for name in ("a", "b")]
+    return bare  # type: ignore[no-any-return]
+
+
+def test_while_anything_is_dark_and_until_recovery_has_held(agent: Any) -> None:
+    clock, watcher = agent._clock, agent._aws
+    agent.sample()
+    assert watcher.until_ns == 0
+    agent.tracks[0].state = "suspect"
+    agent.sample()
+    assert watcher.until_ns == clock.mono_ns() + 10 * S
+    agent.tracks[0].state = "down"
+    for _ in range(480):  # two minutes: longer than any fixed time of the watcher
+        clock.advance(S // 4)
+        agent.sample()
+    assert watcher.until_ns == clock.mono_ns() + 10 * S
+    agent.tracks[0].state = "up"
+    clock.advance(S)
+    agent.sample()
+    assert watcher.until_ns == clock.mono_ns() + 9 * S, "and no longer than recovery takes to count"
+    assert agent._fortigate.until_ns == watcher.until_ns
+    assert agent._fortigate.captured_until_ns == 0, "only for a drill is somebody logged in"
+
+
+def test_a_drill_may_ask_for_it_and_no_watcher_is_fine(agent: Any) -> None:
+    agent.watch(60)
+    until_ns = agent._clock.mono_ns() + 60 * S
+    assert (agent._aws.until_ns, agent._fortigate.until_ns) == (until_ns, until_ns)
+    assert agent._fortigate.captured_until_ns == until_ns
+    agent.watch(0)
+    assert agent._fortigate.captured_until_ns == 0
+    agent._aws = agent._fortigate = None
+    agent.watch(60)
+    agent.tracks[0].state = "down"
+    agent.sample()
