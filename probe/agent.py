@@ -41,7 +41,7 @@ from probe.reflect import reflector_engine
 from probe.report.assess import record_of
 from probe.report.document import new_document
 from probe.store.journal import Journal
-from probe.supervise import Engine
+from probe.supervise import Engine, Placement
 from probe.timesync import host_clock
 from probe.watch.aws import AwsWatcher
 from probe.watch.fortigate import FortigateWatcher
@@ -89,14 +89,25 @@ class Agent:
         self._vigil = Vigil()
         self._reflector: Engine | None = None
         self._tracks: dict[str, FlowTrack] = {}
-        reflector = self.config.reflector
+        reflector, engines = self.config.reflector, self.config.engines
         if reflector is not None:
             allow = tuple(str(network) for network in reflector.allow)
             key_file = None if reflector.key_file is None else str(reflector.key_file)
-            self._reflector = reflector_engine(reflector.udp, reflector.tcp, allow=allow, key_file=key_file)
+            self._reflector = reflector_engine(
+                reflector.udp,
+                reflector.tcp,
+                allow=allow,
+                key_file=key_file,
+                placement=Placement(engines.reflector_cpu, engines.realtime),
+            )
         try:
             estimate = host_clock().error_estimate()
-            self._prober = Prober(self.config.flow_specs(), error_estimate=estimate, listener=self._heard)
+            self._prober = Prober(
+                self.config.flow_specs(),
+                error_estimate=estimate,
+                listener=self._heard,
+                placement=Placement(engines.sender_cpu, engines.realtime),
+            )
         except BaseException:
             self._stop_reflector()
             raise

@@ -179,8 +179,16 @@ def _measure(commands: _Commands[_Parser]) -> None:
         "--json", metavar="FILE", help="write the result document; - for stdout, without the text report"
     )
     parser.add_argument("--html", metavar="FILE", help="write the report as one HTML file")
+    _placement(parser)
     parser.add_argument(
         "--record", metavar="FILE", help="write every probe to a Parquet file: TX, RX, reflector times, TTL, fate"
+    )
+
+
+def _placement(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cpu", metavar="N", type=_cpu, help="run the engine on this CPU only (default: any)")
+    parser.add_argument(
+        "--realtime", action="store_true", help="run it with SCHED_FIFO; for rates that do not take a whole CPU"
     )
 
 
@@ -195,8 +203,9 @@ def _reflect(commands: _Commands[_Parser]) -> None:
     parser.add_argument("--tcp", metavar="PORT", type=_port, help="TCP port for kept sessions")
     parser.add_argument("--interface", metavar="IF", help="answer on this interface only (default: all)")
     parser.add_argument(
-        "--key-file", metavar="F", help="file with the STAMP authentication key (not available in this version)"
+        "--key-file", metavar="F", help="file with the STAMP key; with it, only authenticated UDP is answered"
     )
+    _placement(parser)
 
 
 def _drill(commands: _Commands[_Parser]) -> None:
@@ -429,6 +438,10 @@ def _rate(text: str) -> float:
 
 def _port(text: str) -> int:
     return int(_between(text if text.isdecimal() else "", 1, 65535, "a port, 1 to 65535"))
+
+
+def _cpu(text: str) -> int:
+    return int(_between(text if text.isdecimal() else "", 0, 4095, "a CPU's number, from 0"))
 
 
 def _count(text: str) -> int:

@@ -52,6 +52,7 @@ def default_journal_dir(listen_address: str, environment: Mapping[str, str]) -> 
 
 def measure(args: argparse.Namespace) -> int:
     from probe import measure as measuring
+    from probe.supervise import Placement
 
     if args.record == "-":
         raise UsageError("--record needs a file: a Parquet file cannot be written to a pipe")
@@ -69,16 +70,24 @@ def measure(args: argparse.Namespace) -> int:
         html_path=args.html,
         quiet=args.quiet,
         record_path=args.record,
+        placement=Placement(args.cpu, args.realtime),
     )
 
 
 def reflect(args: argparse.Namespace) -> int:
     from probe import reflect as reflecting
+    from probe.supervise import Placement
     from probe.targets import DEFAULT_STAMP_PORT
 
     udp = DEFAULT_STAMP_PORT if args.udp is None and args.tcp is None else args.udp
     return _status(
-        reflecting.reflect(udp_port=udp, tcp_port=args.tcp, interface=args.interface, key_file=args.key_file)
+        reflecting.reflect(
+            udp_port=udp,
+            tcp_port=args.tcp,
+            interface=args.interface,
+            key_file=args.key_file,
+            placement=Placement(args.cpu, args.realtime),
+        )
     )
 
 

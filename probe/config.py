@@ -148,6 +148,24 @@ class Reflector(_Part):
     )
 
 
+Cpu = Annotated[int, Field(ge=0)]
+
+
+class Engines(_Part):
+    """Where the probing processes run. On a host of two CPUs or more the defaults do well."""
+
+    sender_cpu: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="The sender's only CPU. None: any."
+    )
+    reflector_cpu: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="The reflector's only CPU. None: any."
+    )
+    realtime: bool = Field(
+        default=False,
+        description="Run them with SCHED_FIFO, before everything else. For rates that do not take a whole CPU.",
+    )
+
+
 # --- watchers ------------------------------------------------------------------------------------------------------
 
 
@@ -310,6 +328,7 @@ class AgentConfig(_Part):
 
     flows: list[Flow] = Field(default_factory=list, description="What to probe.")
     reflector: Reflector | None = Field(default=None, description="Answers other agents' probes.")
+    engines: Engines = Field(default_factory=Engines, description="Where the probing processes run.")
     watchers: Watchers = Field(default_factory=Watchers, description="HA state to read.")
     agents: dict[Name, Agent] = Field(
         default_factory=dict, description="For `drill --config.file`: whose measurements to merge."

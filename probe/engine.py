@@ -18,7 +18,7 @@ from typing import Any
 
 from probe.border import Channel, SharedState
 from probe.clock import SystemClock
-from probe.errors import HaprobeError
+from probe.errors import HaprobeError, PrivilegeError, UsageError
 from probe.link import bpf, require_raw
 from probe.link.abi import Program
 from probe.link.base import FrameReceiver, FrameSender
@@ -39,6 +39,7 @@ HIGH_RATE_PPS = (
     50_000  # from here on frames skip the queueing discipline: cheaper, but hidden from tcpdump on this host
 )
 MOST_RANGES = 60
+REALTIME_PRIORITY = 10  # above everything that is not realtime, below the kernel's own threads
 
 
 class SenderLinks:
@@ -191,6 +192,31 @@ def _receive_key(channel: Channel) -> bytes:
     raise HaprobeError("the control process went away before it gave the key")
 
 
+def place(cpu: int | None, *, realtime: bool) -> None:
+    """Choose where this process runs, and before whom.
+
+    Raises:
+        UsageError: If there is no such CPU, or this process may not use it.
+        PrivilegeError: If it may not have the priority that was asked for.
+    """
+    if cpu is not None:
+        allowed = sorted(os.sched_getaffinity(0))
+        if cpu not in allowed:
+            raise UsageError(f"no CPU {cpu} to run on; allowed: {', '.join(map(str, allowed))}")
+        os.sched_setaffinity(0, {cpu})
+    if realtime:
+        try:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(REALTIME_PRIORITY))
+        except PermissionError as error:
+            raise PrivilegeError(
+                "missing capability CAP_SYS_NICE for realtime scheduling: run as root, grant it (AmbientCapabilities), "
+                "or leave realtime out"
+            ) from error
+        return
+    with contextlib.suppress(PermissionError):  # needs CAP_SYS_NICE; without it a busy host shows as unsent slots
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the process."""
     parser = argparse.ArgumentParser(prog="haprobe-engine")
@@ -207,6 +233,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--authenticated", action="store_true")
     parser.add_argument("--error-estimate", type=int, default=1)
     parser.add_argument("--sync-source", type=int, default=0)
+    parser.add_argument("--cpu", type=int)
+    parser.add_argument("--realtime", action="store_true")
     options = parser.parse_args(argv)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -215,8 +243,6 @@ def main(argv: list[str] | None = None) -> int:
         # Keep what was freed: arrays that come and go would else be fresh pages each time, cleared by the kernel.
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most it takes
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
-    with contextlib.suppress(PermissionError):  # needs CAP_SYS_NICE; without it a busy host shows as unsent slots
-        os.setpriority(os.PRIO_PROCESS, 0, -20)
     stopping: list[int] = []
     # Ctrl-C on a terminal reaches the whole process group; only the control process decides when we end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -225,6 +251,7 @@ def main(argv: list[str] | None = None) -> int:
     shared = SharedState(options.memory, options.capacity)
     role = run_sender if options.role == "sender" else run_reflector
     try:
+        place(options.cpu, realtime=options.realtime)
         role(channel, shared, options, lambda: bool(stopping))
     except HaprobeError as error:
         channel.send({"event": "error", "kind": type(error).__name__, "message": str(error)})

@@ -21,6 +21,7 @@ from probe.recorder import FlowTrack, Listener
 from probe.report.document import new_document
 from probe.store.record import RecordFile
 from probe.store.runs import new_run_id
+from probe.supervise import ANYWHERE, Placement
 from probe.targets import Target
 from probe.timesync import host_clock
 
@@ -42,6 +43,7 @@ def measure(
     html_path: str | None,
     quiet: bool,
     record_path: str | None = None,
+    placement: Placement = ANYWHERE,
 ) -> int:
     """Probe the targets for a while and print the result.
 
@@ -75,6 +77,7 @@ def measure(
             error_estimate=clock.error_estimate(),
             listener=None if record is None else _ending(record, progress),
             spool_fd=None if record is None else record.fd,
+            placement=placement,
         )
         try:
             limit = max(1, round(rate_pps * duration_s))

@@ -12,7 +12,7 @@ from probe.errors import HaprobeError, PeerError
 from probe.link.path import Path, PathMonitor
 from probe.prepare import PreparedFlow, host_address, prepare
 from probe.recorder import FlowTrack, Listener, Recorder
-from probe.supervise import Engine
+from probe.supervise import ANYWHERE, Engine, Placement
 
 log = logging.getLogger(__name__)
 SPARE_FLOWS = 256
@@ -27,6 +27,7 @@ class Prober:
         error_estimate: STAMP Error Estimate of this host's clock.
         listener: See `Recorder`.
         spool_fd: A file to record every probe in (probe/spool.py), open for appending.
+        placement: Where the engine runs.
 
     Raises:
         HaprobeError: If the engine cannot start, for example without privileges.
@@ -39,6 +40,7 @@ class Prober:
         error_estimate: int,
         listener: Listener | None = None,
         spool_fd: int | None = None,
+        placement: Placement = ANYWHERE,
     ):
         specs = list(expected)
         self.recorder = Recorder(listener)
@@ -48,7 +50,7 @@ class Prober:
         self._lock = threading.RLock()
         rate = sum(spec.rate_pps for spec in specs)
         capacity = len(specs) + SPARE_FLOWS
-        options, inherit = ["--rate", str(rate)], [] if spool_fd is None else [spool_fd]
+        options, inherit = ["--rate", str(rate), *placement.options()], [] if spool_fd is None else [spool_fd]
         if spool_fd is not None:
             options += ["--record", str(spool_fd)]
         self.engine = Engine("sender", options, self.recorder.take, capacity, inherit=inherit)

@@ -10,7 +10,7 @@ from typing import Any
 from probe.errors import UsageError
 from probe.interrupts import interruptible
 from probe.keys import read_key
-from probe.supervise import Engine
+from probe.supervise import ANYWHERE, Engine, Placement
 from probe.timesync import host_clock
 
 
@@ -21,6 +21,7 @@ def reflector_engine(
     interface: str | None = None,
     allow: tuple[str, ...] = (),
     key_file: str | None = None,
+    placement: Placement = ANYWHERE,
 ) -> Engine:
     """Start a reflector process.
 
@@ -29,7 +30,7 @@ def reflector_engine(
         PrivilegeError: Without the capabilities that raw sockets need.
     """
     clock = host_clock()
-    options = ["--udp", str(udp or 0), "--tcp", str(tcp or 0)]
+    options = ["--udp", str(udp or 0), "--tcp", str(tcp or 0), *placement.options()]
     options += ["--error-estimate", str(clock.error_estimate()), "--sync-source", str(clock.reference)]
     if interface is not None:
         try:
@@ -47,7 +48,14 @@ def _ignore(message: dict[str, Any]) -> None:
     """A reflector has nothing to tell beyond its counters."""
 
 
-def reflect(*, udp_port: int | None, tcp_port: int | None, interface: str | None, key_file: str | None) -> int:
+def reflect(
+    *,
+    udp_port: int | None,
+    tcp_port: int | None,
+    interface: str | None,
+    key_file: str | None,
+    placement: Placement = ANYWHERE,
+) -> int:
     """Reflect until interrupted.
 
     Raises:
@@ -57,7 +65,7 @@ def reflect(*, udp_port: int | None, tcp_port: int | None, interface: str | None
     """
     stop = threading.Event()
     with interruptible(stop.set):
-        engine = reflector_engine(udp_port, tcp_port, interface=interface, key_file=key_file)
+        engine = reflector_engine(udp_port, tcp_port, interface=interface, key_file=key_file, placement=placement)
         try:
             ports = [f"{name} {port}" for name, port in (("udp", udp_port), ("tcp", tcp_port)) if port]
             print(f"haprobe: reflecting on {', '.join(ports)}", file=sys.stderr, flush=True)

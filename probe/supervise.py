@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from probe import errors
@@ -19,6 +20,26 @@ from probe.privileges import drop_privileges
 
 START_S = 10.0
 STOP_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where and how an engine runs.
+
+    Attributes:
+        cpu: The only CPU it runs on; None: any.
+        realtime: SCHED_FIFO instead of a high niceness.
+    """
+
+    cpu: int | None = None
+    realtime: bool = False
+
+    def options(self) -> list[str]:
+        """For its command line."""
+        return ([] if self.cpu is None else ["--cpu", str(self.cpu)]) + ["--realtime"] * self.realtime
+
+
+ANYWHERE = Placement()
 
 
 class Engine:

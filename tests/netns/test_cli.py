@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -127,3 +128,20 @@ def test_the_interface_can_be_chosen(triple: Triple, reflector: Run, measure):
     run = triple.start_measure(TARGETS["icmp"], duration=0.5, interface="nope0")
     assert run.end() == 2
     assert "nope0" in run.said()
+
+
+def test_the_engine_runs_where_it_is_told_to(triple: Triple):
+    words = [TARGETS["icmp"], "--rate", "100", "--duration", "60", "--cpu", "0", "--realtime"]
+    run = triple.start(triple.sender, "measure", *words)
+    engine = run.engine()
+    wait_for(lambda: os.sched_getscheduler(engine) == os.SCHED_FIFO, what="for the engine's priority")
+    assert os.sched_getaffinity(engine) == {0}
+    assert os.sched_getscheduler(run.pid) == os.SCHED_OTHER
+    run.interrupt()
+    assert run.end() == 0
+
+
+def test_a_cpu_that_is_not_there_is_named(triple: Triple):
+    run = triple.start(triple.sender, "measure", TARGETS["icmp"], "--cpu", "4095")
+    assert run.end() == 2
+    assert "no CPU 4095 to run on; allowed: 0" in run.said()
