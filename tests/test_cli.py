@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from probe import __version__, cli, commands, errors
+from probe.supervise import Placement
 from probe.targets import Target
 
 ROOT = Path(__file__).parent.parent
@@ -254,6 +255,7 @@ def test_measure_has_defaults(replace: Any) -> None:
         "html_path": None,
         "quiet": False,
         "record_path": None,
+        "placement": Placement(),
     }
 
 
@@ -262,6 +264,7 @@ def test_measure_takes_every_option(replace: Any, tmp_path: Path) -> None:
     html = str(tmp_path / "r.html")
     options = (
         "--rate 0.5 --duration 2m --session both --path egress --interface eth1 --loss-threshold 250ms -q --json -"
+        " --cpu 1 --realtime"
     )
     assert cli.main(["measure", "icmp://h", *options.split(), "--html", html, "--record", "r.parquet"]) == 5
     assert measure.only[1] == {
@@ -275,6 +278,7 @@ def test_measure_takes_every_option(replace: Any, tmp_path: Path) -> None:
         "html_path": html,
         "quiet": True,
         "record_path": "r.parquet",
+        "placement": Placement(cpu=1, realtime=True),
     }
 
 
@@ -303,7 +307,13 @@ def test_measure_finds_out_early_that_it_cannot_write(
 def test_reflect_answers_stamp_unless_told_otherwise(options: list[str], ports: tuple[int, int], replace: Any) -> None:
     reflect = replace("probe.reflect", "reflect", None)
     assert cli.main(["reflect", *options]) == 0
-    assert reflect.only[1] == {"udp_port": ports[0], "tcp_port": ports[1], "interface": None, "key_file": None}
+    assert reflect.only[1] == {
+        "udp_port": ports[0],
+        "tcp_port": ports[1],
+        "interface": None,
+        "key_file": None,
+        "placement": Placement(),
+    }
 
 
 def test_drill_gets_all_of_its_options(replace: Any) -> None:

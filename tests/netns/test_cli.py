@@ -131,13 +131,12 @@ def test_the_interface_can_be_chosen(triple: Triple, reflector: Run, measure):
 
 
 def test_the_engine_runs_where_it_is_told_to(triple: Triple):
-    words = [TARGETS["icmp"], "--rate", "100", "--duration", "60", "--cpu", "0", "--realtime"]
+    words = [TARGETS["icmp"], "--rate", "100", "--duration", "5", "--cpu", "0", "--realtime"]
     run = triple.start(triple.sender, "measure", *words)
     engine = run.engine()
     wait_for(lambda: os.sched_getscheduler(engine) == os.SCHED_FIFO, what="for the engine's priority")
     assert os.sched_getaffinity(engine) == {0}
     assert os.sched_getscheduler(run.pid) == os.SCHED_OTHER
-    run.interrupt()
     assert run.end() == 0
 
 
