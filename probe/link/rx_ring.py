@@ -24,6 +24,8 @@ from probe.link import abi, require_raw
 from probe.link.base import NO_FRAMES, Frames, SendError
 from probe.link.geometry import ring_geometry
 
+FEW = 16  # frames whose status is looked at one by one
+
 
 class RxRing:
     """A `FrameReceiver` on one interface, or on all.
@@ -63,6 +65,7 @@ class RxRing:
         size = self._geometry.frame_size
         self._slots = np.ndarray((self.slots, size), np.uint8, self._memory)
         self._status = np.ndarray((self.slots,), np.uint32, self._memory, abi.TP_STATUS_AT, (size,))
+        self._words, self._step = memoryview(self._memory).cast("I"), size // 4  # the same, for single slots
         self._head = 0
         self._rows = np.empty((0, size), np.uint8)
         self._layout_checked = False
@@ -87,10 +90,9 @@ class RxRing:
         They are copies, in memory that the next call uses again.
         """
         first = self._head
-        if not self._status[first] & abi.TP_STATUS_USER:
+        count = self._waiting(first, limit)
+        if not count:
             return NO_FRAMES
-        waiting = (self._status[first : first + limit] & abi.TP_STATUS_USER) == 0
-        count = int(waiting.argmax()) if waiting.any() else len(waiting)
         abi.fence()
         if not self._layout_checked:
             self._check_layout(first)
@@ -102,6 +104,17 @@ class RxRing:
         self._status[first : first + count] = abi.TP_STATUS_KERNEL
         self._head = (first + count) % self.slots
         return _frames(rows)
+
+    def _waiting(self, first: int, limit: int) -> int:
+        """How many frames have come, from a slot on."""
+        limit = min(limit, self.slots - first)
+        # One by one as long as they are few: each status word lies in a cache line of its own.
+        words, step = self._words, self._step
+        for slot in range(first, first + min(limit, FEW)):
+            if not words[slot * step] & abi.TP_STATUS_USER:
+                return slot - first
+        waiting = (self._status[first : first + limit] & abi.TP_STATUS_USER) == 0
+        return int(waiting.argmax()) if waiting.any() else limit
 
     def _check_layout(self, slot: int) -> None:
         """The rows rest on where the kernel puts a frame; it decides that, so look once."""
@@ -133,7 +146,7 @@ class RxRing:
         # Arrays over the mapping keep the socket alive behind our back; without a filter it would go on filling.
         abi.attach_filter(self._socket, abi.DROP_ALL)
         self._socket.close()
-        del self._status, self._slots, self._memory
+        del self._status, self._slots, self._words, self._memory
 
 
 def _frames(rows: npt.NDArray[np.uint8]) -> Frames:
