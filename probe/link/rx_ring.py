@@ -17,7 +17,6 @@ import socket
 import struct
 
 import numpy as np
-import numpy.typing as npt
 
 from probe.errors import HaprobeError, PeerError
 from probe.link import abi, require_raw
@@ -67,7 +66,7 @@ class RxRing:
         self._status = np.ndarray((self.slots,), np.uint32, self._memory, abi.TP_STATUS_AT, (size,))
         self._words, self._step = memoryview(self._memory).cast("I"), size // 4  # the same, for single slots
         self._head = 0
-        self._rows = np.empty((0, size), np.uint8)
+        self._copies = _Copies(0, size)
         self._layout_checked = False
 
     def _configure(self, program: abi.Program) -> None:
@@ -96,14 +95,13 @@ class RxRing:
         abi.fence()
         if not self._layout_checked:
             self._check_layout(first)
-        if len(self._rows) < count:
-            self._rows = np.empty((count, self._geometry.frame_size), np.uint8)
-        rows = self._rows[:count]
-        rows[:] = self._slots[first : first + count]
+        if len(self._copies.rows) < count:
+            self._copies = _Copies(count, self._geometry.frame_size)
+        self._copies.rows[:count] = self._slots[first : first + count]
         abi.fence()
         self._status[first : first + count] = abi.TP_STATUS_KERNEL
         self._head = (first + count) % self.slots
-        return _frames(rows)
+        return self._copies.frames(count)
 
     def _waiting(self, first: int, limit: int) -> int:
         """How many frames have come, from a slot on."""
@@ -149,19 +147,32 @@ class RxRing:
         del self._status, self._slots, self._words, self._memory
 
 
-def _frames(rows: npt.NDArray[np.uint8]) -> Frames:
-    """Rows of struct tpacket2_hdr, sockaddr_ll and frame, as columns."""
-    head = rows[:, : abi.V2_HEADER_OCTETS].view(np.uint32)
-    stamps = head[:, abi.V2_SEC_AT // 4].astype(np.int64)
-    stamps *= 1_000_000_000
-    stamps += head[:, abi.V2_NSEC_AT // 4]
-    # Without an L2 header the kernel counts lengths from the network header, and says so in tp_mac.
-    absent = rows[:, abi.V2_MAC_OFFSET_AT : abi.V2_MAC_OFFSET_AT + 2].view(np.uint16)[:, 0] - np.int32(abi.V2_DATA_AT)
-    return Frames(
-        octets=rows[:, abi.V2_DATA_AT :],
-        stamps_ns=stamps,
-        status=head[:, abi.TP_STATUS_AT // 4],
-        ifindex=head[:, abi.V2_IFINDEX_AT // 4].view(np.int32),
-        lengths=head[:, abi.TP_LEN_AT // 4].view(np.int32) + absent,
-        kept=head[:, abi.V2_SNAPLEN_AT // 4].view(np.int32) + absent,
-    )
+class _Copies:
+    """Rows of struct tpacket2_hdr, sockaddr_ll and frame, and views of their columns, made once for all batches."""
+
+    def __init__(self, count: int, octets: int):
+        self.rows = np.zeros((count, octets), np.uint8)
+        head = self.rows[:, : abi.V2_HEADER_OCTETS].view(np.uint32)
+        self._octets = self.rows[:, abi.V2_DATA_AT :]
+        self._seconds, self._nanoseconds = head[:, abi.V2_SEC_AT // 4], head[:, abi.V2_NSEC_AT // 4]
+        self._status = head[:, abi.TP_STATUS_AT // 4]
+        self._ifindex = head[:, abi.V2_IFINDEX_AT // 4].view(np.int32)
+        self._lengths = head[:, abi.TP_LEN_AT // 4].view(np.int32)
+        self._kept = head[:, abi.V2_SNAPLEN_AT // 4].view(np.int32)
+        self._mac_offset = self.rows[:, abi.V2_MAC_OFFSET_AT : abi.V2_MAC_OFFSET_AT + 2].view(np.uint16)[:, 0]
+
+    def frames(self, count: int) -> Frames:
+        """The first rows, as columns."""
+        stamps = self._seconds[:count].astype(np.int64)
+        stamps *= 1_000_000_000
+        stamps += self._nanoseconds[:count]
+        # Without an L2 header the kernel counts lengths from the network header, and says so in tp_mac.
+        absent = self._mac_offset[:count] - np.int32(abi.V2_DATA_AT)
+        return Frames(
+            octets=self._octets[:count],
+            stamps_ns=stamps,
+            status=self._status[:count],
+            ifindex=self._ifindex[:count],
+            lengths=self._lengths[:count] + absent,
+            kept=self._kept[:count] + absent,
+        )
