@@ -29,11 +29,11 @@ READY = 1
 
 
 def report(session: int, sequence: int, version: int = 1) -> bytes:
-    return rfc.tlv(240, struct.pack("!QQHHI", session, sequence, version, 0, 0) + bytes(52))
+    return rfc.tlv(240, struct.pack("!QQHHI", session, sequence, version, 0xABCD, 0) + bytes(52))
 
 
 def cookie(session: int, sequence: int) -> bytes:
-    return struct.pack("!IBBHQQQ", 0x68617072, 1, 0, 0, session, sequence, WALL) + bytes(16 + 52)
+    return struct.pack("!IBBHQQQ", 0x68617072, 1, 0, 0xABCD, session, sequence, WALL) + bytes(16 + 52)
 
 
 class Twin(Bench):
