@@ -84,6 +84,17 @@ class Frames(NamedTuple):
     lengths: Int32Array
     kept: Int32Array
 
+    def only(self, rows: list[int]) -> Frames:
+        """A copy of these rows."""
+        return Frames(
+            octets=self.octets[rows],
+            stamps_ns=self.stamps_ns[rows],
+            status=self.status[rows],
+            ifindex=self.ifindex[rows],
+            lengths=self.lengths[rows],
+            kept=self.kept[rows],
+        )
+
 
 _NONE = np.zeros(0, np.int32)
 NO_FRAMES = Frames(np.zeros((0, 192), np.uint8), np.zeros(0, np.int64), np.zeros(0, np.uint32), _NONE, _NONE, _NONE)

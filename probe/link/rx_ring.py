@@ -17,12 +17,13 @@ import socket
 import struct
 
 import numpy as np
-import numpy.typing as npt
 
 from probe.errors import HaprobeError, PeerError
 from probe.link import abi, require_raw
 from probe.link.base import NO_FRAMES, Frames, SendError
 from probe.link.geometry import ring_geometry
+
+FEW = 16  # frames whose status is looked at one by one
 
 
 class RxRing:
@@ -63,8 +64,9 @@ class RxRing:
         size = self._geometry.frame_size
         self._slots = np.ndarray((self.slots, size), np.uint8, self._memory)
         self._status = np.ndarray((self.slots,), np.uint32, self._memory, abi.TP_STATUS_AT, (size,))
+        self._words, self._step = memoryview(self._memory).cast("I"), size // 4  # the same, for single slots
         self._head = 0
-        self._rows = np.empty((0, size), np.uint8)
+        self._copies = _Copies(0, size)
         self._layout_checked = False
 
     def _configure(self, program: abi.Program) -> None:
@@ -87,21 +89,30 @@ class RxRing:
         They are copies, in memory that the next call uses again.
         """
         first = self._head
-        if not self._status[first] & abi.TP_STATUS_USER:
+        count = self._waiting(first, limit)
+        if not count:
             return NO_FRAMES
-        waiting = (self._status[first : first + limit] & abi.TP_STATUS_USER) == 0
-        count = int(waiting.argmax()) if waiting.any() else len(waiting)
         abi.fence()
         if not self._layout_checked:
             self._check_layout(first)
-        if len(self._rows) < count:
-            self._rows = np.empty((count, self._geometry.frame_size), np.uint8)
-        rows = self._rows[:count]
-        rows[:] = self._slots[first : first + count]
+        if len(self._copies.rows) < count:
+            self._copies = _Copies(count, self._geometry.frame_size)
+        self._copies.rows[:count] = self._slots[first : first + count]
         abi.fence()
         self._status[first : first + count] = abi.TP_STATUS_KERNEL
         self._head = (first + count) % self.slots
-        return _frames(rows)
+        return self._copies.frames(count)
+
+    def _waiting(self, first: int, limit: int) -> int:
+        """How many frames have come, from a slot on."""
+        limit = min(limit, self.slots - first)
+        # One by one as long as they are few: each status word lies in a cache line of its own.
+        words, step = self._words, self._step
+        for slot in range(first, first + min(limit, FEW)):
+            if not words[slot * step] & abi.TP_STATUS_USER:
+                return slot - first
+        waiting = (self._status[first : first + limit] & abi.TP_STATUS_USER) == 0
+        return int(waiting.argmax()) if waiting.any() else limit
 
     def _check_layout(self, slot: int) -> None:
         """The rows rest on where the kernel puts a frame; it decides that, so look once."""
@@ -133,22 +144,35 @@ class RxRing:
         # Arrays over the mapping keep the socket alive behind our back; without a filter it would go on filling.
         abi.attach_filter(self._socket, abi.DROP_ALL)
         self._socket.close()
-        del self._status, self._slots, self._memory
+        del self._status, self._slots, self._words, self._memory
 
 
-def _frames(rows: npt.NDArray[np.uint8]) -> Frames:
-    """Rows of struct tpacket2_hdr, sockaddr_ll and frame, as columns."""
-    head = rows[:, : abi.V2_HEADER_OCTETS].view(np.uint32)
-    stamps = head[:, abi.V2_SEC_AT // 4].astype(np.int64)
-    stamps *= 1_000_000_000
-    stamps += head[:, abi.V2_NSEC_AT // 4]
-    # Without an L2 header the kernel counts lengths from the network header, and says so in tp_mac.
-    absent = rows[:, abi.V2_MAC_OFFSET_AT : abi.V2_MAC_OFFSET_AT + 2].view(np.uint16)[:, 0] - np.int32(abi.V2_DATA_AT)
-    return Frames(
-        octets=rows[:, abi.V2_DATA_AT :],
-        stamps_ns=stamps,
-        status=head[:, abi.TP_STATUS_AT // 4],
-        ifindex=head[:, abi.V2_IFINDEX_AT // 4].view(np.int32),
-        lengths=head[:, abi.TP_LEN_AT // 4].view(np.int32) + absent,
-        kept=head[:, abi.V2_SNAPLEN_AT // 4].view(np.int32) + absent,
-    )
+class _Copies:
+    """Rows of struct tpacket2_hdr, sockaddr_ll and frame, and views of their columns, made once for all batches."""
+
+    def __init__(self, count: int, octets: int):
+        self.rows = np.zeros((count, octets), np.uint8)
+        head = self.rows[:, : abi.V2_HEADER_OCTETS].view(np.uint32)
+        self._octets = self.rows[:, abi.V2_DATA_AT :]
+        self._seconds, self._nanoseconds = head[:, abi.V2_SEC_AT // 4], head[:, abi.V2_NSEC_AT // 4]
+        self._status = head[:, abi.TP_STATUS_AT // 4]
+        self._ifindex = head[:, abi.V2_IFINDEX_AT // 4].view(np.int32)
+        self._lengths = head[:, abi.TP_LEN_AT // 4].view(np.int32)
+        self._kept = head[:, abi.V2_SNAPLEN_AT // 4].view(np.int32)
+        self._mac_offset = self.rows[:, abi.V2_MAC_OFFSET_AT : abi.V2_MAC_OFFSET_AT + 2].view(np.uint16)[:, 0]
+
+    def frames(self, count: int) -> Frames:
+        """The first rows, as columns."""
+        stamps = self._seconds[:count].astype(np.int64)
+        stamps *= 1_000_000_000
+        stamps += self._nanoseconds[:count]
+        # Without an L2 header the kernel counts lengths from the network header, and says so in tp_mac.
+        absent = self._mac_offset[:count] - np.int32(abi.V2_DATA_AT)
+        return Frames(
+            octets=self._octets[:count],
+            stamps_ns=stamps,
+            status=self._status[:count],
+            ifindex=self._ifindex[:count],
+            lengths=self._lengths[:count] + absent,
+            kept=self._kept[:count] + absent,
+        )

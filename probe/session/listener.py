@@ -82,6 +82,24 @@ class Listener:
             connection.next_seq = int((connection.next_seq + sent[-1]) % SERIAL)
         return ours, acks
 
+    def knows(self, key: int) -> bool:
+        """Whether there is an established connection `key`."""
+        return key in self._connections
+
+    def numbers_few(self, key: list[int], seq: list[int], octets: list[int], now: int) -> list[tuple[int, int]]:
+        """`numbers` for a few replies, without arrays: (sequence, acknowledgement) of each."""
+        before = {k: self._connections[k].ack for k in key}
+        told = []
+        for k, start, carried in zip(key, seq, octets, strict=True):
+            connection = self._connections[k]
+            connection.last_ns = now
+            ahead = (start + carried - before[k]) % SERIAL
+            if (connection.ack - before[k]) % SERIAL < ahead < SERIAL // 2:
+                connection.ack = (before[k] + ahead) % SERIAL
+            told.append((connection.next_seq, connection.ack))
+            connection.next_seq = (connection.next_seq + carried) % SERIAL
+        return told
+
     def receive(self, frame: bytes, family: int, key: int, view: Any, data: bool, now: int) -> bytes | None:
         """Take in a segment that is not data of an established connection.
 

@@ -17,8 +17,10 @@ from probe.core.direction import FILLED, SENT_GAPS
 
 Ints = npt.NDArray[np.int64]
 Record = tuple[int, int]  # first sequence, length (with FILLED set: arrived after all)
+Told = tuple[int, int, int, int, int, int]  # one row of an `Answer`, in the order of its columns
 
 MAX_SESSIONS = 65536
+SEQUENCES = 1 << 62  # beyond them a sequence is no probe's, and the arithmetic of int64 ends
 IDLE_NS = 900_000_000_000  # REFWAIT's default, RFC 5357 section 4.2
 
 
@@ -66,6 +68,19 @@ class Session:
                 self._late(sequence)
         self.newest = int(top[-1])
 
+    def arrived_few(self, sequences: list[int]) -> None:
+        """The same of a few, without arrays: gaps first, then what filled them."""
+        behind = []
+        for sequence in sequences:
+            if sequence <= self.newest:
+                behind.append(sequence)
+                continue
+            if sequence > self.newest + 1:
+                self._record(self.newest + 1, sequence - self.newest - 1)
+            self.newest = sequence
+        for sequence in behind:
+            self._late(sequence)
+
     def choose(self, count: int) -> tuple[Ints, Ints]:
         """The records that the next `count` replies carry: (number, row of first and length) of each.
 
@@ -81,6 +96,20 @@ class Session:
         number[new:] = oldest + (start - oldest + np.arange(count - new)) % held
         self.sweep = oldest + (start - oldest + count - new) % held
         return number, np.array(self.records, np.int64)[number - oldest]
+
+    def choose_one(self) -> tuple[int, int, int]:
+        """The record that the next reply alone carries: number, first and length."""
+        held = len(self.records)
+        oldest = self.total - held + 1
+        start = max(self.sweep, oldest)
+        if self.untold:
+            number = self.total - self.untold + 1
+            self.untold -= 1
+            self.sweep = start
+        else:
+            number = start
+            self.sweep = oldest + (start - oldest + 1) % held
+        return number, *self.records[number - oldest]
 
     def _record(self, first: int, length: int) -> None:
         self.total += 1
@@ -118,6 +147,15 @@ class Peers:
         self._rng = rng
         self.sessions: dict[int, Session] = {}
 
+    def used(self, key: int, first: int, now_ns: int) -> Session:
+        """The session `key`, which `first` begins if it is new; it becomes the one that was in use last."""
+        session = self.sessions.pop(key, None)
+        if session is None:
+            session = self.open(key, first)
+        self.sessions[key] = session  # to the end: the one idle longest comes first
+        session.last_ns = now_ns
+        return session
+
     def open(self, key: int, first: int) -> Session:
         """Begin the session `key` with the sequence that arrived first."""
         while len(self.sessions) >= MAX_SESSIONS:
@@ -154,11 +192,7 @@ class Peers:
         n = len(key)
         columns = np.zeros((6, n), np.int64)
         for value, rows in _groups(key):
-            session = self.sessions.pop(value, None)
-            if session is None:
-                session = self.open(value, int(sequence[rows[0]]))
-            self.sessions[value] = session  # to the end: the one idle longest comes first
-            session.last_ns = now_ns
+            session = self.used(value, int(sequence[rows[0]]), now_ns)
             session.arrived(sequence[rows])
             count = len(rows)
             columns[0, rows] = session.boot
@@ -168,6 +202,18 @@ class Peers:
             columns[3, rows], record = session.choose(count)
             columns[4, rows], columns[5, rows] = record[:, 0], record[:, 1]
         return Answer(*columns)
+
+    def answer_few(self, key: list[int], sequence: list[int], now_ns: int) -> list[Told]:
+        """`answer` for a few probes, without arrays."""
+        told: dict[int, Told] = {}
+        for value in sorted(set(key)):
+            rows = [row for row, other in enumerate(key) if other == value]
+            session = self.used(value, sequence[rows[0]], now_ns)
+            session.arrived_few([sequence[row] for row in rows])
+            for row in rows:
+                told[row] = (session.boot, session.q, session.total, *session.choose_one())
+                session.q += 1
+        return [told[row] for row in range(len(key))]
 
 
 def _groups(key: npt.NDArray[np.uint64]) -> list[tuple[int, Ints]]:

@@ -4,7 +4,8 @@ A reply is the request turned round in place: addresses and ports swapped, its o
 the interface and to the MAC address that the request came from. It carries when the request arrived (the kernel's
 stamp) and when the reply left, so that time spent here can be told from the network's.
 
-TCP has its own side in `listener.py`; `turning.py` turns frames round, `replier.py` sends them.
+TCP has its own side in `listener.py`; `turning.py` turns frames round, `replier.py` sends them. A few probes of our
+own at once go a way without arrays, with the same answers (`prompt.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import random
 import select
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,10 +28,19 @@ from probe.clock import Clock
 from probe.core.arrays import distinct, pick, where_all
 from probe.link.base import FrameReceiver, Frames
 from probe.session.listener import Listener
-from probe.session.peers import Peers
+from probe.session.peers import SEQUENCES, Peers
+from probe.session.prompt import FEW, Prompt, parts
 from probe.session.replier import ReflectorLinks, Replier
 from probe.session.tlv import Extensions
-from probe.session.turning import connection_key, extended, rows_as, sender_key, turn_round, write_report
+from probe.session.turning import (
+    LONGEST_REQUEST,
+    connection_key,
+    extended,
+    rows_as,
+    sender_key,
+    turn_round,
+    write_report,
+)
 from probe.wire import layout, sizes
 from probe.wire.dissect import Batch, frame_ends, intact, split
 from probe.wire.stamp import TLV_REPORT, ntp_from_unix_ns, sign
@@ -39,10 +50,12 @@ UInt64s = npt.NDArray[np.uint64]
 
 MAX_BATCH = 1024
 TICK_NS = 200_000_000
-SHORTEST_PAUSE_NS, LONGEST_PAUSE_NS = 100_000, 4_000_000
+MANY = 64  # frames that share the cost of a batch
+MANY_PAUSE_NS = 200_000
+COSTS = 16  # small batches over which their cost is averaged
+SHORTEST_PAUSE_NS, LONGEST_PAUSE_NS = 20_000, 4_000_000
 SHORTEST_REQUEST = 14  # octets of a TWAMP sender's packet without padding (RFC 8762, section 4.6)
-LONGEST_REQUEST = sizes.ETHERNET + sizes.MAX_SIZE + sizes.IP_HEADER[6] - sizes.IP_HEADER[4]  # of frame; rings keep more
-SEQUENCES = 1 << 62  # beyond them a sequence is no probe's, and the arithmetic of int64 ends
+PERMITS = 4096  # source addresses whose permission is remembered
 _U64 = np.uint64
 
 
@@ -79,6 +92,7 @@ class Reflector:
         self._links, self._clock, self._shared = links, clock, shared
         self._udp, self._tcp = udp, tcp
         self._allow = [ipaddress.ip_network(net) for net in allow]
+        self._permitted = lru_cache(PERMITS)(self._is_allowed)
         self._error_estimate = error_estimate
         self._key = key
         self._rng = rng or random.SystemRandom()
@@ -86,31 +100,53 @@ class Reflector:
         self._listener = Listener(self._rng)
         self._replier = Replier(links, clock, shared)
         self._extensions = Extensions(clock, key, sync_source)
+        self._prompt = Prompt(
+            clock,
+            self._probes,
+            self._listener,
+            self._replier,
+            ports={layout.IPPROTO_TCP: tcp} if key else {layout.IPPROTO_UDP: udp, layout.IPPROTO_TCP: tcp},
+            allowed=self._permitted,
+            error_estimate=error_estimate,
+        )
         self._drops = 0  # requests that our ring had no room for, and replies that could not be sent
         self._next_tick = 0
         self._reflected = self._ticked = 0  # replies at the last tick, and its time
-        self._pause = SHORTEST_PAUSE_NS
+        self._pause = SHORTEST_PAUSE_NS  # by the busiest session's rate
+        self._cost = 0  # of the last small batches, ns on average
 
     def turn(self) -> int:
         """Answer what has arrived; how many frames there were."""
+        began = self._clock.mono_ns()
         total = 0
         for receiver in self._links.receivers():
             frames = receiver.take(MAX_BATCH)
             if len(frames.octets):
                 total += len(frames.octets)
                 self._drops += receiver.drops()  # before the answers, which tell of them
-                self._take(frames)
+                if len(frames.octets) <= FEW:
+                    self._take_few(frames)
+                else:
+                    self._take(frames)
         now = self._clock.mono_ns()
+        if 0 < total < MANY:
+            self._cost += (min(now - began, LONGEST_PAUSE_NS) - self._cost) // COSTS
         if now >= self._next_tick:
             self._next_tick = now + TICK_NS
             self._tick(now)
         return total
 
     def pause_ns(self, answered: int) -> int:
-        """How long to leave the next packets waiting, after a batch of so many."""
-        if answered >= MAX_BATCH:  # more have come meanwhile
+        """How long to leave the next packets waiting, after a batch of so many.
+
+        A full batch: not at all, as more have come meanwhile. Of many: MANY_PAUSE_NS, so that they stay many. Of few: a
+        quarter of the busiest session's interval, and twice what such batches cost of late if that is longer. So
+        they never take more than a third of the time, however many come and however slow the host; and where that
+        leaves room for it, no reply waits longer than the quarter.
+        """
+        if answered >= MAX_BATCH:
             return 0
-        return 2 * SHORTEST_PAUSE_NS if answered >= 64 else self._pause
+        return MANY_PAUSE_NS if answered >= MANY else min(max(self._pause, 2 * self._cost), LONGEST_PAUSE_NS)
 
     def _tick(self, now: int) -> None:
         self._probes.expire(now)
@@ -128,6 +164,17 @@ class Reflector:
         reflected = int(header["reflected"][0])
         self._links.expect((reflected - self._reflected) * 1e9 / (now - self._ticked) if self._ticked else 0.0)
         self._reflected, self._ticked = reflected, now
+
+    def _take_few(self, frames: Frames) -> None:
+        """Parts of nothing but probes of ours one frame after the other, all others as arrays."""
+        for kind, rows in parts(frames):
+            requests = self._prompt.read(kind, frames, rows)  # connections may have begun or ended in an earlier part
+            if requests is not None:
+                self._drops += self._prompt.answer(kind, requests, self._drops)
+            elif len(rows) == len(frames.octets):
+                self._take(frames)
+            else:
+                self._take(frames.only(rows))
 
     def _take(self, frames: Frames) -> None:
         octets = frames.octets
@@ -153,8 +200,11 @@ class Reflector:
 
     def _allowed(self, sources: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         unique, where = np.unique(sources, return_inverse=True)
-        verdict = np.array([any(ipaddress.ip_address(bytes(u)) in net for net in self._allow) for u in unique], bool)
+        verdict = np.array([self._permitted(bytes(source)) for source in unique], bool)
         return verdict[where]
+
+    def _is_allowed(self, source: bytes) -> bool:
+        return not self._allow or any(ipaddress.ip_address(source) in network for network in self._allow)
 
     # --- UDP ---------------------------------------------------------------------------------------------------
 

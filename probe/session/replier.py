@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -119,13 +120,40 @@ class Replier:
         wall = np.array([self._clock.wall_ns()], np.int64)
         return np.uint64(ntp_from_unix_ns(wall)[0] if time_field == "stamp_time" else wall[0])
 
+    def send_few(self, replies: list[bytearray], ifindex: int, finish: Callable[[bytearray], None]) -> int:
+        """Send a few replies, each by itself.
+
+        Args:
+            replies: Each as long as it is.
+            ifindex: Where they leave.
+            finish: Writes the time at which a reply leaves and what makes its checksum right; called for one reply
+                after the other, each time right before it goes.
+
+        Returns:
+            How many could not be sent.
+        """
+        link = self._links.transmitter_on(ifindex, max(map(len, replies)))
+        slots = self._slots(link)
+        sent = 0
+        for reply in replies:
+            first, count = link.free(1)
+            if not count:
+                break
+            finish(reply)
+            slots[first, : len(reply)] = reply
+            if link.send_one(len(reply))[1]:
+                break
+            sent += 1
+        self._shared.header["reflected"] += sent
+        return len(replies) - sent
+
     def send_one(self, frame: bytes, ifindex: int) -> None:
         """Send a control segment; if the link is busy it is lost, as on any network."""
         link = self._links.transmitter_on(ifindex, len(frame))
         first, count = link.free(1)
         if count:
             self._slots(link)[first, : len(frame)] = np.frombuffer(frame, np.uint8)
-            link.send(1, np.array([len(frame)], np.int32))
+            link.send_one(len(frame))
 
     def _slots(self, link: FrameSender) -> npt.NDArray[Any]:
         if id(link) not in self._raw:

@@ -10,13 +10,28 @@ import numpy.typing as npt
 from probe.core.arrays import pick
 from probe.session.peers import Answer
 from probe.wire import layout, sizes
+from probe.wire.fields import offset
 
 Ints = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 REPLY_TTL = 255  # RFC 5357, section 4.2.1
+LONGEST_REQUEST = sizes.ETHERNET + sizes.MAX_SIZE + sizes.IP_HEADER[6] - sizes.IP_HEADER[4]  # of frame; rings keep more
 _U64 = np.uint64
 _MIX = _U64(0x9E3779B97F4A7C15)  # odd: spreads an address over all bits
+
+
+def _pairs(family: int) -> list[tuple[int, int, int]]:
+    """Where both ends stand, side by side: the first's, the second's, the octet behind it."""
+    pairs = []
+    for one, other in (("eth_dst", "eth_src"), ("src", "dst"), ("sport", "dport")):
+        first, second = (offset("tcp", family, name) for name in (one, other))
+        pairs.append((first, second, 2 * second - first))
+    return pairs
+
+
+_ENDS = {family: _pairs(family) for family in (4, 6)}
+_TTL_AT = {family: offset("network", family, "ttl") for family in (4, 6)}
 
 
 def rows_as(octets: npt.NDArray[np.uint8], rows: Ints, name: str, family: int) -> npt.NDArray[Any]:
@@ -32,16 +47,17 @@ def turn_round(reply: npt.NDArray[Any]) -> None:
         reply[b] = first
 
 
+def turn(frame: bytearray, family: int) -> None:
+    """`turn_round` of one frame, and the TTL of a reply."""
+    for first, second, end in _ENDS[family]:
+        frame[first:end] = frame[second:end] + frame[first:second]
+    frame[_TTL_AT[family]] = REPLY_TTL
+
+
 def turned(frame: bytes, family: int) -> bytes:
     """A TCP frame's headers with both ends swapped."""
-    l4 = layout.l4_offset(family)
-    source, octets = (26, 4) if family == 4 else (22, 16)
-    target = source + octets
-    packet = bytearray(frame[: l4 + 20])
-    packet[0:6], packet[6:12] = frame[6:12], frame[0:6]
-    packet[source:target], packet[target : target + octets] = frame[target : target + octets], frame[source:target]
-    packet[l4 : l4 + 2], packet[l4 + 2 : l4 + 4] = frame[l4 + 2 : l4 + 4], frame[l4 : l4 + 2]
-    packet[22 if family == 4 else 21] = REPLY_TTL
+    packet = bytearray(frame[: layout.l4_offset(family) + sizes.TCP_HEADER])
+    turn(packet, family)
     return bytes(packet)
 
 
@@ -53,6 +69,11 @@ def mapped(address: npt.NDArray[Any], family: int) -> npt.NDArray[Any]:
     out[:, 10:12] = 0xFF
     out[:, 12:] = np.frombuffer(address.tobytes(), np.uint8).reshape(-1, 4)
     return out.view("V16").reshape(-1)
+
+
+def mapped_one(address: bytes) -> bytes:
+    """`mapped` of one address."""
+    return address if len(address) == 16 else b"\0" * 10 + b"\xff\xff" + address
 
 
 def _address_digest(view: npt.NDArray[Any], family: int, end: str = "src") -> UInt64s:
@@ -85,6 +106,14 @@ def sender_key(view: npt.NDArray[Any], family: int, ssid: npt.NDArray[Any]) -> U
 def connection_key(view: npt.NDArray[Any], family: int) -> UInt64s:
     """A TCP connection to our port: address and port of the other end."""
     return (_address_digest(view, family) << _U64(16)) ^ view["sport"].astype(_U64)
+
+
+def connection_key_one(source: bytes, sport: int) -> int:
+    """`connection_key` of one frame, whose address has four or sixteen octets."""
+    digest = int.from_bytes(source[-8:], "big")
+    if len(source) == 16:
+        digest ^= int.from_bytes(source[:8], "big") * int(_MIX)
+    return (digest << 16) & 0xFFFF_FFFF_FFFF_FFFF ^ sport
 
 
 def write_report(reply: npt.NDArray[Any], which: Any, answer: Answer, ttl: Any, family: int, drops: int) -> None:

@@ -14,11 +14,9 @@ import numpy.typing as npt
 MODULUS = 0xFFFF
 
 
-def word_sum(data: bytes) -> int:
+def word_sum(data: bytes | bytearray) -> int:
     """Sum of the big-endian 16-bit words of `data`, modulo 65535; an odd last octet is padded with zero."""
-    if len(data) % 2:
-        data += b"\0"
-    return int(np.frombuffer(data, ">u2").sum(dtype=np.uint64)) % MODULUS
+    return (int.from_bytes(data, "big") << len(data) % 2 * 8) % MODULUS
 
 
 def complement(total: int) -> int:

@@ -36,6 +36,12 @@ def ntp_from_unix_ns(unix_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     return (((seconds + np.uint64(NTP_EPOCH_OFFSET_S)) & np.uint64(0xFFFFFFFF)) << np.uint64(32)) + fraction
 
 
+def ntp_time(unix_ns: int) -> int:
+    """`ntp_from_unix_ns` of one instant."""
+    seconds, rest = divmod(unix_ns, NS)
+    return ((seconds + NTP_EPOCH_OFFSET_S & 0xFFFFFFFF) << 32) + ((rest << 32) + NS - 1) // NS
+
+
 def unix_ns_from_ntp(stamp: npt.NDArray[np.uint64], near_unix_s: int) -> npt.NDArray[np.int64]:
     """Unix nanoseconds of NTP timestamps, in the NTP era nearest to `near_unix_s` (era 1 starts in 2036)."""
     seconds = (stamp >> np.uint64(32)).astype(np.int64) - NTP_EPOCH_OFFSET_S

@@ -6,7 +6,7 @@ import pytest
 
 from probe.errors import HaprobeError
 from probe.link import abi
-from probe.link.rx_ring import RxRing
+from probe.link.rx_ring import FEW, RxRing
 from probe.link.tx_ring import TxRing
 
 from .frames import FILTER, numbers, receive, send, send_all, template
@@ -54,6 +54,19 @@ def test_a_batch_is_bounded_and_ends_with_the_ring(wire):
         assert numbers(rx.take()) == [63]
         assert numbers(rx.take()) == list(range(64, 80))
         assert numbers(rx.take()) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, FEW - 1, FEW, FEW + 1, 40])
+def test_few_and_many_that_wait_are_all_taken(wire, count):
+    tx, rx = open_rings(wire, slots=64)
+    with closing(tx), closing(rx):
+        for start in range(0, 4 * count, count):  # beyond the ring's end
+            send_all(tx, template(*wire), range(start, start + count))
+            last = (rx._head + count - 1) % rx.slots
+            wait_for(lambda last=last: rx._status[last] & 1)
+            first = min(count, rx.slots - rx._head)
+            assert numbers(rx.take()) == list(range(start, start + first))
+            assert numbers(rx.take()) == list(range(start + first, start + count))
 
 
 def test_unexpected_layout_is_refused(wire, monkeypatch):

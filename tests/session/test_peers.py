@@ -122,6 +122,20 @@ def test_batches_may_be_cut_anywhere():
     assert whole.sessions[7].q == single.sessions[7].q == len(sequences)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 300)), max_size=90), max_size=6))
+def test_a_few_without_arrays_are_answered_as_many(batches):
+    many, few = Peers(random.Random(1)), Peers(random.Random(1))
+    for now, batch in enumerate(batches):
+        keys, sequences = [key for key, _ in batch], [sequence for _, sequence in batch]
+        told = many.answer(np.array(keys, np.uint64), np.array(sequences, np.int64), now)
+        columns = (told.boot, told.q, told.gap_total, told.gap_index, told.gap_start, told.gap_length)
+        assert few.answer_few(keys, sequences, now) == list(zip(*(c.tolist() for c in columns), strict=True))
+        assert list(few.sessions) == list(many.sessions)
+        for key, session in few.sessions.items():
+            assert all(getattr(session, name) == getattr(many.sessions[key], name) for name in session.__slots__)
+
+
 def test_the_session_idle_longest_makes_room(monkeypatch):
     monkeypatch.setattr(peers_module, "MAX_SESSIONS", 3)
     peers = Peers(random.Random(1))

@@ -209,22 +209,15 @@ def test_a_sequence_beyond_all_bounds_ends_nothing():
         assert len(bench.answers(probe, probe)) == 2
 
 
-def segment(family: int, flags: int, seq: int, ack: int, data: bytes = b"") -> bytes:
-    body = struct.pack("!HHIIBBHHH", 40_000, 8620, seq, ack, 5 << 4, flags, 65_535, 0, 0) + data
-    header, pseudo = rfc.network(family, 6, body)
-    body = body[:16] + struct.pack("!H", rfc.checksum(pseudo + body)) + body[18:]
-    return rfc.MACS + struct.pack("!H", 0x0800 if family == 4 else 0x86DD) + header + body
-
-
 @pytest.mark.parametrize("family", [4, 6])
 def test_nor_does_it_in_tcp(family):
     bench = Bench()
     l4 = 34 if family == 4 else 54
-    [accepted] = bench.answers(segment(family, 0x02, 100, 0))
+    [accepted] = bench.answers(rfc.tcp_frame(family, 0x02, 100, 0))
     ours = struct.unpack_from("!I", accepted, l4 + 4)[0]
-    assert len(bench.answers(segment(family, 0x10, 101, ours + 1))) == 1
+    assert len(bench.answers(rfc.tcp_frame(family, 0x10, 101, ours + 1))) == 1
     seq = 101
     for sequence, replies in ((0, 1), (1 << 63, 0), (1, 1), ((1 << 64) - 1, 0), (2, 1)):
         data = struct.pack("!IBBHQQQ", 0x68617072, 1, 0, 0, 77, sequence, 0) + bytes(16 + 52)
-        assert len(bench.answers(segment(family, 0x18, seq, ours + 1, data))) == replies
+        assert len(bench.answers(rfc.tcp_frame(family, 0x18, seq, ours + 1, data))) == replies
         seq += len(data)

@@ -156,6 +156,15 @@ def udp_frame(
     return MACS + struct.pack("!H", 0x0800 if family == 4 else 0x86DD) + header + body
 
 
+def tcp_frame(
+    family: int, flags: int, seq: int, ack: int, data: bytes = b"", *, sport: int = 40_000, dport: int = 8620, **more
+) -> bytes:
+    body = struct.pack("!HHIIBBHHH", sport, dport, seq, ack, 5 << 4, flags, 65_535, 0, 0) + data
+    header, pseudo = network(family, 6, body, **more)
+    body = body[:16] + struct.pack("!H", checksum(pseudo + body)) + body[18:]
+    return MACS + struct.pack("!H", 0x0800 if family == 4 else 0x86DD) + header + body
+
+
 @dataclass(frozen=True)
 class Datagram:
     """A frame with UDP in it, taken apart and found sound."""

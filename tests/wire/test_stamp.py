@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.wire.stamp import error_estimate, load_key, ntp_from_unix_ns, sign, unix_ns_from_ntp
+from probe.wire.stamp import error_estimate, load_key, ntp_from_unix_ns, ntp_time, sign, unix_ns_from_ntp
 
 NS = 1_000_000_000
 ERA_1 = 2_085_978_496  # 2036-02-07 06:28:16 UTC
@@ -37,8 +37,13 @@ def back(stamp: int, near_s: int) -> int:
     ],
 )
 def test_known_instants(unix_ns, stamp):
-    assert one(unix_ns) == stamp
+    assert one(unix_ns) == ntp_time(unix_ns) == stamp
     assert back(stamp, unix_ns // NS) == unix_ns
+
+
+@given(st.integers(0, 8_000_000_000 * NS))
+def test_one_instant_is_as_many(unix_ns):
+    assert ntp_time(unix_ns) == one(unix_ns)
 
 
 @given(st.integers(0, 4_000_000_000 * NS), st.integers(-60, 60) | st.integers(-(10**9), 10**9))
