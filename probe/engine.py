@@ -30,6 +30,7 @@ from probe.link.tx_ring import TxRing
 from probe.session import reflector as reflecting
 from probe.session import sender as sending
 from probe.session.recording import Recording
+from probe.session.rehearsal import rehearse
 
 PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -154,7 +155,7 @@ def run_sender(channel: Channel, shared: SharedState, options: argparse.Namespac
         recording = Recording(options.record) if options.record >= 0 else None
         sender = sending.Sender(links, ports, SystemClock(), shared, channel.send, recording=recording)
         channel.send({"event": "ready"})
-        sending.run(sender, channel, stop)
+        sending.run(sender, channel, stop, rehearse)
 
 
 def run_reflector(channel: Channel, shared: SharedState, options: argparse.Namespace, stop: Any) -> None:

@@ -25,7 +25,7 @@ class ColumnLog:
     """
 
     def __init__(self, kinds: Mapping[str, npt.DTypeLike], rows: int):
-        self.columns: dict[str, Array] = {name: np.zeros(rows, kind) for name, kind in kinds.items()}
+        self.columns: dict[str, Array] = {name: _touched(rows, kind) for name, kind in kinds.items()}
         self.rows = rows
         self.head = 0  # position of the next row
         self._first = 0  # nothing older survived the last change of size
@@ -56,7 +56,7 @@ class ColumnLog:
         """Hold so many rows from now on; those that are held stay, as far as there is room."""
         held = np.arange(max(self.tail, self.head - rows), self.head)
         for name, old in self.columns.items():
-            self.columns[name] = np.zeros(rows, old.dtype)
+            self.columns[name] = _touched(rows, old.dtype)
             self.columns[name][held % rows] = old[held % self.rows]
         self.rows, self._first = rows, self.head - len(held)
 
@@ -78,3 +78,10 @@ class ColumnLog:
         column = self.columns[name]
         held = range(self.tail, self.head)
         return held.start + bisect_left(held, value, key=lambda position: int(column[position % self.rows]))
+
+
+def _touched(rows: int, kind: npt.DTypeLike) -> Array:
+    """Zeros whose memory is there: fresh pages cost milliseconds when they are first written to."""
+    column = np.empty(rows, kind)
+    column.fill(0)
+    return column

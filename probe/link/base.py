@@ -24,14 +24,12 @@ class SendResult(NamedTuple):
 
     Attributes:
         sent: How many frames the kernel took, a prefix of the batch. The others will never leave.
-        before_ns: CLOCK_MONOTONIC just before the batch was handed over.
-        after_ns: CLOCK_MONOTONIC just after.
+        calls: (frames, CLOCK_MONOTONIC just before, just after) of each call that sent any.
         error: Why the rest was not sent; empty when everything was.
     """
 
     sent: int
-    before_ns: int
-    after_ns: int
+    calls: list[tuple[int, int, int]]
     error: SendError
 
 
@@ -51,8 +49,8 @@ class FrameSender(Protocol):
     def free(self, n: int) -> tuple[int, int]:
         """(first slot, count <= n) of the writable run at the head; a run never wraps. Count 0: the link is full."""
 
-    def send(self, count: int, lengths: Int32Array) -> SendResult:
-        """Send the `count` slots from the head, of `lengths` octets each (shape (count,)).
+    def send(self, count: int, lengths: Int32Array, together: int = 0) -> SendResult:
+        """Send the `count` slots from the head, `together` in a call (0: all), of `lengths` octets (shape (count,)).
 
         Frames that could not be sent are forgotten, their slots writable again: nothing leaves later.
         """

@@ -101,7 +101,7 @@ class MemorySender:
         """(first slot, count <= n) up to the end of the slots; never full, as frames are copied when sent."""
         return self._head, min(n, self.slots - self._head)
 
-    def send(self, count: int, lengths: Int32Array) -> SendResult:
+    def send(self, count: int, lengths: Int32Array, together: int = 0) -> SendResult:
         """Put the `count` slots from the head on the wire; see `FrameSender.send`."""
         if not 0 < count <= self.slots - self._head:
             raise ValueError(f"{count} frames from slot {self._head} of {self.slots}")
@@ -111,12 +111,13 @@ class MemorySender:
         for slot in range(sent):
             self._link.carry(self._frames[self._head + slot, : int(lengths[slot])].tobytes())
         self._head = (self._head + sent) % self.slots
-        return SendResult(sent, before_ns, self._link.clock.mono_ns(), error if sent < count else "")
+        calls = [(sent, before_ns, self._link.clock.mono_ns())] if sent else []
+        return SendResult(sent, calls, error if sent < count else "")
 
     def send_one(self, length: int) -> tuple[int, SendError]:
         """Send the slot at the head alone; see `FrameSender.send_one`."""
-        result = self.send(1, np.array([length], np.int32))
-        return result.before_ns, result.error
+        before_ns = self._link.clock.mono_ns()
+        return before_ns, self.send(1, np.array([length], np.int32)).error
 
     def close(self) -> None:
         """Nothing to give back."""

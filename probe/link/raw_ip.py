@@ -69,7 +69,7 @@ class RawIpSender:
         """(first slot, count <= n): everything up to the end of the buffer, as packets are copied when sent."""
         return self._head, min(n, self.slots - self._head)
 
-    def send(self, count: int, lengths: Int32Array) -> SendResult:
+    def send(self, count: int, lengths: Int32Array, together: int = 0) -> SendResult:
         """Send the `count` slots from the head; see `FrameSender.send`."""
         first, end = self._head, self._head + count
         if not 0 < count <= self.slots - first:
@@ -92,12 +92,12 @@ class RawIpSender:
                 break
         after_ns = time.monotonic_ns()
         self._head = (first + sent) % self.slots
-        return SendResult(sent, before_ns, after_ns, _reason(error))
+        return SendResult(sent, [(sent, before_ns, after_ns)] if sent else [], _reason(error))
 
     def send_one(self, length: int) -> tuple[int, SendError]:
         """Send the slot at the head alone; see `FrameSender.send_one`."""
-        result = self.send(1, np.array([length], np.int32))
-        return result.before_ns, result.error
+        before_ns = time.monotonic_ns()
+        return before_ns, self.send(1, np.array([length], np.int32)).error
 
     def close(self) -> None:
         """Close the sockets."""

@@ -122,28 +122,35 @@ class TxRing:
             return first, len(taken)
         return first, int(taken.argmax())
 
-    def send(self, count: int, lengths: Int32Array) -> SendResult:
+    def send(self, count: int, lengths: Int32Array, together: int = 0) -> SendResult:
         """Send the `count` slots from the head; see `FrameSender.send`."""
         first, end = self._head, self._head + count
         if not 0 < count <= self.slots - first:
             raise ValueError(f"{count} frames from slot {first} of {self.slots}")
-        status = self._status[first:end]
-        status[:] = abi.TP_STATUS_SEND_REQUEST
+        mark = np.uint32(abi.TP_STATUS_SEND_REQUEST)
         known = self._known[first:end]
+        marks: npt.NDArray[np.uint32] | None = None
         if not (known == lengths).all():  # slots most often hold frames of one length, lap after lap
             self._copied[first:end] = known[:] = lengths
             self._length[first:end] = lengths + np.int32(abi.VNET_HEADER.size)
             if int(lengths.max()) > self._longest:
                 known[:] = 0
-                status[int((lengths > self._longest).argmax()) :] = abi.TP_STATUS_WRONG_FORMAT
-        before_ns = time.monotonic_ns()
-        failure = self._kick()
-        after_ns = time.monotonic_ns()
-        # Frames are taken in order: if the last one was, all were.
-        if not self._refused(status[-1]):
-            self._head = end % self.slots
-            return SendResult(count, before_ns, after_ns, "")
-        return self._failed(first, status, before_ns, after_ns, failure)
+                marks = np.full(count, mark)
+                marks[int((lengths > self._longest).argmax()) :] = abi.TP_STATUS_WRONG_FORMAT
+        calls: list[tuple[int, int, int]] = []
+        for start in range(first, end, together or count):
+            stop = min(start + (together or count), end)
+            self._status[start:stop] = mark if marks is None else marks[start - first : stop - first]
+            before_ns = time.monotonic_ns()
+            failure = self._kick()
+            after_ns = time.monotonic_ns()
+            # Frames are taken in order: if the last one was, all were.
+            if self._words[(stop - 1) * self._step] & _REFUSED:
+                sent, error = self._failed(start, self._status[start:stop], failure)
+                return SendResult(start + sent - first, calls + [(sent, before_ns, after_ns)] * bool(sent), error)
+            calls.append((stop - start, before_ns, after_ns))
+        self._head = end % self.slots
+        return SendResult(count, calls, "")
 
     def send_one(self, length: int) -> tuple[int, SendError]:
         """Send the slot at the head alone; see `FrameSender.send_one`."""
@@ -158,7 +165,7 @@ class TxRing:
         before_ns = time.monotonic_ns()
         failure = self._kick()
         if words[at] & _REFUSED:
-            return before_ns, self._failed(slot, self._status[slot : slot + 1], before_ns, before_ns, failure).error
+            return before_ns, self._failed(slot, self._status[slot : slot + 1], failure)[1]
         self._head = (slot + 1) % self.slots
         return before_ns, ""
 
@@ -179,23 +186,16 @@ class TxRing:
             return error.errno or errno.EIO
         return 0
 
-    @staticmethod
-    def _refused(status: Any) -> Any:
-        return (status == abi.TP_STATUS_SEND_REQUEST) | (status == abi.TP_STATUS_WRONG_FORMAT)
-
-    def _failed(
-        self, first: int, status: npt.NDArray[np.uint32], before_ns: int, after_ns: int, failure: int
-    ) -> SendResult:
-        """Settle a batch that was not taken whole."""
-        sent = int(self._refused(status).argmax())
+    def _failed(self, first: int, status: npt.NDArray[np.uint32], failure: int) -> tuple[int, SendError]:
+        """Settle a call that was not taken whole: how many frames of it were sent, and why no more."""
+        sent = int((status & _REFUSED != 0).argmax())
         status[sent:] = abi.TP_STATUS_AVAILABLE
         self._head = first + sent
         # With the carrier gone the driver refuses frames with ENOBUFS, the same as when it is merely full. Errno 0:
         # some were taken and the socket's buffer was full then.
         down = failure in _LINK_ERRORS or not self._running()
-        error: SendError = "link_down" if down else "send_error"
         log.debug("%s: %d of %d frames sent: %s", self.interface, sent, len(status), os.strerror(failure))
-        return SendResult(sent, before_ns, after_ns, error)
+        return sent, "link_down" if down else "send_error"
 
     def _running(self) -> bool:
         return abi.link_is_up(self._socket, self.interface)

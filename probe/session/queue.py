@@ -22,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 # more, so many share a call, whose two readings bracket their times: a call takes about a microsecond a frame.
 SINGLY = 8
 TOGETHER = 16
-FRAME_NS = 1000
+FRAME_NS = 2000
 FAR = 1 << 62
 _NONE = np.zeros(0, np.int64)
 
@@ -81,13 +81,10 @@ class Queue:
         due = sent + int(np.searchsorted(self._due[sent:], now, side="right"))
         error = ""
         if due - sent > SINGLY:
-            while self._sent < due and not error:
-                end = min(self._sent + self.together, due)
-                result = self._link.send(end - self._sent, self._lengths[self._sent : end])
-                if result.sent:
-                    self._calls.append((result.sent, result.before_ns, result.after_ns))
-                self._sent += result.sent
-                error = result.error or ("" if self._sent == end else "send_error")
+            result = self._link.send(due - sent, self._lengths[sent:due], self.together)
+            self._calls += result.calls
+            self._sent += result.sent
+            error = result.error or ("" if self._sent == due else "send_error")
         else:
             while self._sent < due and not error:
                 error = self._send_next()

@@ -580,16 +580,34 @@ def fresh_ids(proto: str, kind: int, interval_ns: int) -> tuple[int, int]:
     return max(2, min(most, -(-wanted // per_id))), per_id
 
 
-def run(sender: Sender, channel: Channel, stop: Callable[[], bool]) -> None:
-    """Turn until told to stop or the control process is gone."""
+def run(
+    sender: Sender,
+    channel: Channel,
+    stop: Callable[[], bool],
+    prepare: Callable[[list[dict[str, Any]]], None] = lambda _: None,
+) -> None:
+    """Turn until told to stop or the control process is gone.
+
+    Args:
+        sender: What to run.
+        channel: Commands.
+        stop: Whether to stop.
+        prepare: Called with the first flows' `add` commands just before they begin.
+    """
     gc.disable()  # a collection would delay a probe; what the loop allocates dies by reference count
     listen_at = 0
+    added: list[dict[str, Any]] | None = []  # before the first flow begins
     while not stop():
         wake = sender.turn()
         now = time.monotonic_ns()
         if now >= listen_at:  # a look at the channel costs as much as sending a probe
             listen_at = now + LISTEN_NS
             for message in channel.receive():
+                if added is not None and message["command"] == "add":
+                    added.append(message)
+                elif added is not None and message["command"] == "begin":
+                    prepare(added)
+                    added = None
                 command(sender, message)
                 wake = now  # the slots of a flow that begins may come before the next turn that was planned
             channel.flush()

@@ -64,6 +64,29 @@ def test_one_by_one_without_a_batch(ends):
     assert receive(rx, tx.slots + 5) == list(range(tx.slots + 5))
 
 
+def test_a_batch_in_several_calls_each_with_its_times(ends):
+    tx, rx, frame = ends
+    count = write(tx, frame, range(100))
+    result = tx.send(count, np.full(count, len(frame), np.int32), together=16)
+    assert (result.sent, result.error) == (100, "")
+    assert [frames for frames, _, _ in result.calls] == [16] * 6 + [4]
+    times = [at for _, before, after in result.calls for at in (before, after)]
+    assert times == sorted(times)
+    assert receive(rx, 100) == list(range(100))
+
+
+def test_a_refusal_in_a_later_call_ends_the_batch(ends, wire):
+    tx, rx, frame = ends
+    wire[0].run("nft", "add table netdev t; add chain netdev t c { type filter hook egress device veth0 priority 0; }")
+    wire[0].run("nft", "add rule netdev t c @th,96,32 21 drop")  # low half of the sequence
+    count = write(tx, frame, range(40))
+    result = tx.send(count, np.full(count, len(frame), np.int32), together=16)
+    assert (result.sent, result.error, [frames for frames, _, _ in result.calls]) == (21, "send_error", [16, 5])
+    wire[0].run("nft", "delete table netdev t")
+    send(tx, frame, range(50, 52))
+    assert receive(rx, 23) == [*range(21), 50, 51]
+
+
 def test_one_that_is_refused_never_leaves(ends, wire):
     tx, rx, frame = ends
     wire[0].ip("link", "set", "veth0", "mtu", "68")

@@ -118,11 +118,10 @@ class Door(MemorySender):
 
     error = ""
 
-    def send(self, count: int, lengths: Any) -> SendResult:
+    def send(self, count: int, lengths: Any, together: int = 0) -> SendResult:
         if self.error:
-            now = self._link.clock.mono_ns()
-            return SendResult(0, now, now, self.error)  # type: ignore[arg-type]
-        return super().send(count, lengths)
+            return SendResult(0, [], self.error)  # type: ignore[arg-type]
+        return super().send(count, lengths, together)
 
 
 def echo(frame: bytes) -> bytes:
