@@ -53,6 +53,7 @@ class Intake:
         on_their_drops: Called with (flow, start, end) when a reflector of ours had none.
         on_replies: Called with the flows, sequences, arrival times, what the ledger made of them, TTLs, and the
             reflector's receive and send times of every batch of replies.
+        relieve: Called between steps of the work, which may send probes that have come due.
     """
 
     def __init__(
@@ -66,10 +67,12 @@ class Intake:
         on_drops: Callable[[int, int, int], None],
         on_their_drops: Callable[[int, int, int], None],
         on_replies: OnReplies,
+        relieve: Callable[[], None] = lambda: None,
     ):
         self._table, self._ledger, self._connections = table, ledger, connections
         self._clock, self._shared, self._tell, self._on_drops = clock, shared, tell, on_drops
         self._on_their_drops, self._on_replies = on_their_drops, on_replies
+        self._relieve = relieve
         capacity = table.capacity
         self.rtt_recent = np.zeros(capacity, np.int64)
         self.drained_to = clock.mono_ns()  # every reply that arrived by then is in the ledger
@@ -130,6 +133,7 @@ class Intake:
             kept = pick(frames.kept, batch.rows)
             good = intact(octets, batch, ends, pick(frames.status, batch.rows), kept)
             good &= ends <= pick(frames.lengths, batch.rows)  # a header may claim more than has come
+            self._relieve()
             slots = lambda name, b=batch: layout.records(octets, name, b.family)  # noqa: E731
             if batch.proto == layout.IPPROTO_UDP:
                 self._take_udp(batch, slots, good, at, ends)
@@ -326,6 +330,7 @@ class Intake:
         if not len(flow):
             return np.zeros(0, bool)
         arrivals = self._ledger.receive(flow, sequence, at)
+        self._relieve()
         self._on_replies(flow, sequence, at, arrivals, ttl, times)
         self._foreign(int(np.count_nonzero(arrivals.unknown)))
         if arrivals.answered.any():
@@ -335,6 +340,7 @@ class Intake:
                 (inside,) = where_all(arrivals.answered, residence)
                 rtt = np.where((inside > 0) & (inside < rtt), rtt - inside, rtt)
             self._delays(of, np.maximum(rtt, 0))
+        self._relieve()
         return ~arrivals.unknown
 
     def _delays(self, flow: Ints, rtt: Ints) -> None:

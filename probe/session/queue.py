@@ -110,6 +110,15 @@ class Queue:
                 return
             self.next_due = due[self._sent]
 
+    def relieve(self, late: int) -> None:
+        """Send what is due and written, in the middle of something else: it must not wait until that is done.
+
+        The last frame is left to `send`, which writes more then, and so is what is late by more than `late` ns.
+        """
+        now = self._clock.mono_ns()
+        while now - late <= self.next_due <= now and self._sent + 1 < len(self._due_list) and not self._send_next():
+            self.next_due = self._due_list[self._sent]
+
     def _send_next(self) -> str:
         """Send one frame; why it was not sent."""
         before, error = self._link.send_one(self._length_list[self._sent])

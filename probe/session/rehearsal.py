@@ -12,6 +12,7 @@ from typing import Any
 
 from probe.border import SharedState
 from probe.clock import ManualClock
+from probe.core.fate import COLUMN
 from probe.link.base import FrameReceiver, FrameSender
 from probe.link.memory import MemoryLink, Script
 from probe.session.reflector import Reflector
@@ -25,20 +26,23 @@ PAUSE_NS = 1_100_000_000  # what is done once a second is done, too
 OCTETS = 1600
 
 
-def rehearse(commands: Iterable[dict[str, Any]]) -> None:
+def rehearse(commands: Iterable[dict[str, Any]]) -> dict[int, int]:
     """Run flows for an instant that does not count.
 
     Args:
         commands: `add` commands; the first of each kind is taken.
+
+    Returns:
+        Kind to how many replies came.
     """
     cast: dict[int, dict[str, Any]] = {}
     for command in commands:
         cast.setdefault(int(command["kind"]), command)
-    for command in cast.values():
-        _perform({**command, "index": 0, "interval_ns": INTERVAL_NS, "limit": None, "lead_ns": 0})
+    parts = {"index": 0, "interval_ns": INTERVAL_NS, "limit": None, "lead_ns": 0}
+    return {kind: _perform({**command, **parts}) for kind, command in cast.items()}
 
 
-def _perform(command: dict[str, Any]) -> None:
+def _perform(command: dict[str, Any]) -> int:
     clock = ManualClock()
     stage = _Stage(clock)
     shared = SharedState.create(1), SharedState.create(1)
@@ -63,6 +67,7 @@ def _perform(command: dict[str, Any]) -> None:
         reflector.turn()
         clock.advance(PAUSE_NS if turn == TURNS // 2 else TURN_NS)
     sender.close()
+    return int(shared[0].live[0, COLUMN["received"]])
 
 
 def _port_at(family: int) -> int:

@@ -134,7 +134,10 @@ class Sender:
             self._dropped,
             self._dropped_there,
             self._witness.received,
+            self._relieve,
         )
+        self._relief = True  # whether probes may leave in the middle of other work
+        self._closing = False
         self._fine = 0  # flows that are to be paced finely
         self._limited: set[int] = set()  # flows that end by themselves and have not ended
         self._deaf = False  # whether links must be told of new ids to listen for
@@ -279,6 +282,7 @@ class Sender:
 
     def close(self) -> None:
         """End every TCP session with an exact RST and settle what is left."""
+        self._closing, self._relief = True, False
         for flow in self.table.flows.values():
             self._connections.close(flow)
         self._drain()
@@ -472,7 +476,19 @@ class Sender:
 
     def _drain(self, batches: int = MAX_BATCHES) -> bool:
         self._flush_stamps()
-        return self._intake.drain(self._links.receivers(), batches)
+        receivers = self._links.receivers()
+        # The ledger must know of a probe before its reply is taken in. One batch is copied out before any of it is
+        # looked at, so that probes may leave meanwhile; between several they may not.
+        self._relief = batches == len(receivers) == 1
+        emptied = self._intake.drain(receivers, batches)
+        self._relief = not self._closing
+        return emptied
+
+    def _relieve(self) -> None:
+        """Send what has come due in the middle of taking in replies or settling."""
+        if self._relief and not self._breath:
+            for queue in self._queues:
+                queue.relieve(STALL_NS)
 
     def _dropped(self, start: int, end: int, drops: int) -> None:
         """A receive ring had no room: that many missing replies are our own doing."""
@@ -490,10 +506,14 @@ class Sender:
 
     def _tick(self, now: int) -> None:
         self.ledger.settle(self._intake.drained_to)
+        self._relieve()
         self._tell_findings(now)
+        self._relieve()
         self._connections.poll(now)
         self._update_states(now)
+        self._relieve()
         self._publish(now)
+        self._relieve()
         self._witness.tick(now)
 
     def _tell_findings(self, now: int) -> None:
@@ -584,7 +604,7 @@ def run(
     sender: Sender,
     channel: Channel,
     stop: Callable[[], bool],
-    prepare: Callable[[list[dict[str, Any]]], None] = lambda _: None,
+    prepare: Callable[[list[dict[str, Any]]], object] = lambda _: None,
 ) -> None:
     """Turn until told to stop or the control process is gone.
 

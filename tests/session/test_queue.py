@@ -179,3 +179,41 @@ def test_every_slot_leaves_once_or_is_given_back(seed):
     for index in (0, 1):
         assert [s for f, s in told if f == index] == list(range(int(bench.ledger.next_seq[index])))
     assert all(a[2] <= b[2] for a, b in pairwise(left))
+
+
+def test_in_the_middle_of_other_work_what_is_due_leaves_but_for_the_last():
+    bench = Bench()
+    bench.wait((0, 1), (1, 2), (0, 3), (1, 4))
+    bench.at(2.5)
+    bench.queue.relieve(5 * MS)
+    assert [(f, s) for f, s, _ in bench.arrived()] == [(0, 0), (1, 0)]
+    bench.at(9)
+    bench.queue.relieve(5 * MS)
+    assert bench.arrived() == [], "a slot that was missed is for the loop to judge"
+    bench.queue.relieve(20 * MS)
+    assert [(f, s) for f, s, _ in bench.arrived()] == [(0, 1)]
+    assert bench.queue.next_due == bench.t0 + 4 * MS
+    assert bench.queue.send(bench.clock.mono) == "" and [(f, s) for f, s, _ in bench.arrived()] == [(1, 1)]
+    assert bench.stamp() == [(0, 0), (1, 0), (0, 1), (1, 1)]
+
+
+def test_at_its_pace_each_leaves_at_its_time_until_something_else_is_to_be_done():
+    bench = Bench()
+    bench.wait((0, 1), (1, 2), (0, 3), (1, 4))
+    bench.queue.pace(bench.t0 + round(2.5 * MS), 5 * MS)
+    assert bench.clock.mono == bench.t0 + 2 * MS
+    assert [round(ms, 3) for _, _, ms in bench.arrived()] == [1, 2]
+    bench.queue.pace(bench.t0 + 9 * MS, 5 * MS)
+    assert [round(ms, 3) for _, _, ms in bench.arrived()] == [3], "the last is left to `send`, which writes more"
+    flow, sequence, at, due = bench.queue.stamps()
+    assert (flow.tolist(), sequence.tolist()) == ([0, 1, 0], [0, 0, 1]) and (at == due).all()
+
+
+def test_frames_that_share_a_call_share_its_time():
+    bench = Bench()
+    bench.wait(*[(0, n / 100) for n in range(40)])
+    bench.at(1)
+    before = bench.clock.mono
+    assert bench.queue.send(before) == ""
+    _, _, at, _ = bench.queue.stamps()
+    assert len(at) == 40 and (at == before).all()  # no time passes in a link in memory
