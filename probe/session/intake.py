@@ -196,8 +196,9 @@ class Intake:
         ours = (ends >= l4 + sizes.UDP_HEADER + sizes.UDP_PAYLOAD) & (view["tlv_type"] == TLV_REPORT)
         ours &= self._of_session(view["session"], flow)
         reported = ours & (view["tlv_flags"] & TLV_UNKNOWN == 0)
-        times = (view["received_time"], view["stamp_time"])
-        known = self._account(flow, sequence, pick(at, rows), view["ttl"], times, _inside(view))
+        times = _stamps(view)
+        inside = elapsed_ns(*times, view["error_estimate"])
+        known = self._account(flow, sequence, pick(at, rows), view["ttl"], times, inside)
         self._reported(view, flow, sequence, pick(at, rows), reported & known)
         self._numbered(view, flow, sequence, known & ~reported)
 
@@ -213,8 +214,8 @@ class Intake:
                 self._ledger.count(f, "corrupt")
         view, flow, at = view[genuine], flow[genuine], at[genuine]
         sequence = unwrap_below(view["sender_seq"].astype(np.int64), self._ledger.next_seq[flow], 32)
-        times = (view["received_time"], view["stamp_time"])
-        known = self._account(flow, sequence, at, view["ttl"], times, _inside(view))
+        times = _stamps(view)
+        known = self._account(flow, sequence, at, view["ttl"], times, elapsed_ns(*times, view["error_estimate"]))
         self._numbered(view, flow, sequence, known)
 
     def _numbered(self, view: npt.NDArray[Any], flow: Ints, sequence: Ints, which: Bools) -> None:
@@ -357,7 +358,6 @@ class Intake:
         np.add.at(rows["rtt_sum"], flow, rtt)
 
 
-def _inside(view: npt.NDArray[Any]) -> Ints:
-    """How long each STAMP probe was inside its reflector, nanoseconds, by the reflector's own two timestamps."""
-    received, sent = view["received_time"].astype(np.uint64), view["stamp_time"].astype(np.uint64)
-    return elapsed_ns(received, sent, view["error_estimate"])
+def _stamps(view: npt.NDArray[Any]) -> tuple[Array, Array]:
+    """When the reflector received each STAMP probe and sent its reply, as it says."""
+    return view["received_time"].astype(np.uint64), view["stamp_time"].astype(np.uint64)
