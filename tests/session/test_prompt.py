@@ -361,7 +361,7 @@ def test_no_reply_waits_for_long_and_full_batches_not_at_all():
     bench = Slow(100 * MS)
     bench.reflect(100, 200 * MS)
     assert bench.reflector.pause_ns(1) == 4 * MS
-    assert bench.reflector.pause_ns(64) == bench.reflector.pause_ns(1023) == MS // 5
+    assert bench.reflector.pause_ns(64) == bench.reflector.pause_ns(1023) == MS // 2
     assert bench.reflector.pause_ns(1024) == bench.reflector.pause_ns(5000) == 0
     bench = Slow(0)
     bench.reflect(20, 0, frames=64)  # they say nothing about small ones
