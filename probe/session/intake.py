@@ -92,7 +92,7 @@ class Intake:
         Returns:
             Whether that was all.
         """
-        self._offset_before, self.offset = self.offset, wall_offset_ns(self._clock, 3)
+        self._offset_before, self.offset = self.offset, wall_offset_ns(self._clock)
         started = reached = self._clock.mono_ns()
         emptied = True
         for receiver in receivers:
@@ -332,6 +332,9 @@ class Intake:
             return np.zeros(0, bool)
         arrivals = self._ledger.receive(flow, sequence, at)
         self._relieve()
+        # No reply comes before its probe has left. Over a path without length, one may seem to: the stamp is on another
+        # clock than the TX time, and its conversion is off by a fraction of a microsecond.
+        at = np.maximum(at, at - arrivals.rtt_ns + 1)
         self._on_replies(flow, sequence, at, arrivals, ttl, times)
         self._foreign(int(np.count_nonzero(arrivals.unknown)))
         if arrivals.answered.any():
@@ -340,7 +343,7 @@ class Intake:
             if residence is not None:  # the time a probe spent inside the reflector is not the network's
                 (inside,) = where_all(arrivals.answered, residence)
                 rtt = np.where((inside > 0) & (inside < rtt), rtt - inside, rtt)
-            self._delays(of, np.maximum(rtt, 0))
+            self._delays(of, np.maximum(rtt, 1))
         self._relieve()
         return ~arrivals.unknown
 

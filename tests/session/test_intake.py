@@ -108,6 +108,17 @@ def test_a_packet_that_ends_within_its_udp_header_is_corrupt(octets):
     assert desk.count("udp4", "received") == 0
 
 
+def test_no_reply_comes_before_its_probe_whatever_the_clocks_say():
+    """The arrival is stamped on another clock than the TX time; their conversion errs by fractions of a microsecond."""
+    desk = Desk()
+    came = []
+    desk.intake._on_replies = lambda _flow, _sequence, at, *_: came.extend(at.tolist())
+    sent = desk.clock.mono
+    desk.receive(answer(desk, "udp_base4", 0, ((WALL_S, 0), (WALL_S, 0)), 1), after_ns=-300)
+    assert came == [sent + 1]
+    assert desk.shared.flows["rtt_min"][desk.index["udp_base4"]] == 1
+
+
 # --- ICMP errors -----------------------------------------------------------------------------------------------------
 
 ERRORS = {4: [(3, 0), (3, 1), (3, 3), (3, 13), (11, 0)], 6: [(1, 0), (1, 3), (1, 4), (3, 0)]}
