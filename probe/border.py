@@ -99,7 +99,7 @@ class SharedState:
     @classmethod
     def create(cls, capacity: int) -> SharedState:
         fd = os.memfd_create("haprobe-counters")
-        os.ftruncate(fd, cls.octets(capacity))
+        os.posix_fallocate(fd, 0, cls.octets(capacity))  # all of it now: a page's first touch costs time
         return cls(fd, capacity)
 
     def publish(self, settled_to: int, settled: Ints) -> None:

@@ -16,6 +16,8 @@ import socket
 import sys
 from typing import Any
 
+import numpy as np
+
 from probe.border import Channel, SharedState
 from probe.clock import SystemClock
 from probe.errors import HaprobeError, PrivilegeError, UsageError
@@ -193,6 +195,17 @@ def _receive_key(channel: Channel) -> bytes:
     raise HaprobeError("the control process went away before it gave the key")
 
 
+def keep_memory(libc: ctypes.CDLL, octets: int) -> None:
+    """Have so much memory at hand, and give none back: arrays that come and go would else be fresh pages each time, and
+    the first touch of a page can cost a virtual machine microseconds.
+    """
+    if not hasattr(libc, "mallopt"):  # not glibc
+        return
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most it takes
+    libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+    np.empty(octets, np.uint8).fill(0)
+
+
 def place(cpu: int | None, *, realtime: bool) -> None:
     """Choose where this process runs, and before whom.
 
@@ -240,10 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
-    if hasattr(libc, "mallopt"):  # glibc
-        # Keep what was freed: arrays that come and go would else be fresh pages each time, cleared by the kernel.
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most it takes
-        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+    keep_memory(libc, 30 << 20 if options.rate > HIGH_RATE_PPS else 8 << 20)
     stopping: list[int] = []
     # Ctrl-C on a terminal reaches the whole process group; only the control process decides when we end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

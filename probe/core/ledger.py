@@ -546,7 +546,9 @@ class Ledger:
             return
         same = (report.boot == self._boot[flow]) & (report.gap_total == self._gap_total[flow])
         np.maximum.at(self._frontier, flow[same], sequence[same])
-        for i in np.flatnonzero(~same).tolist():
+        left = np.flatnonzero(~same)
+        while len(left):
+            i, left = int(left[0]), left[1:]
             f = int(flow[i])
             view = self._view(f)
             view.report(
@@ -567,6 +569,12 @@ class Ledger:
                 self._take_back(f, first, last, LOST_REVERSE)
             for first, last in view.take_doubted():
                 self._take_back(f, first, last, LOST)
+            if len(left) and self._gap_total[f] >= 0:
+                # What this reply told, those behind it most often tell again.
+                again = (flow[left] == f) & (report.boot[left] == self._boot[f])
+                again &= report.gap_total[left] == self._gap_total[f]
+                self._frontier[f] = max(int(self._frontier[f]), int(sequence[left[again]].max(initial=-1)))
+                left = left[~again]
         self._resolve_all(flow)
 
     def numbers(self, flow: Ints, sequence: Ints, q: Ints) -> None:

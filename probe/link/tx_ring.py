@@ -68,6 +68,7 @@ class TxRing:
         except BaseException:
             self._socket.close()
             raise
+        np.ndarray((self._geometry.octets,), np.uint8, self._memory).fill(0)  # a page's first touch costs time
         self._status = self._header(np.uint32, abi.TP_STATUS_AT)
         self._length = self._header(np.int32, abi.TP_LEN_AT)
         self._copied = self._header(np.uint16, abi.VNET_HEADER_AT + 2)  # its hdr_len

@@ -80,14 +80,8 @@ class Queue:
         sent = self._sent
         due = sent + int(np.searchsorted(self._due[sent:], now, side="right"))
         error = ""
-        if due - sent > SINGLY:
-            result = self._link.send(due - sent, self._lengths[sent:due], self.together)
-            self._calls += result.calls
-            self._sent += result.sent
-            error = result.error or ("" if self._sent == due else "send_error")
-        else:
-            while self._sent < due and not error:
-                error = self._send_next()
+        if due > sent:
+            error = self._send_many(due)
         if self._sent == len(self._flow):
             self._write()
             if due > sent and self.next_due == FAR and len(self._waiting_flow):
@@ -110,6 +104,20 @@ class Queue:
                 return
             self.next_due = due[self._sent]
 
+    def pace_together(self, end: int, late: int, breath: int) -> None:
+        """As `pace`, but after each wake-up sleep for `breath` ns at least, and then send all that is due."""
+        clock, last = self._clock, len(self._due_list) - 1
+        wake = self.next_due
+        while wake < end and self._sent < last:
+            clock.sleep_until(wake)
+            now = clock.mono_ns()
+            # What is due but for the last frame: behind that one more must be written.
+            due = int(np.searchsorted(self._due[self._sent : last], now, side="right"))
+            if now - self.next_due > late or not due or self._send_many(self._sent + due):
+                return
+            self.next_due = self._due_list[self._sent]
+            wake = max(self.next_due, now + breath)
+
     def relieve(self, late: int) -> None:
         """Send what is due and written, in the middle of something else: it must not wait until that is done.
 
@@ -118,6 +126,19 @@ class Queue:
         now = self._clock.mono_ns()
         while now - late <= self.next_due <= now and self._sent + 1 < len(self._due_list) and not self._send_next():
             self.next_due = self._due_list[self._sent]
+
+    def _send_many(self, end: int) -> str:
+        """Send the written frames up to `end`; why some were not sent."""
+        sent = self._sent
+        if end - sent > SINGLY:
+            result = self._link.send(end - sent, self._lengths[sent:end], self.together)
+            self._calls += result.calls
+            self._sent += result.sent
+            return result.error or ("" if self._sent == end else "send_error")
+        error = ""
+        while self._sent < end and not error:
+            error = self._send_next()
+        return error
 
     def _send_next(self) -> str:
         """Send one frame; why it was not sent."""

@@ -359,15 +359,18 @@ class Sender:
         return min(self._next_tick, self._next_drain, max(following, now + self._breath))
 
     def pace(self) -> bool:
-        """Send single probes, each at its time, until something else is to be done; whether that was possible.
+        """Send probes at their times until something else is to be done; whether that was possible.
 
-        It is when every probe has a wake-up of its own and only one link has any.
+        It is when only one link has any.
         """
         end = min(self._next_tick, self._next_drain, self._ahead_to - self._ahead // 2)
         busy = [queue for queue in self._queues if queue.next_due < end]
-        if self._breath or len(busy) != 1:
+        if len(busy) != 1:
             return False
-        busy[0].pace(end, STALL_NS)
+        if self._breath:
+            busy[0].pace_together(end, STALL_NS, self._breath)
+        else:
+            busy[0].pace(end, STALL_NS)
         return True
 
     def _prepare(self, now: int) -> None:

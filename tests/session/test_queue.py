@@ -209,6 +209,18 @@ def test_at_its_pace_each_leaves_at_its_time_until_something_else_is_to_be_done(
     assert (flow.tolist(), sequence.tolist()) == ([0, 1, 0], [0, 0, 1]) and (at == due).all()
 
 
+def test_several_share_a_wake_up_where_that_will_do():
+    bench = Bench()
+    bench.wait(*[(0, n / 10) for n in range(1, 40)])
+    bench.queue.pace_together(bench.t0 + 3 * MS, 5 * MS, MS)
+    _, sequence, at, due = bench.queue.stamps()
+    assert sequence.tolist() == list(range(21))  # at 0.1, 1.1 and 2.1 ms; 3.1 is for another turn
+    assert sorted(set(((at - bench.t0) / MS).round(1).tolist())) == [0.1, 1.1, 2.1]
+    assert (at >= due).all()
+    bench.queue.pace_together(bench.t0 + 30 * MS, 5 * MS, MS)
+    assert bench.queue.next_due == bench.t0 + round(3.9 * MS), "the last is left to `send`, which writes more"
+
+
 def test_frames_that_share_a_call_share_its_time():
     bench = Bench()
     bench.wait(*[(0, n / 100) for n in range(40)])
