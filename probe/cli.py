@@ -315,9 +315,9 @@ def _compare(commands: _Commands[_Parser]) -> None:
     parser.add_argument("baseline", metavar="BASELINE", help="run, or directory of runs")
     parser.add_argument("candidate", metavar="CANDIDATE", help="run, or directory of runs")
     parser.add_argument("--budget", metavar="F", help="limits to hold the candidate against (YAML)")
-    parser.add_argument("--junit", metavar="F", help="write the outcome as JUnit XML")
+    parser.add_argument("--junit", metavar="F", help="write the outcome as JUnit XML; - for stdout, without the text")
     parser.add_argument(
-        "--html", metavar="F", help="write the outcome as one HTML file (not available in this version)"
+        "--html", metavar="F", help="write the outcome as one HTML file; - for stdout, without the text"
     )
 
 

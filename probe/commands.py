@@ -165,11 +165,28 @@ def _backfill(args: argparse.Namespace, document: dict[str, Any]) -> dict[str, A
 
 
 def compare(args: argparse.Namespace) -> int:
-    if args.html:
-        raise UsageError("compare --html is not available in this version; allowed: --junit FILE")
+    from probe.report import budgets
     from probe.report import compare as comparing
+    from probe.store import runs
 
-    return comparing.command(args)
+    for place in (args.baseline, args.candidate):
+        if str(place).startswith("s3://"):
+            raise UsageError(f"{place}: S3 prefixes are not available in this version; allowed: files and directories")
+    limits = budgets.load_budgets(args.budget) if args.budget else []
+    baseline, candidate = runs.load_all(args.baseline), runs.load_all(args.candidate)
+    changes, results = comparing.compare(baseline, candidate), budgets.check(candidate, limits)
+    if args.junit:
+        write(args.junit, comparing.junit(results, changes))
+    if args.html:
+        from probe.report import compare_html
+
+        sides = (compare_html.Side(args.baseline, baseline), compare_html.Side(args.candidate, candidate))
+        write(args.html, compare_html.render(*sides, changes, results))
+    if "-" not in (args.junit, args.html):
+        from rich.console import Console
+
+        comparing.render(changes, results, Console())
+    return int(any(c.worse for c in changes) or not all(r["ok"] for r in results))
 
 
 def explain(args: argparse.Namespace) -> int:

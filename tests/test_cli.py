@@ -14,12 +14,15 @@ import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from probe import __version__, cli, commands, errors
 from probe.supervise import Placement
 from probe.targets import Target
+from tests.report import build
+from tests.report.test_compare import run_with
 
 ROOT = Path(__file__).parent.parent
 
@@ -131,7 +134,9 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         ["discover"],
         ["discover", "gcp"],
         ["discover", "aws", "--tag", "novalue"],
-        ["compare", "a", "b", "--html", "f"],
+        ["compare", "a"],
+        ["compare", "no/such/runs", "b", "--html", "f"],
+        ["compare", "s3://bucket/runs", "b"],
     ],
 )
 def test_bad_usage_exits_2_and_says_why(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -369,3 +374,52 @@ def test_preflight_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert status in (0, 3)
     assert "CAP_NET_RAW" in text
     assert "ip_local_port_range" in text
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> dict[str, str]:
+    """Three runs on disk: away for one second, for two, for good."""
+    places = {}
+    for name, up in (("one", build.DOWN + build.S), ("two", build.DOWN + 2 * build.S), ("never", None)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps(run_with(up, name)))
+        places[name] = str(tmp_path / name)
+    return places
+
+
+def test_compare_says_by_status_whether_anything_got_worse(
+    stored: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    junit, page = tmp_path / "out.xml", tmp_path / "out.html"
+    assert cli.main(["compare", stored["one"], stored["never"], "--junit", str(junit), "--html", str(page)]) == 1
+    assert ElementTree.parse(junit).getroot().get("failures") == "1"
+    assert "1 of 2 verdicts got worse." in page.read_text("utf-8")
+    assert "lost" in capsys.readouterr().out
+    assert cli.main(["compare", stored["one"], stored["one"], "--html", str(page)]) == 0
+    assert "No verdict got worse." in page.read_text("utf-8")
+
+
+def test_compare_holds_the_candidate_to_budgets(
+    stored: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    budget = tmp_path / "budget.yml"
+    budget.write_text("- {name: strict, path: east-west, max_outage: 1500ms}\n")
+    arguments = ["compare", stored["one"], stored["two"], "--budget", str(budget)]
+    assert cli.main(arguments) == 1
+    assert "EXCEEDED" in capsys.readouterr().out
+    assert cli.main([*arguments, "--html", "-"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("<!doctype html>") and out.endswith("</html>\n")  # the page and nothing else
+    assert "1 of 1 budgets exceeded" in out and "✗ exceeded" in out
+    budget.write_text("- {name: strict, path: east-west, max_outage: 3s}\n")
+    assert cli.main([*arguments, "--html", "-"]) == 0
+    assert "✓ ok" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--html", "--junit"])
+def test_compare_says_that_it_cannot_write(
+    option: str, stored: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["compare", stored["one"], stored["one"], option, str(tmp_path / "no" / "file")]) == 2
+    captured = capsys.readouterr()
+    assert "cannot be written" in captured.err and "Traceback" not in captured.err

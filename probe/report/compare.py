@@ -7,13 +7,11 @@ which it never came back are counted apart instead of being given an invented le
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 from rich.console import Console
@@ -21,16 +19,12 @@ from rich.text import Text
 
 from probe.core.events import Verdict
 from probe.core.verdict import WORST_FIRST, shown, worst
-from probe.errors import UsageError
 from probe.report import phrases as say
-from probe.report.budgets import check, load_budgets
 from probe.report.text import table_for
-from probe.store.runs import load_all
-
-__all__ = ["Change", "Summary", "check", "command", "compare", "junit", "load_budgets", "render", "summarise"]
 
 Key = tuple[str, str, str]
 """Path, protocol, session."""
+Kind = Literal["gone", "worse", "untold", "mixed", "better", "new", "same"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +39,11 @@ class Summary:
     @property
     def worst(self) -> Verdict:
         return min(self.verdicts, key=WORST_FIRST.index)
+
+    @property
+    def shares(self) -> dict[Verdict, float]:
+        """Word to share of the runs."""
+        return {verdict: n / self.runs for verdict, n in self.verdicts.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +63,20 @@ class Change:
             return self.candidate is None
         before, after = self.baseline.worst, self.candidate.worst
         return WORST_FIRST.index(after) < WORST_FIRST.index(before)
+
+    @property
+    def kind(self) -> Kind:
+        """What became of the verdicts; `gone` and `worse` are what `worse` says."""
+        if self.baseline is None or self.candidate is None:
+            return "gone" if self.candidate is None else "new"
+        if self.worse:
+            return "worse"
+        before, after = self.baseline.worst, self.candidate.worst
+        if "unobserved" in (before, after):
+            return "untold"
+        if before != after:
+            return "better"
+        return "same" if self.baseline.shares == self.candidate.shares else "mixed"
 
     @property
     def delta_ns(self) -> float | None:
@@ -89,14 +102,17 @@ def summarise(documents: Sequence[Mapping[str, Any]]) -> dict[Key, Summary]:
             mine.setdefault((flow["path"], flow["protocol"], flow["session"]), []).append(flow)
         for key, flows in mine.items():
             cells.setdefault(key, []).append(flows)
-    return {key: _summary(runs) for key, runs in cells.items()}
+    return {key: summary_of(runs) for key, runs in cells.items()}
 
 
-def _summary(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Summary:
+def summary_of(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Summary:
+    """Flows of one cell, per run, as one."""
     longest = [max((say.away(f) for f in flows), key=lambda a: (a.still, a.ns)) for flows in runs]
-    closed = [a.ns for a in longest if not a.still]
+    # Where nothing was observed, no outage does not mean that it was never away.
+    told = [any(f["outages"] or f["verdict"] != "unobserved" for f in flows) for flows in runs]
+    closed = [a.ns for a, known in zip(longest, told, strict=True) if known and not a.still]
     verdicts = Counter(worst(f["verdict"] for f in flows) for flows in runs)
-    return Summary(len(runs), dict(verdicts), median(closed) if closed else None, len(longest) - len(closed))
+    return Summary(len(runs), dict(verdicts), median(closed) if closed else None, sum(a.still for a in longest))
 
 
 def junit(results: Sequence[Mapping[str, Any]], changes: Sequence[Change] = ()) -> str:
@@ -109,7 +125,7 @@ def junit(results: Sequence[Mapping[str, Any]], changes: Sequence[Change] = ()) 
         _case(suite, "budget", str(result["name"]), "" if result["ok"] else say.budget(result))
     for change in changes:
         name = f"{change.path} {change.protocol} {change.session}"
-        sides = (_words(change.baseline, change.session), _words(change.candidate, change.session))
+        sides = (words(change.baseline, change.session), words(change.candidate, change.session))
         failure = " became ".join(sides) if change.worse else ""
         _case(suite, "verdict", name, failure)
     ElementTree.indent(suite)
@@ -133,7 +149,7 @@ def render(changes: Sequence[Change], results: Sequence[Mapping[str, Any]], cons
         change = "" if not delta else f"{'+' if delta > 0 else '-'}{say.brief(abs(delta))}"
         note = Text("worse " if c.worse else "", style="bold red").append(change, style="default")
         table.add_row(
-            Text(c.path), c.protocol, c.session, _words(c.baseline, c.session), _words(c.candidate, c.session), note
+            Text(c.path), c.protocol, c.session, words(c.baseline, c.session), words(c.candidate, c.session), note
         )
     console.print(table)
     for result in results:
@@ -141,30 +157,10 @@ def render(changes: Sequence[Change], results: Sequence[Mapping[str, Any]], cons
         console.print(Text(f"budget {say.budget(result)}: {word}", style=style))
 
 
-def _words(summary: Summary | None, session: str = "kept") -> str:
+def words(summary: Summary | None, session: str) -> str:
+    """One side of a cell: its verdicts, and the median of the longest absence."""
     if summary is None:
         return "not measured"
     said = {shown(v, session == "fresh"): n for v, n in summary.verdicts.items()}
     verdicts = ", ".join(v if n == summary.runs else f"{v} in {n} of {summary.runs}" for v, n in said.items())
     return verdicts + (f", {say.brief(summary.median_ns)}" if summary.median_ns else "")
-
-
-def command(args: argparse.Namespace) -> int:
-    """`haprobe compare`: print the comparison; 1 if a verdict got worse or a budget is exceeded.
-
-    Raises:
-        UsageError: If runs, budgets or the JUnit file cannot be read or written.
-    """
-    for place in (args.baseline, args.candidate):
-        if str(place).startswith("s3://"):
-            raise UsageError(f"{place}: S3 prefixes are not available in this version; allowed: files and directories")
-    budgets = load_budgets(args.budget) if args.budget else []
-    candidate = load_all(args.candidate)
-    changes, results = compare(load_all(args.baseline), candidate), check(candidate, budgets)
-    render(changes, results, Console())
-    if args.junit:
-        try:
-            Path(args.junit).write_text(junit(results, changes), encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"{args.junit}: {error.strerror or error}") from error
-    return int(any(c.worse for c in changes) or not all(r["ok"] for r in results))

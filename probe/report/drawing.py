@@ -284,7 +284,7 @@ def short_label(line: say.Line) -> str:
 def _ticks(scale: _Scale) -> tuple[Tick, ...]:
     start, end = scale.view
     step = nice_step((end - start) / 9)
-    places = max(0, -math.floor(math.log10(step) + 1e-9))
+    places = decimals(step)
     ticks = []
     for n in range(math.ceil(start / step), math.floor(end / step) + 1):
         at_ns = scale.zero_ns + round(n * step * 1e9)
@@ -293,6 +293,11 @@ def _ticks(scale: _Scale) -> tuple[Tick, ...]:
         anchor = "start" if x < 2 else "end" if x > 98 else "middle"
         ticks.append(Tick(x, shown, say.utc(at_ns), n % 2 == 0, anchor))
     return tuple(ticks)
+
+
+def decimals(step: float) -> int:
+    """Digits after the point that tell multiples of a step apart."""
+    return max(0, -math.floor(math.log10(step) + 1e-9))
 
 
 def nice_step(size: float) -> float:

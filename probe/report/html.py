@@ -27,9 +27,9 @@ def render(document: Mapping[str, Any]) -> str:
     drawn = [line for line in lines if line.event in say.HA_EVENTS]
     numbers = dict(enumerate(drawn, 1))
     protocols, rows = say.matrix_rows(document)
-    style, script = _asset("report.css"), _asset("report.js")
+    style, script = asset("report.css"), asset("report.js")
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             document=document,
@@ -45,8 +45,8 @@ def render(document: Mapping[str, Any]) -> str:
             shown=shown,
             style=Markup(style),
             script=Markup(script),
-            style_hash=_digest(style),
-            script_hash=_digest(script),
+            style_hash=digest(style),
+            script_hash=digest(script),
             embedded=embed(document),
             config=json.dumps(document["run"]["config"], indent=2, ensure_ascii=False, default=str),
         )
@@ -62,12 +62,14 @@ def embed(document: Mapping[str, Any]) -> Markup:
     return Markup(text)
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """A style or script as the page's policy names it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where the templates are; everything that they print is escaped."""
     return Environment(
         loader=PackageLoader("probe.report"),
         autoescape=True,
@@ -78,7 +80,7 @@ def _environment() -> Environment:
 
 
 @cache
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     """A file beside the template, byte for byte as the page's policy hashes it."""
     loader = PackageLoader("probe.report")
-    return loader.get_source(_environment(), name)[0]
+    return loader.get_source(environment(), name)[0]

@@ -105,6 +105,8 @@ class Away:
 
     ns: int = 0
     still: bool = False  # not back when the run ended: `ns` is a lower bound
+    lower_ns: int = 0  # first to last lost
+    upper_ns: int | None = 0  # last answered before to first answered after; None where either was not seen
 
     def __str__(self) -> str:
         return f"> {duration(self.ns)}" if self.still else duration(self.ns)
@@ -112,17 +114,27 @@ class Away:
 
 def away(flow: Mapping[str, Any]) -> Away:
     """Longest absence of a flow: outages that touch (forward, then reverse) count as one."""
-    spans = sorted((o["start_ns"], o["end_ns"], o["censored"] == "end") for o in flow["outages"])
-    joined: list[tuple[int, int, bool]] = []
-    for start, end, still in spans:
-        if joined and start - joined[-1][1] <= ADJACENT_PROBES * flow["interval_ns"]:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], end), joined[-1][2] or still)
+    joined: list[list[Mapping[str, Any]]] = []
+    until = 0
+    for outage in sorted(flow["outages"], key=lambda o: (o["start_ns"], o["end_ns"])):
+        if joined and outage["start_ns"] - until <= ADJACENT_PROBES * flow["interval_ns"]:
+            joined[-1].append(outage)
+            until = max(until, outage["end_ns"])
         else:
-            joined.append((start, end, still))
+            joined.append([outage])
+            until = outage["end_ns"]
     # An absence that never ended is the one to show, however long an earlier one was.
-    return max(
-        (Away(end - start, still) for start, end, still in joined), key=lambda a: (a.still, a.ns), default=Away()
-    )
+    return max(map(_absence, joined), key=lambda a: (a.still, a.ns), default=Away())
+
+
+def _absence(outages: Sequence[Mapping[str, Any]]) -> Away:
+    """Outages that touch, the first to start first, as one."""
+    start, end = outages[0]["start_ns"], max(o["end_ns"] for o in outages)
+    edges = [o["edges_ns"] for o in outages]
+    lower = max(e["last_lost"] for e in edges) - min(e["first_lost"] for e in edges)
+    seen = all(o["censored"] == "no" for o in outages)
+    upper = end - min(e["last_ok"] for e in edges) if seen else None
+    return Away(end - start, any(o["censored"] == "end" for o in outages), lower, upper)
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,8 +412,18 @@ PHASES = {
 
 def budget(result: Mapping[str, Any]) -> str:
     """One budget's limit and what was measured."""
-    limit, value = result["limit"], result["value"]
-    words = limit if isinstance(limit, str) else " or ".join(limit) if isinstance(limit, list) else duration(limit)
+    return f"{result['name']}: {budget_value(result)} (limit {budget_limit(result)})"
+
+
+def budget_limit(result: Mapping[str, Any]) -> str:
+    """What a budget allows."""
+    limit = result["limit"]
+    return limit if isinstance(limit, str) else " or ".join(limit) if isinstance(limit, list) else duration(limit)
+
+
+def budget_value(result: Mapping[str, Any]) -> str:
+    """What was measured against a budget."""
+    value = result["value"]
     if value is None:
-        return f"{result['name']}: nothing was measured that it applies to (limit {words})"
-    return f"{result['name']}: {duration(value) if isinstance(value, int | float) else value} (limit {words})"
+        return "nothing was measured that it applies to"
+    return duration(value) if isinstance(value, int | float) else str(value)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
-from probe.errors import UsageError
-from probe.report.budgets import Budget
-from probe.report.compare import Change, check, command, compare, junit, render
+from probe.report.budgets import Budget, check
+from probe.report.compare import Change, compare, junit, render
 from probe.report.document import new_document
 
 from . import build
@@ -74,32 +70,35 @@ def test_rendering(width: int) -> None:
     assert max(map(len, stream.getvalue().splitlines())) <= width
 
 
-def arguments(tmp_path: Path, candidate: dict[str, Any], **more: Any) -> argparse.Namespace:
-    for name, document in (("a", run_with(build.DOWN + build.S)), ("b", candidate)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "report.json").write_text(json.dumps(document))
-    return argparse.Namespace(
-        baseline=str(tmp_path / "a"), candidate=str(tmp_path / "b"), **{"budget": None, "junit": None, **more}
+def blind(name: str = "blind") -> dict[str, Any]:
+    """A run in which our own host was not sending for all of the time that matters."""
+    stall = (build.START, build.END)
+    return new_document(run={**build.RUN, "id": name}, flows=[build.flow("e", stall=stall)])
+
+
+def test_an_unobserved_run_lends_no_length_to_the_median() -> None:
+    [change] = compare(
+        [blind(), {**run_with(build.DOWN + build.S), "flows": run_with(build.DOWN + build.S)["flows"][:1]}], [blind()]
     )
+    assert change.baseline is not None and change.candidate is not None
+    assert change.baseline.median_ns == pytest.approx(build.S, abs=4 * build.MS)
+    assert change.candidate.median_ns is None
+    assert change.delta_ns is None
 
 
-def test_command_says_by_status_whether_anything_got_worse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "out.xml"
-    assert command(arguments(tmp_path, run_with(None), junit=str(file))) == 1
-    assert ElementTree.parse(file).getroot().get("failures") == "1"
-    assert "lost" in capsys.readouterr().out
-
-
-def test_command_holds_the_candidate_to_budgets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    budget = tmp_path / "budget.yml"
-    budget.write_text("- {name: strict, path: east-west, max_outage: 1500ms}\n")
-    args = arguments(tmp_path, run_with(build.DOWN + 2 * build.S), budget=str(budget))
-    assert command(args) == 1
-    assert "EXCEEDED" in capsys.readouterr().out
-    budget.write_text("- {name: strict, path: east-west, max_outage: 3s}\n")
-    assert command(args) == 0
-
-
-def test_s3_is_refused_in_words() -> None:
-    with pytest.raises(UsageError, match="S3"):
-        command(argparse.Namespace(baseline="s3://bucket/x", candidate="y", budget=None, junit=None))
+def test_what_became_of_a_cell_has_a_word() -> None:
+    back, lost = run_with(build.DOWN + build.S), run_with(None)
+    alone = new_document(run=build.RUN, flows=lost["flows"][1:])
+    kinds = {
+        "same": ([back], [back, back]),
+        "worse": ([back], [back, lost]),
+        "better": ([lost], [back]),
+        "mixed": ([lost, back], [lost, lost]),
+        "gone": ([back], [alone]),
+        "new": ([alone], [back]),
+        "untold": ([lost], [blind()]),
+    }
+    for kind, (before, after) in kinds.items():
+        change = cell(compare(before, after))
+        assert change.kind == kind
+        assert change.worse == (kind in ("worse", "gone"))

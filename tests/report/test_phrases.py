@@ -47,6 +47,16 @@ def test_an_absence_without_end_is_the_one_to_tell() -> None:
     assert str(say.away(flow)) == "> 998.0 ms"
 
 
+def test_an_absence_has_the_bounds_of_its_outer_probes() -> None:
+    flow = build.flow("a", faults=build.path_faults("ingress"))
+    first, last = (outage["edges_ns"] for outage in flow["outages"])
+    away = say.away(flow)
+    assert away.lower_ns == last["last_lost"] - first["first_lost"]
+    assert away.upper_ns == last["first_ok"] - first["last_ok"]
+    still = say.away(build.flow("b", faults=(build.Fault(build.DOWN, None),)))
+    assert (still.lower_ns, still.upper_ns) == (still.ns, None)
+
+
 def test_every_verdict_has_its_symbol() -> None:
     assert set(say.VERDICTS) == {*VERDICTS, "recovered"}
     symbols = [symbol for word, (symbol, _, _) in say.VERDICTS.items() if word != "recovered"]
