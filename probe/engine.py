@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import mmap
 import os
 import select
 import signal
@@ -83,7 +84,7 @@ class SenderLinks:
         for ring in self._receivers.values():
             ring.set_filter(program)
         if key[1] not in self._receivers:
-            octets = 1 << 17 if self._rate > HIGH_RATE_PPS else 1 << 14
+            octets = max(1 << 17 if self._rate > HIGH_RATE_PPS else 1 << 14, mmap.PAGESIZE)
             self._receivers[key[1]] = RxBlocks(key[1], program, blocks=512, block_octets=octets)
 
     def close(self) -> None:
