@@ -4,18 +4,11 @@ The kernel packs frames into a block and hands it over whole, when it is full or
 ours is smaller than with a slot for each (rx_ring.py), and a stall of the reader is bridged by memory that frames fill
 densely. Frames are thus read a few milliseconds after they came, which changes no stamp. `take` copies them out, so
 that a block goes back at once and all that follows works on memory in cache.
-
-The socket asks for software receive stamps itself: only then does the kernel stamp every frame when the driver
-hands it over (`TP_STATUS_TS_SOFTWARE` set), instead of when it reaches this socket. It is an ETH_P_ALL socket, which
-sees frames before any firewall of the host does. The filter is attached before the socket is bound to a
-protocol, so no foreign frame slips in; our own transmissions are hidden from it.
 """
 
 from __future__ import annotations
 
-import errno
 import mmap
-import socket
 import struct
 import sys
 from typing import NamedTuple
@@ -23,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from probe.errors import HaprobeError, PeerError
-from probe.link import abi, require_raw
-from probe.link.base import NO_FRAMES, Frames, Int64Array, SendError
+from probe.errors import HaprobeError
+from probe.link import abi
+from probe.link.base import NO_FRAMES, Frames, Int64Array
+from probe.link.receiver import RingSocket
 
 RETIRE_MS = 4
 # Every frame that came is handed over within this, also when the kernel's timers run late.
@@ -33,7 +27,7 @@ LAG_NS = 50_000_000
 NARROWEST = 192  # octets of a row that `take` gives, at least
 
 
-class RxBlocks:
+class RxBlocks(RingSocket):
     """A `FrameReceiver` on one interface, or on all.
 
     On all interfaces a frame is seen once per layer it climbs (a bridge and its port, a bond and its member), so
@@ -52,43 +46,19 @@ class RxBlocks:
     """
 
     lag_ns = LAG_NS
+    _statistics = abi.TPACKET_STATS3
 
     def __init__(self, ifindex: int, program: abi.Program, *, blocks: int = 1024, block_octets: int = 1 << 14):
         if blocks < 2 or block_octets % mmap.PAGESIZE or block_octets & (block_octets - 1):
             raise ValueError(f"{blocks} blocks of {block_octets} octets: at least 2, of a power of two of whole pages")
         self._blocks, self._block_octets = blocks, block_octets
-        require_raw()
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        try:
-            self._configure(program)
-            self._memory = mmap.mmap(self._socket.fileno(), blocks * block_octets)
-            abi.bind_packet(self._socket, abi.ETH_P_ALL, ifindex)
-        except OSError as error:
-            self._socket.close()
-            if error.errno in {errno.ENODEV, errno.ENXIO}:
-                raise PeerError(f"no interface with index {ifindex}") from error
-            raise
+        request = abi.TPACKET_REQ3.pack(block_octets, blocks, block_octets, blocks, RETIRE_MS, 0, 0)
+        super().__init__(ifindex, program, abi.TPACKET_V3, request, blocks * block_octets)
         self._octets = np.frombuffer(self._memory, np.uint8)
         self._status = np.ndarray((blocks,), np.uint32, self._memory, abi.BLOCK_STATUS_AT, (block_octets,))
         self._block = 0  # the next to come
         self._rows = np.zeros((0, 0), np.uint8)
         self._layout_checked = False
-
-    def _configure(self, program: abi.Program) -> None:
-        sock = self._socket
-        sock.setsockopt(abi.SOL_PACKET, abi.PACKET_VERSION, abi.TPACKET_V3)
-        sock.setsockopt(abi.SOL_PACKET, abi.PACKET_IGNORE_OUTGOING, 1)
-        stamping = abi.SOF_TIMESTAMPING_RX_SOFTWARE | abi.SOF_TIMESTAMPING_SOFTWARE
-        sock.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, stamping)
-        abi.attach_filter(sock, program)
-        size, count = self._block_octets, self._blocks
-        sock.setsockopt(
-            abi.SOL_PACKET, abi.PACKET_RX_RING, abi.TPACKET_REQ3.pack(size, count, size, count, RETIRE_MS, 0, 0)
-        )
-
-    def set_filter(self, program: abi.Program) -> None:
-        """Replace the filter, at once for frames that arrive from now on."""
-        abi.attach_filter(self._socket, program)
 
     def take(self, limit: int = 4096) -> Frames:
         """Frames that have been handed over, whole blocks of them: about `limit`, none when there are none.
@@ -175,30 +145,9 @@ class RxBlocks:
             raise HaprobeError(f"the kernel puts the network header at {net} of a frame, expected {abi.V3_NET_AT}")
         self._layout_checked = True
 
-    def drops(self) -> int:
-        """Frames that passed the filter but found the ring full, since the last call."""
-        answer = self._socket.getsockopt(abi.SOL_PACKET, abi.PACKET_STATISTICS, abi.TPACKET_STATS3.size)
-        return int(abi.TPACKET_STATS3.unpack(answer)[1])
-
-    def take_error(self) -> SendError:
-        """A pending error of the socket, cleared by asking; reception resumes by itself once the link is up."""
-        error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error == 0:
-            return ""
-        return "link_down" if error == errno.ENETDOWN else "send_error"
-
-    def fileno(self) -> int:
-        """Readable while the ring holds frames."""
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        """Stop receiving; harmless when repeated."""
-        if self._socket.fileno() < 0:
-            return
-        # Arrays over the mapping keep the socket alive behind our back; without a filter it would go on filling.
-        abi.attach_filter(self._socket, abi.DROP_ALL)
-        self._socket.close()
-        del self._status, self._octets, self._memory
+    def _let_go(self) -> None:
+        del self._status, self._octets
+        super()._let_go()
 
 
 class _Part(NamedTuple):

@@ -2,31 +2,24 @@
 
 A frame can be read as soon as it has come, which is what a reflector needs: the time that a request waits shifts its
 reply, and with it the ends of an outage on the way back. Who may read later does so for less (rx_blocks.py).
-
-The socket asks for software receive stamps itself: only then does the kernel stamp every frame when the driver
-hands it over (`TP_STATUS_TS_SOFTWARE` set), instead of when it reaches this socket. It is an ETH_P_ALL socket, which
-sees frames before any firewall of the host does. The filter is attached before the socket is bound to a
-protocol, so no foreign frame slips in; our own transmissions are hidden from it.
 """
 
 from __future__ import annotations
 
-import errno
-import mmap
-import socket
 import struct
 
 import numpy as np
 
-from probe.errors import HaprobeError, PeerError
-from probe.link import abi, require_raw
-from probe.link.base import NO_FRAMES, Frames, SendError
+from probe.errors import HaprobeError
+from probe.link import abi
+from probe.link.base import NO_FRAMES, Frames
 from probe.link.geometry import ring_geometry
+from probe.link.receiver import RingSocket
 
 FEW = 16  # frames whose status is looked at one by one
 
 
-class RxRing:
+class RxRing(RingSocket):
     """A `FrameReceiver` on one interface, or on all.
 
     On all interfaces a frame is seen once per layer it climbs (a bridge and its port, a bond and its member), so
@@ -45,22 +38,15 @@ class RxRing:
     """
 
     lag_ns = 0
+    _statistics = abi.TPACKET_STATS
 
     def __init__(self, ifindex: int, program: abi.Program, *, slots: int = 8192, slot_octets: int = 190):
         self._geometry = ring_geometry(slots, slot_octets, header_octets=abi.V2_DATA_AT)
         self.slots = self._geometry.frame_nr
         self.slot_octets = self._geometry.frame_size - abi.V2_DATA_AT
-        require_raw()
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        try:
-            self._configure(program)
-            self._memory = mmap.mmap(self._socket.fileno(), self._geometry.octets)
-            abi.bind_packet(self._socket, abi.ETH_P_ALL, ifindex)
-        except OSError as error:
-            self._socket.close()
-            if error.errno in {errno.ENODEV, errno.ENXIO}:
-                raise PeerError(f"no interface with index {ifindex}") from error
-            raise
+        ring = self._geometry
+        request = abi.TPACKET_REQ.pack(ring.block_size, ring.block_nr, ring.frame_size, ring.frame_nr)
+        super().__init__(ifindex, program, abi.TPACKET_V2, request, ring.octets)
         size = self._geometry.frame_size
         self._slots = np.ndarray((self.slots, size), np.uint8, self._memory)
         self._status = np.ndarray((self.slots,), np.uint32, self._memory, abi.TP_STATUS_AT, (size,))
@@ -68,20 +54,6 @@ class RxRing:
         self._head = 0
         self._copies = _Copies(0, size)
         self._layout_checked = False
-
-    def _configure(self, program: abi.Program) -> None:
-        sock, ring = self._socket, self._geometry
-        sock.setsockopt(abi.SOL_PACKET, abi.PACKET_VERSION, abi.TPACKET_V2)
-        sock.setsockopt(abi.SOL_PACKET, abi.PACKET_IGNORE_OUTGOING, 1)
-        stamping = abi.SOF_TIMESTAMPING_RX_SOFTWARE | abi.SOF_TIMESTAMPING_SOFTWARE
-        sock.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, stamping)
-        abi.attach_filter(sock, program)
-        request = abi.TPACKET_REQ.pack(ring.block_size, ring.block_nr, ring.frame_size, ring.frame_nr)
-        sock.setsockopt(abi.SOL_PACKET, abi.PACKET_RX_RING, request)
-
-    def set_filter(self, program: abi.Program) -> None:
-        """Replace the filter, at once for frames that arrive from now on."""
-        abi.attach_filter(self._socket, program)
 
     def take(self, limit: int = 1024) -> Frames:
         """Frames that have come, at most `limit`, fewer at the end of the ring; none when there are none.
@@ -121,30 +93,9 @@ class RxRing:
             raise HaprobeError(f"the kernel puts the network header at {net} of a slot, expected {abi.V2_NET_AT}")
         self._layout_checked = True
 
-    def drops(self) -> int:
-        """Frames that passed the filter but found the ring full, since the last call."""
-        answer = self._socket.getsockopt(abi.SOL_PACKET, abi.PACKET_STATISTICS, abi.TPACKET_STATS.size)
-        return int(abi.TPACKET_STATS.unpack(answer)[1])
-
-    def take_error(self) -> SendError:
-        """A pending error of the socket, cleared by asking; reception resumes by itself once the link is up."""
-        error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error == 0:
-            return ""
-        return "link_down" if error == errno.ENETDOWN else "send_error"
-
-    def fileno(self) -> int:
-        """Readable while the ring holds frames."""
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        """Stop receiving; harmless when repeated."""
-        if self._socket.fileno() < 0:
-            return
-        # Arrays over the mapping keep the socket alive behind our back; without a filter it would go on filling.
-        abi.attach_filter(self._socket, abi.DROP_ALL)
-        self._socket.close()
-        del self._status, self._slots, self._words, self._memory
+    def _let_go(self) -> None:
+        del self._status, self._slots, self._words
+        super()._let_go()
 
 
 class _Copies:
