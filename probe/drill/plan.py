@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from probe.drill.client import AgentEndpoint
+from probe.drill.scenarios import SCENARIOS
 from probe.errors import UsageError
 from probe.lab.plan import LabOptions
 from probe.watch.access import Account
@@ -31,34 +32,6 @@ LAB_PATIENCE_NS = 20 * S  # for the flows to come up and get clean, on top of th
 MAX_LAB_DELAY_S = 60
 LAB_ONLY = ("scenario", "trigger", "keep_lab", "session_pickup", "reset_sessionless_tcp", "api_latency", "propagation")
 DEFAULT_OUT = Path("runs")
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """A lab and a trigger that belong together. Options on the command line win over it."""
-
-    name: str
-    summary: str
-    options: Mapping[str, Any] = field(default_factory=dict)  # fields of LabOptions that differ from the default
-    trigger: Literal["graceful", "crash"] = "graceful"
-
-
-SCENARIOS: Mapping[str, Scenario] = {
-    scenario.name: scenario
-    for scenario in (
-        Scenario("failover", "graceful failover with session-pickup: the exercise as taught"),
-        Scenario("crash", "the active unit dies: its heartbeat must be missed first", trigger="crash"),
-        Scenario("no-session-pickup", "TCP sessions are not synchronised", {"session_pickup": False}),
-        Scenario(
-            "reset-sessionless",
-            "as no-session-pickup, and the firewall answers unknown TCP with a reset",
-            {"session_pickup": False, "reset_sessionless_tcp": True},
-        ),
-        Scenario(
-            "vip-trap", "the VIP stays bound to the first unit's address: ingress stays dark", {"vip_extip": "fixed"}
-        ),
-    )
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,11 +81,11 @@ def _status(args: argparse.Namespace, progress: Progress) -> int:
 
 
 def _scenarios(args: argparse.Namespace, progress: Progress) -> int:
-    from probe.drill.plan import SCENARIOS
+    from probe.drill.scenarios import SCENARIOS
 
     width = max(len(name) for name in SCENARIOS)
     for name, scenario in SCENARIOS.items():
-        print(f"{name:{width}}  {scenario.summary}")
+        print(f"{name:{width}}  {scenario.summary}\n{'':{width}}    gives: {scenario.expects}")
     return 0
 
 

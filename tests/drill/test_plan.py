@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from probe.drill.plan import SCENARIOS, S, check_out, from_args, labels
+from probe.drill.plan import S, check_out, from_args, labels
+from probe.drill.scenarios import SCENARIOS
 from probe.errors import ConfigError, UsageError
 
 
