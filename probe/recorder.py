@@ -114,11 +114,13 @@ class Recorder:
             self._told.set()
         if message["event"] == "recording_ended":
             self._listener("recording_ended", {"reason": message["reason"]})
-        handler = getattr(self, f"_take_{message['event']}", None)
+        if message["event"] == "unobserved":
+            self._take_unobserved(message)
+        handler = getattr(self, f"_take_{message['event']}", None) if "flow" in message else None
         if handler is None:
             return
         with self._lock:
-            track = self._tracks.get(message["flow"]) if "flow" in message else None
+            track = self._tracks.get(message["flow"])
             if track is not None:
                 handler(track, message)
 
@@ -150,12 +152,18 @@ class Recorder:
         data = {"flow": track.spec.name, "id": outage.id, "withdrawn": outage.withdrawn, **numbered.to_document()}
         self._listener("outage", data)
 
-    def _take_unobserved(self, track: FlowTrack, message: dict[str, Any]) -> None:
+    def _take_unobserved(self, message: dict[str, Any]) -> None:
+        """One message tells of many flows: what keeps an engine from sending keeps it from sending any."""
         cause: Cause = message["cause"]
-        track.unobserved.append(Unobserved(track.spec.name, message["start_ns"], message["end_ns"], cause))
-        del track.unobserved[:-MOST_SPANS]
-        data = {"flow": track.spec.name, "start_ns": message["start_ns"], "end_ns": message["end_ns"], "cause": cause}
-        self._listener("unobserved", data)
+        for flow, start, end in zip(message["flows"], message["start_ns"], message["end_ns"], strict=True):
+            with self._lock:
+                track = self._tracks.get(flow)
+                if track is None:
+                    continue
+                track.unobserved.append(Unobserved(track.spec.name, start, end, cause))
+                del track.unobserved[:-MOST_SPANS]
+                data = {"flow": track.spec.name, "start_ns": start, "end_ns": end, "cause": cause}
+                self._listener("unobserved", data)
 
     def _take_session_end(self, track: FlowTrack, message: dict[str, Any]) -> None:
         cause = message["cause"]

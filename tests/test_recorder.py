@@ -39,6 +39,10 @@ class Bench:
     def take(self, event: str, flow: int = 0, **more: Any) -> None:
         self.recorder.take({"event": event, "flow": flow, **more})
 
+    def unobserved(self, start: int, end: int) -> None:
+        spans = {"flows": [0], "start_ns": [start], "end_ns": [end]}
+        self.recorder.take({"event": "unobserved", "cause": "stall", **spans})
+
     def outage(self, number: int, start_s: float, end_s: float, *, flow: int = 0, **more: Any) -> None:
         start, end = T0 + round(start_s * S), T0 + round(end_s * S)
         lost = (end - start) // MS
@@ -164,7 +168,7 @@ def test_outages_are_bounded(bench, monkeypatch):
     monkeypatch.setattr("probe.recorder.MOST_SPANS", 3)
     for n in range(1, 7):
         bench.outage(n, n * 10, n * 10 + 1)
-        bench.take("unobserved", start_ns=T0 + n, end_ns=T0 + n + 1, cause="stall")
+        bench.unobserved(T0 + n, T0 + n + 1)
     assert [o.id for o in bench.recorder.outages(bench.tracks[0])] == [4, 5, 6]
     assert [u.start_ns - T0 for u in bench.tracks[0].unobserved] == [4, 5, 6]
 
@@ -172,7 +176,7 @@ def test_outages_are_bounded(bench, monkeypatch):
 def test_a_document_holds_what_touches_its_span(bench):
     for n in range(1, 4):
         bench.outage(n, n * 10, n * 10 + 2)
-        bench.take("unobserved", start_ns=T0 + n * 10 * S, end_ns=T0 + n * 10 * S + S, cause="stall")
+        bench.unobserved(T0 + n * 10 * S, T0 + n * 10 * S + S)
     document = bench.document(T0 + 21 * S, T0 + 30 * S)
     assert [o["start_ns"] for o in document["outages"]] == [T0 + 20 * S]
     assert document["unobserved"] == []

@@ -12,12 +12,13 @@ duplicated on its way out and whose replies are all lost looks like one more arr
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import deque
 
 import numpy as np
 import numpy.typing as npt
 
+from probe.core.ranges import Ranges
 from probe.core.sequence import unwrap_near
 
 Ints = npt.NDArray[np.int64]
@@ -28,62 +29,6 @@ FILLED = 1 << 31  # in a record's length
 SENT_GAPS = 64  # how many of its newest records our reflector repeats in turn
 REORDER_REACH = 4096  # a foreign reflector's unexplained arrival may belong to a gap this many sequences back
 _U32 = 0xFFFFFFFF
-
-
-class Ranges:
-    """Inclusive ranges of sequences, ascending and apart."""
-
-    def __init__(self) -> None:
-        self.starts: list[int] = []
-        self.ends: list[int] = []
-
-    def add(self, first: int, last: int) -> None:
-        """Add [first, last]; what it touches becomes one range with it."""
-        if first > last:
-            return
-        a, b = bisect_left(self.ends, first), bisect_right(self.starts, last)
-        if a < b:
-            first, last = min(first, self.starts[a]), max(last, self.ends[b - 1])
-        self.starts[a:b], self.ends[a:b] = [first], [last]
-
-    def cut(self, first: int, last: int) -> bool:
-        """Take [first, last] out of the range that holds all of it; False when none does."""
-        place = bisect_right(self.starts, first) - 1
-        if place < 0 or self.ends[place] < last:
-            return False
-        start, end = self.starts[place], self.ends[place]
-        rest = [(a, b) for a, b in ((start, first - 1), (last + 1, end)) if a <= b]
-        self.starts[place : place + 1] = [a for a, _ in rest]
-        self.ends[place : place + 1] = [b for _, b in rest]
-        return True
-
-    def touches(self, first: int, last: int) -> bool:
-        place = bisect_right(self.starts, last) - 1
-        return place >= 0 and self.ends[place] >= first
-
-    def covers(self, first: int, last: int) -> bool:
-        place = bisect_right(self.starts, first) - 1
-        return place >= 0 and self.ends[place] >= last
-
-    def contains(self, sequences: Ints) -> Bools:
-        """Which of the sequences, ascending, lie in one of the ranges."""
-        if not len(sequences) or not self.starts:
-            return np.zeros(len(sequences), bool)
-        a = max(bisect_right(self.starts, int(sequences[0])) - 1, 0)
-        b = bisect_right(self.starts, int(sequences[-1]))
-        if a >= b:
-            return np.zeros(len(sequences), bool)
-        starts, ends = np.array(self.starts[a:b], np.int64), np.array(self.ends[a:b], np.int64)
-        place = np.searchsorted(starts, sequences, side="right") - 1
-        inside: Bools = (place >= 0) & (sequences <= ends[np.maximum(place, 0)])
-        return inside
-
-    def trim(self, kept: int) -> int | None:
-        """Drop the oldest when there are more than twice `kept`; where the rest begins, None if nothing was dropped."""
-        if len(self.starts) <= 2 * kept:
-            return None
-        del self.starts[:-kept], self.ends[:-kept]
-        return self.starts[0]
 
 
 class ReflectorView:

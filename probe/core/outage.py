@@ -19,7 +19,7 @@ States of a direction, and what moves it::
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from probe.core.events import Direction, Outage
 from probe.core.fate import GONE, MEANING, OK
+from probe.core.ranges import Ranges
 
 Ints = npt.NDArray[np.int64]
 Fates = npt.NDArray[np.uint8]
@@ -178,7 +179,7 @@ class FlowOutages:
         self._published: dict[int, Outage] = {}
         self._withdrawn: list[Outage] = []
         self._changed: dict[int, None] = {}  # closed ones to look at in the next drain; a dict for its order
-        self._unobserved: list[tuple[int, int]] = []  # ascending and apart
+        self._unobserved = Ranges()  # spans of time
 
     def quiet(self) -> bool:
         return self.finder.quiet()
@@ -187,11 +188,8 @@ class FlowOutages:
         """Remember a span in which the flow did not probe on schedule."""
         if start >= end:
             return
-        touched = [(a, b) for a, b in self._unobserved if a <= end and b >= start]
-        merged = (min([start, *(a for a, _ in touched)]), max([end, *(b for _, b in touched)]))
-        place = bisect_left(self._unobserved, (merged[0], 0))
-        self._unobserved[place : place + len(touched)] = [merged]
-        del self._unobserved[:-KEPT_UNOBSERVED]
+        self._unobserved.add(start, end)
+        self._unobserved.trim(KEPT_UNOBSERVED)
         for outage_id, span in self._closed.items():
             if (span.closed_at or span.last_at) > start and (span.ok_at or span.first_at) < end:
                 self._changed[outage_id] = None
@@ -295,7 +293,7 @@ class FlowOutages:
         end = span.last_at if span.closed_at is None else span.closed_at
         begin = span.first_at if span.ok_at is None else span.ok_at
         upper = end - begin
-        lower = max(0, inner - self._unobserved_within(span.first_at, span.last_at))
+        lower = max(0, inner - self._unobserved.within(span.first_at, span.last_at))
         return Outage(
             flow=self.flow,
             id=outage_id,
@@ -313,17 +311,8 @@ class FlowOutages:
             first_lost_seq=span.first_seq,
             last_lost_seq=span.last_seq,
             censored="end" if span.closed_at is None else "start" if span.ok_at is None else "no",
-            unobserved_ns=self._unobserved_within(begin, end),
+            unobserved_ns=self._unobserved.within(begin, end),
         )
-
-    def _unobserved_within(self, start: int, end: int) -> int:
-        place = max(bisect_right(self._unobserved, (start, 0)) - 1, 0)
-        total = 0
-        for a, b in self._unobserved[place:]:
-            if a >= end:
-                break
-            total += max(0, min(b, end) - max(a, start))
-        return total
 
 
 def _overlapping(old: list[tuple[int, Span]], new: list[tuple[int, Span]]) -> list[tuple[bool, int, int, int]]:

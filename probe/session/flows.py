@@ -67,8 +67,6 @@ class Flow:
     first_ns: int = 0
     done: bool = False
     resets: dict[str, int] = field(default_factory=dict)
-    unsent_since: int | None = None
-    unsent_cause: str = "stall"
 
 
 class FlowTable:

@@ -43,7 +43,7 @@ class Session:
     on the way back.
     """
 
-    __slots__ = ("boot", "last_ns", "marked", "newest", "q", "records", "sweep", "total", "untold")
+    __slots__ = ("boot", "last_ns", "marked", "newest", "q", "records", "sweep", "table", "total", "untold")
 
     def __init__(self, first: int, boot: int):
         self.boot = boot
@@ -54,6 +54,7 @@ class Session:
         self.untold = 0  # how many of the newest records no reply has carried yet
         self.sweep = 1  # number of the record that is repeated next
         self.last_ns = 0
+        self.table: Ints | None = None  # the records as columns, once they are asked for
         self._record(first, 0)
 
     def arrived(self, sequences: Ints) -> None:
@@ -81,8 +82,13 @@ class Session:
         for sequence in behind:
             self._late(sequence)
 
-    def choose(self, count: int) -> tuple[Ints, Ints]:
-        """The records that the next `count` replies carry: (number, row of first and length) of each.
+    def only(self) -> tuple[int, int, int]:
+        """Number, first and length of the record that every reply carries as long as there is but one."""
+        self.untold, self.sweep = 0, self.total
+        return self.total, *self.records[0]
+
+    def choose(self, count: int) -> Ints:
+        """The records that the next `count` replies carry, shape (3, count): number, first and length of each.
 
         A new record is told at once, and then again whenever its turn comes: replies may be lost in bursts.
         """
@@ -95,7 +101,9 @@ class Session:
         start = max(self.sweep, oldest)
         number[new:] = oldest + (start - oldest + np.arange(count - new)) % held
         self.sweep = oldest + (start - oldest + count - new) % held
-        return number, np.array(self.records, np.int64)[number - oldest]
+        if self.table is None:
+            self.table = np.array(self.records, np.int64).T
+        return np.vstack([number, self.table[:, number - oldest]])
 
     def choose_one(self) -> tuple[int, int, int]:
         """The record that the next reply alone carries: number, first and length."""
@@ -115,6 +123,7 @@ class Session:
         self.total += 1
         self.untold = min(self.untold + 1, SENT_GAPS)
         self.records.append((first, length))
+        self.table = None
 
     def _in_records(self, sequences: Ints) -> npt.NDArray[np.bool_]:
         table = np.array(self.records, np.int64)
@@ -189,18 +198,37 @@ class Peers:
             sequence: Its sequence.
             now_ns: Time of use, for expiry.
         """
-        n = len(key)
-        columns = np.zeros((6, n), np.int64)
-        for value, rows in _groups(key):
-            session = self.used(value, int(sequence[rows[0]]), now_ns)
-            session.arrived(sequence[rows])
-            count = len(rows)
-            columns[0, rows] = session.boot
-            columns[1, rows] = session.q + np.arange(count)
-            session.q += count
-            columns[2, rows] = session.total
-            columns[3, rows], record = session.choose(count)
-            columns[4, rows], columns[5, rows] = record[:, 0], record[:, 1]
+        if not len(key):
+            return Answer(*np.zeros((6, 0), np.int64))
+        order, ranked, starts = _grouped(key)
+        arrived = sequence if order is None else sequence[order]
+        ends = np.r_[starts[1:], len(key)]
+        # Of most sessions the next few have come, one by one: only of others more must be looked at than both ends.
+        steps = np.r_[0, arrived[1:] - arrived[:-1] != 1]
+        steps[starts] = 0
+        broken = np.add.reduceat(steps, starts).tolist()
+        told: list[Told] = []  # of each session's first probe, or of all
+        chosen: list[tuple[int, int, Ints]] = []
+        edges = zip(ranked.tolist(), arrived[starts].tolist(), starts.tolist(), ends.tolist(), broken, strict=True)
+        for value, first, a, b, gaps in edges:
+            session = self.used(value, first, now_ns)
+            if gaps or first != session.newest + 1:
+                session.arrived(arrived[a:b])
+            else:
+                session.newest += b - a
+            if len(session.records) == 1:
+                record = session.only()
+            else:
+                record = (0, 0, 0)
+                chosen.append((a, b, session.choose(b - a)))
+            told.append((session.boot, session.q, session.total, *record))
+            session.q += b - a
+        columns = np.repeat(np.array(told, np.int64).reshape(-1, 6).T, ends - starts, axis=1)
+        columns[1] += np.arange(len(key)) - np.repeat(starts, ends - starts)
+        for a, b, records in chosen:
+            columns[3:, a:b] = records
+        if order is not None:
+            columns[:, order] = columns.copy()
         return Answer(*columns)
 
     def answer_few(self, key: list[int], sequence: list[int], now_ns: int) -> list[Told]:
@@ -216,13 +244,11 @@ class Peers:
         return [told[row] for row in range(len(key))]
 
 
-def _groups(key: npt.NDArray[np.uint64]) -> list[tuple[int, Ints]]:
-    """(key, rows in order) of each distinct key."""
-    if not len(key):
-        return []
+def _grouped(key: npt.NDArray[np.uint64]) -> tuple[Ints | None, npt.NDArray[np.uint64], Ints]:
+    """(order that puts equal keys together, None if they are; the distinct keys in it; where each begins)."""
     if (key == key[0]).all():
-        return [(int(key[0]), np.arange(len(key)))]
+        return None, key[:1], np.zeros(1, np.int64)
     order = np.argsort(key, kind="stable")
     ranked = key[order]
-    edges = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    return [(int(ranked[a]), order[a:b]) for a, b in zip(edges, np.r_[edges[1:], len(key)], strict=True)]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    return order, ranked[starts], starts

@@ -24,6 +24,7 @@ from probe.core.fate import COLUMN, DIRECTION_FATE, FATE_COLUMN
 from probe.core.ledger import Correction, Ledger
 from probe.core.schedule import Due, Schedule
 from probe.link.base import FrameReceiver, FrameSender
+from probe.session.absence import Absence
 from probe.session.connections import Connections
 from probe.session.flows import ONE_ID, PORT_SPACE, Flow, FlowTable, describe
 from probe.session.intake import MAX_BATCHES, Intake
@@ -144,7 +145,7 @@ class Sender:
         self._next_tick = self._next_drain = self._next_open = 0
         self._lateness: list[Ints] = []
         self._lateness_reset = 0
-        self._gap_open = False  # whether any flow waits for the end of an unobserved span
+        self._absence = Absence(self.ledger, tell, self.anchor)
 
     # --- flows -------------------------------------------------------------------------------------------------
 
@@ -179,6 +180,7 @@ class Sender:
         transmitter = self._transmitter(flow.transmitter)
         self.ledger.add(index, flow.name, 1e9 / interval, flow.threshold_ns, flow.min_probes)
         self._intake.reset(index)
+        self._absence.forget(index)
         self._shared.flows[index] = (0, 0, np.iinfo(np.int64).max, 0, 0.0, CONNECTING)
         self.table.add(flow, frame, int(message["rest"]), transmitter, per_id)
         self._witness.add(flow)
@@ -421,7 +423,7 @@ class Sender:
                 self.ledger.stamp(flow, sequence, at)
                 self._witness.evidence.sent(flow, sequence, at, due)
                 self._lateness.append(at - due)
-                self._end_unsent(flow, at)
+                self._absence.end(flow, at)
 
     def _rewrite(self, change: Callable[[], None], drop: int = -1) -> None:
         """Change something that frames already written depend on: take them back, change it, write them anew.
@@ -444,38 +446,7 @@ class Sender:
         if len(flow):
             self._flush_stamps()  # the span begins with the last probe that left before
             self.ledger.unsent(flow, due)
-            self._note_unsent(flow, due, cause)
-
-    def _note_unsent(self, flow: Ints, due: Ints, cause: str) -> None:
-        """A flow stops being observed with its last probe before the slot that was missed."""
-        for f in distinct(flow):
-            entry = self.table.flows[f]
-            if entry.unsent_since is None:
-                entry.unsent_since = int(self.ledger.last_sent_at[f]) or int(due[flow == f][0])
-                entry.unsent_cause = cause
-        self._gap_open = True
-
-    def _end_unsent(self, flow: Ints, at: Ints) -> None:
-        if not self._gap_open:
-            return
-        for f in distinct(flow):
-            entry = self.table.flows[f]
-            if entry.unsent_since is not None:
-                self._tell_unobserved(entry, entry.unsent_since, int(at[flow == f][0]), entry.unsent_cause)
-                entry.unsent_since = None
-        self._gap_open = any(f.unsent_since is not None for f in self.table.flows.values())
-
-    def _tell_unobserved(self, flow: Flow, start: int, end: int, cause: str) -> None:
-        self.ledger.unobserved(flow.index, start, end)
-        self._tell(
-            {
-                "event": "unobserved",
-                "flow": flow.index,
-                "start_ns": start + self.anchor,
-                "end_ns": end + self.anchor,
-                "cause": cause,
-            }
-        )
+            self._absence.begin(flow, due, cause)
 
     def _drain(self, batches: int = MAX_BATCHES) -> bool:
         self._flush_stamps()
@@ -496,14 +467,14 @@ class Sender:
     def _dropped(self, start: int, end: int, drops: int) -> None:
         """A receive ring had no room: that many missing replies are our own doing."""
         self.ledger.dropped(start, end, drops)
-        for flow in self.table.flows.values():
-            if flow.first_ns:
-                self._tell_unobserved(flow, start, end, "ring_drop")
+        flow = np.array([f.index for f in self.table.flows.values() if f.first_ns], np.int64)
+        self._absence.tell(flow, np.full(len(flow), start), np.full(len(flow), end), "ring_drop")
 
     def _dropped_there(self, index: int, start: int, end: int) -> None:
         """The reflector's ring had no room. Longer than there were probes, nothing went unobserved."""
-        flow = self.table.flows[index]
-        self._tell_unobserved(flow, max(start, flow.first_ns), max(end, flow.first_ns), "ring_drop")
+        first = self.table.flows[index].first_ns
+        start, end = max(start, first), max(end, first)
+        self._absence.tell(np.array([index]), np.array([start]), np.array([end]), "ring_drop")
 
     # --- the tick ----------------------------------------------------------------------------------------------
 

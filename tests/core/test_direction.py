@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probe.core.direction import FILLED, SENT_GAPS, Ranges, ReflectorView
+from probe.core.direction import FILLED, SENT_GAPS, ReflectorView
 from probe.core.fate import COLUMN, LOST, LOST_FATES, LOST_FORWARD, LOST_REVERSE
 from probe.core.ledger import Ledger, Reports
+from probe.core.ranges import Ranges
 from probe.session.peers import Peers
 
 from .network import MS, Account, as_expected, counts_of, expected_outages, shrink_rings

@@ -10,6 +10,7 @@ import numpy as np
 from probe.border import HEADER
 from probe.clock import ManualClock
 from probe.link.memory import MemoryLink
+from probe.session.peers import Session
 from probe.session.reflector import Reflector
 
 WALL = 1_763_800_000_123_456_789
@@ -48,3 +49,8 @@ class Bench:
         self.clock.advance(1000)
         self.reflector.turn()
         return [frame for _, frame in self.outward.arrived()]
+
+
+def remembered(session: Session) -> dict[str, object]:
+    """All that a reflector knows of a session; `table` says the records once more."""
+    return {name: getattr(session, name) for name in session.__slots__ if name != "table"}

@@ -10,6 +10,8 @@ from probe.core.direction import FILLED, SENT_GAPS
 from probe.session import peers as peers_module
 from probe.session.peers import IDLE_NS, Peers
 
+from .reflecting import remembered
+
 S = 1_000_000_000
 
 
@@ -133,7 +135,7 @@ def test_a_few_without_arrays_are_answered_as_many(batches):
         assert few.answer_few(keys, sequences, now) == list(zip(*(c.tolist() for c in columns), strict=True))
         assert list(few.sessions) == list(many.sessions)
         for key, session in few.sessions.items():
-            assert all(getattr(session, name) == getattr(many.sessions[key], name) for name in session.__slots__)
+            assert remembered(session) == remembered(many.sessions[key])
 
 
 def test_the_session_idle_longest_makes_room(monkeypatch):

@@ -16,7 +16,7 @@ from probe.session.prompt import FEW
 from probe.wire import layout
 from tests.wire import rfc
 
-from .reflecting import WALL, Bench
+from .reflecting import WALL, Bench, remembered
 
 ENDS = {
     4: [("192.0.2.1", "192.0.2.2"), ("198.51.100.9", "192.0.2.2")],
@@ -100,7 +100,7 @@ class Twin(Bench):
         sessions = reflector._probes.sessions
         connections: dict[int, Connection] = reflector._listener._connections
         return {
-            "sessions": [(key, [getattr(s, name) for name in s.__slots__]) for key, s in sessions.items()],
+            "sessions": [(key, remembered(session)) for key, session in sessions.items()],
             "connections": list(connections.items()),
             "half open": reflector._listener._half_open,
             "drops": reflector._drops,
