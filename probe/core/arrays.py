@@ -66,3 +66,11 @@ def distinct(values: npt.NDArray[Any]) -> list[int]:
     if len(values) and (values == values[0]).all():
         return [int(values[0])]
     return [int(v) for v in np.unique(values)]
+
+
+def count_in(counts: Ints, groups: Ints) -> None:
+    """Add to each group's count how often it comes."""
+    if len(groups) < len(counts) // 8:
+        np.add.at(counts, groups, 1)  # a few places, of many
+    else:
+        counts += np.bincount(groups, minlength=len(counts))

@@ -16,6 +16,7 @@ Time is an argument everywhere: `at` is nanoseconds of one monotonic clock.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from probe.core.arrays import all_are, cumcount, distinct, only, order_of
+from probe.core.arrays import all_are, count_in, cumcount, distinct, only, order_of
 from probe.core.direction import ReflectorView
 from probe.core.events import Outage
 from probe.core.fate import (
@@ -149,7 +150,8 @@ class Ledger:
         self._clean_at = np.zeros(capacity, np.int64)
         self._clean_seq = np.full(capacity, -1, np.int64)
         self._troubled = np.zeros(capacity, bool)  # has an open loss run
-        self._stirred: set[int] = set()  # flows that may have something to tell of outages
+        self._stirred: set[int] = set()  # flows that may have something new to tell of outages
+        self._open: dict[int, None] = {}  # flows in an outage or a run of losses, in the order of their turn
         self._longest = 0  # threshold that every ring is large enough for
         self._fate = np.zeros(0, np.uint8)
         self._sent_at = np.zeros(0, np.int64)
@@ -180,6 +182,8 @@ class Ledger:
         # Called, if set, with (flow, first, last, was, fate): arrays of runs of sequences that have another fate from
         # now on. Of the runs, only probes with the fate `was` are meant. What a reply changes is not told.
         self.on_fate: Callable[[Any, Ints, Ints, int, Any], None] | None = None
+        # Called between the steps of what may take long when many flows are concerned.
+        self.relieve: Callable[[], None] = lambda: None
 
     # --- flows -------------------------------------------------------------------------------------------------
 
@@ -212,6 +216,7 @@ class Ledger:
         for counts in self._unsent.values():
             counts[flow] = 0
         self._stirred.discard(flow)
+        self._open.pop(flow, None)
         self._corrections = {key: count for key, count in self._corrections.items() if key[0] != flow}
         tables: tuple[dict[int, Any], ...] = (
             self._outages,
@@ -275,7 +280,7 @@ class Ledger:
             Sequences, int64.
         """
         sequence = self.next_seq[flow] + cumcount(flow)
-        self.next_seq += np.bincount(flow, minlength=self._capacity)
+        count_in(self.next_seq, flow)
         slot = self._slots_of(flow, sequence)
         self._fate[slot] = EMPTY  # nothing can answer it yet
         self._sent_at[slot] = at
@@ -316,7 +321,7 @@ class Ledger:
             if one is not None:
                 table[one, COLUMN[name]] += len(flow)
             else:
-                table[:, COLUMN[name]] += np.bincount(flow, minlength=self._capacity)
+                count_in(table[:, COLUMN[name]], flow)
 
     def withdraw(self, flow: Ints, sequence: Ints) -> None:
         """The last probes allocated to these flows will not be sent: their numbers are free again."""
@@ -575,6 +580,7 @@ class Ledger:
                 again &= report.gap_total[left] == self._gap_total[f]
                 self._frontier[f] = max(int(self._frontier[f]), int(sequence[left[again]].max(initial=-1)))
                 left = left[~again]
+            self.relieve()
         self._resolve_all(flow)
 
     def numbers(self, flow: Ints, sequence: Ints, q: Ints) -> None:
@@ -595,6 +601,7 @@ class Ledger:
         if self._awaiting:
             for f in distinct(flow):
                 self.resolve(f)
+                self.relieve()
 
     def resolve(self, flow: int) -> None:
         """Give settled losses of a flow their direction, as far as its reflector has told."""
@@ -678,11 +685,14 @@ class Ledger:
             if n < len(sent.at):
                 self._log.appendleft(_Sent(*(column[n:] for column in sent)))
             self._settle(sent.flow[:n], sent.sequence[:n])
+            self.relieve()
         self._settle_unsent(everything=last)
         for flow in list(self._dirty):
             self._rebuild(flow, self._dirty.pop(flow))
-        for flow in list(self._missed):
+            self.relieve()
+        for flow in self._crowded():
             self._summarise(flow)
+            self.relieve()
         self._drops = [d for d in self._drops if d.left and d.end >= self._horizon]
         if last or not len(self._steps) or self._horizon - self.settled_to >= SETTLED_STEP_NS:
             self.settled[:] = self._account
@@ -738,6 +748,7 @@ class Ledger:
         flow, sequence, at, fate = flow[order], sequence[order], at[order], fate[order]
         edge = np.r_[True, flow[1:] != flow[:-1]]
         for start, end in _spans(edge):
+            self.relieve()
             f = int(flow[start])
             outages = self._outages[f]
             self._stirred.add(f)
@@ -765,11 +776,16 @@ class Ledger:
                 past.passed(int(self._clean_at[flow]), int(self._clean_seq[flow]))
         self._missed[flow] = int(sequence[missed[-1]])
 
+    def _crowded(self) -> list[int]:
+        """Flows that have missed something and have filled most of their ring since."""
+        if not self._missed:
+            return []
+        full = self.next_seq - self._floor > self._slots - self._slots // 8
+        return [flow for flow in np.flatnonzero(full).tolist() if flow in self._missed]
+
     def _summarise(self, flow: int) -> None:
         """Before the ring overwrites them, fold a flow's oldest fates into its past. They are final then."""
         slots, following = int(self._slots[flow]), int(self.next_seq[flow])
-        if following - self._floor[flow] <= slots - slots // 8:
-            return
         floor = min(following - slots + slots // 4, int(self._settled_seq[flow]))
         sequence = np.arange(self._oldest(flow), floor)
         slot = self._slot(flow, sequence)
@@ -816,6 +832,7 @@ class Ledger:
             if len(unknown):
                 first, last = self._awaiting.get(f, (int(unknown[0]), 0))
                 self._awaiting[f] = (first, max(last, int(unknown[-1])))
+            self.relieve()
         for drops in self._drops:
             theirs = (flow == drops.flow) | (drops.flow < 0)
             # What never came to the reflector was not dropped here, and what did come to it not there.
@@ -834,15 +851,28 @@ class Ledger:
 
     # --- outages -----------------------------------------------------------------------------------------------
 
-    def drain_outages(self, *, open_too: bool) -> list[tuple[int, Outage]]:
-        """(flow index, outage) for each that is new or changed since the last call."""
+    def drain_outages(self, *, open_too: bool, most: int = 1 << 62) -> list[tuple[int, Outage]]:
+        """(flow index, outage) for each that is new or changed since the last call.
+
+        Args:
+            open_too: Also those still open that have only grown,
+            most: of at most so many flows, in turn.
+        """
         found = []
-        for f in sorted(self._stirred):
+        growing = list(itertools.islice(self._open, most)) if open_too else []
+        for f in sorted(self._stirred.union(growing)):
+            self.relieve()
             outages = self._outages[f]
             found += [(f, o) for o in outages.drain(open_too=open_too)]
-            if outages.quiet():
-                self._stirred.discard(f)
+            self._open.pop(f, None)
+            if not outages.quiet():
+                self._open[f] = None
+        self._stirred.clear()
         return found
+
+    def count_open(self) -> int:
+        """How many flows are in an outage or a run of losses, as far as told."""
+        return len(self._open)
 
     def drain_corrections(self) -> list[Correction]:
         """Changes of settled counts since the last call."""

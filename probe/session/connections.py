@@ -52,6 +52,8 @@ class Connections:
         self._table, self._ledger, self._clock = table, ledger, clock
         self._tell, self._anchor = tell, anchor
         self._on_established, self._on_ended = on_established, on_ended
+        self._opening: dict[int, Flow] = {}  # whose handshake is not over
+        self._ahead = np.zeros(table.capacity, np.int64)  # scratch
         self._links: list[FrameSender] = []
         self._fillers: list[Filler] = []
 
@@ -63,12 +65,14 @@ class Connections:
     def open(self, flow: Flow) -> None:
         """Send the SYN of a kept flow."""
         if flow.client is not None:
+            self._opening[flow.index] = flow
             self._transmit(flow, flow.client.open(self._clock.mono_ns()))
 
     def close(self, flow: Flow) -> None:
         """End the session of a kept flow, if it has one, with an exact RST."""
         if flow.client is None:
             return
+        self._opening.pop(flow.index, None)
         i = flow.index
         seq = (int(self._table.tcp_base[i]) + int(self._ledger.next_seq[i]) * int(self._table.tcp_step[i])) % SERIAL
         frame = flow.client.close(seq, int(self._table.tcp_ack[i]))
@@ -77,9 +81,10 @@ class Connections:
 
     def poll(self, now: int) -> None:
         """Retry handshakes, and start probing where the wait for the window is over."""
-        for flow in self._table.flows.values():
+        for index, flow in list(self._opening.items()):
             client = flow.client
             if client is None or client.state not in (State.SYN_SENT, State.ACKED):
+                del self._opening[index]
                 continue
             frame = client.poll(now)
             if frame is not None:
@@ -142,10 +147,10 @@ class Connections:
         """Acknowledge the furthest octet received, over any hole: the firewall has seen at least as much."""
         end = (view["seq"].astype(np.int64) + octets) % SERIAL
         ahead = (end - self._table.tcp_ack[flow]) % SERIAL
-        for f in distinct(flow):
-            mine = (flow == f) & (ahead < SERIAL // 2)
-            if mine.any():
-                self._table.tcp_ack[f] = (self._table.tcp_ack[f] + int(ahead[mine].max())) % SERIAL
+        np.maximum.at(self._ahead, flow, np.where(ahead < SERIAL // 2, ahead, 0))
+        # Each flow as often as it comes, with the same result every time.
+        self._table.tcp_ack[flow] = (self._table.tcp_ack[flow] + self._ahead[flow]) % SERIAL
+        self._ahead[flow] = 0
 
     def send_resets(self, flow: Ints, ports: Ints, seq: Ints) -> None:
         """Close half-open connections of fresh flows: from `ports`, with the sequence numbers that the peer expects."""

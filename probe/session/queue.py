@@ -118,13 +118,24 @@ class Queue:
             self.next_due = self._due_list[self._sent]
             wake = max(self.next_due, now + breath)
 
-    def relieve(self, late: int) -> None:
+    def relieve(self, late: int, breath: int = 0) -> None:
         """Send what is due and written, in the middle of something else: it must not wait until that is done.
 
-        The last frame is left to `send`, which writes more then, and so is what is late by more than `late` ns.
+        The last frame is left to `send`, which writes more then, and so is what is late by more than `late` ns. With
+        `breath`, nothing is sent before the oldest has been due for that long, and then all together.
         """
         now = self._clock.mono_ns()
-        while now - late <= self.next_due <= now and self._sent + 1 < len(self._due_list) and not self._send_next():
+        if breath:
+            if not now - late <= self.next_due <= now - breath:
+                return
+            last = len(self._due_list) - 1
+            due = int(np.searchsorted(self._due[self._sent : last], now, side="right"))
+            if due and not self._send_many(self._sent + due):
+                self.next_due = self._due_list[self._sent]
+            return
+        while now - late <= self.next_due <= now and self._sent + 1 < len(self._due_list):
+            if self._send_next():
+                return
             self.next_due = self._due_list[self._sent]
 
     def _send_many(self, end: int) -> str:

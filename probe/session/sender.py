@@ -39,6 +39,7 @@ Ints = npt.NDArray[np.int64]
 
 MOST_CORRECTIONS = 2000  # in one message
 TICK_NS = 20_000_000  # settle, publish, tell
+TICK_SHARE, LONGEST_TICK_NS = 20, 50_000_000  # a twentieth of the time, but often enough to tell of silence at once
 DRAIN_NS = (
     20_000_000  # empty the receive rings: replies wait there, stamped already, and many cost little more than one
 )
@@ -47,6 +48,7 @@ AHEAD_NS = 10_000_000  # frames are written this long before they are due
 STALL_NS = 5_000_000  # later than this and a slot may have been missed
 FAR = 1 << 62
 OPEN_OUTAGE_NS = 1_000_000_000  # tell how an open outage has grown
+OPEN_AT_ONCE = 32  # of so many flows in a tick
 SINGLE_RATE_PPS = 20_000  # up to here every probe has a wake-up of its own
 FASTEST_PPS, FASTEST_TOGETHER = 200_000, 128
 MOST_AHEAD = 2500
@@ -124,6 +126,7 @@ class Sender:
             on_established=self._established,
             on_ended=self._session_ended,
         )
+        self.ledger.relieve = self._relieve
         self._witness = Witness(self.ledger, self.anchor, tell, recording)
         self._intake = Intake(
             self.table,
@@ -143,6 +146,8 @@ class Sender:
         self._limited: set[int] = set()  # flows that end by themselves and have not ended
         self._deaf = False  # whether links must be told of new ids to listen for
         self._next_tick = self._next_drain = self._next_open = 0
+        self._tick_cost = 0  # ns, of the last tick
+        self._open_left = 0  # flows in an outage that are still to be told of in this round
         self._lateness: list[Ints] = []
         self._lateness_reset = 0
         self._absence = Absence(self.ledger, tell, self.anchor)
@@ -278,8 +283,7 @@ class Sender:
         """Tell now how open outages stand, and that it has been told."""
         now = self._clock.mono_ns()
         self._drain()
-        self._next_open = 0
-        self._tick(now)
+        self._tick(now, everything=True)
         self._tell({"event": "told"})
 
     def close(self) -> None:
@@ -288,8 +292,7 @@ class Sender:
         for flow in self.table.flows.values():
             self._connections.close(flow)
         self._drain()
-        self._next_open = 0
-        self._tick(self._clock.mono_ns())
+        self._tick(self._clock.mono_ns(), everything=True)
         self._witness.close()
 
     def _reserve(self, proto: str, target: str, count: int) -> list[int]:
@@ -351,7 +354,10 @@ class Sender:
             self._next_drain = now + DRAIN_NS if emptied else now
         if now >= self._next_tick:
             self._tick(now)
-            self._next_tick = now + TICK_NS
+            # With many flows a tick takes its time: it comes the less often. One that took longer than the last one
+            # may have been interrupted.
+            before, self._tick_cost = self._tick_cost, self._clock.mono_ns() - now
+            self._next_tick = now + min(max(TICK_NS, TICK_SHARE * min(before, self._tick_cost)), LONGEST_TICK_NS)
         if now >= self._ahead_to - self._ahead // 2:
             self._prepare(self._clock.mono_ns())
         following = min((q.next_due for q in self._queues), default=FAR)
@@ -460,9 +466,9 @@ class Sender:
 
     def _relieve(self) -> None:
         """Send what has come due in the middle of taking in replies or settling."""
-        if self._relief and not self._breath:
+        if self._relief:
             for queue in self._queues:
-                queue.relieve(STALL_NS)
+                queue.relieve(STALL_NS, self._breath)
 
     def _dropped(self, start: int, end: int, drops: int) -> None:
         """A receive ring had no room: that many missing replies are our own doing."""
@@ -478,10 +484,10 @@ class Sender:
 
     # --- the tick ----------------------------------------------------------------------------------------------
 
-    def _tick(self, now: int) -> None:
+    def _tick(self, now: int, *, everything: bool = False) -> None:
         self.ledger.settle(self._intake.drained_to)
         self._relieve()
-        self._tell_findings(now)
+        self._tell_findings(now, everything=everything)
         self._relieve()
         self._connections.poll(now)
         self._update_states(now)
@@ -490,18 +496,22 @@ class Sender:
         self._relieve()
         self._witness.tick(now)
 
-    def _tell_findings(self, now: int) -> None:
-        open_too = now >= self._next_open
-        if open_too:
-            self._next_open = now + OPEN_OUTAGE_NS
-        found = self.ledger.drain_outages(open_too=open_too)
-        for index, outage, evidence in self._witness.attest(found, now, again=open_too):
+    def _tell_findings(self, now: int, *, everything: bool = False) -> None:
+        """Tell what is new of outages, and how open ones have grown: each once a second, or as soon as it can be."""
+        again = everything or (now >= self._next_open and self._open_left <= 0)
+        if again:
+            self._next_open, self._open_left = now + OPEN_OUTAGE_NS, self.ledger.count_open()
+        most = self._open_left if everything else min(self._open_left, OPEN_AT_ONCE)
+        found = self.ledger.drain_outages(open_too=most > 0, most=most)
+        self._open_left -= most
+        for index, outage, evidence in self._witness.attest(found, now, again=again):
             # All that is lost in its direction from its start on is lost in it, as long as it is open: with this a
             # reader can tell how much of an open outage lies within a span.
             lost = int(self.ledger.live[index, LOST_COLUMN[outage.direction]])
             before = lost - outage.lost if outage.censored == "end" else -1
             event = {"event": "outage", "flow": index, "lost_before": before, **self._wall_outage(outage)}
             self._tell({**event, **evidence})
+            self._relieve()
         self._tell_corrections(self.ledger.drain_corrections())
 
     def _tell_corrections(self, corrections: list[Correction]) -> None:
@@ -534,6 +544,7 @@ class Sender:
         index = np.fromiter(self.table.flows, np.int64, len(self.table.flows))
         for f in self._liveness.update(index, self.ledger, self._intake.rtt_recent, now).tolist():
             self._tell_state(f, now)
+            self._relieve()
 
     def _tell_state(self, flow: int, at: int) -> None:
         state = FLOW_STATES[int(self._liveness.state[flow])]
