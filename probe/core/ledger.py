@@ -864,9 +864,14 @@ class Ledger:
             self.relieve()
             outages = self._outages[f]
             found += [(f, o) for o in outages.drain(open_too=open_too)]
-            self._open.pop(f, None)
-            if not outages.quiet():
-                self._open[f] = None
+            if outages.quiet():
+                self._open.pop(f, None)
+            else:
+                self._open.setdefault(f)
+        for f in growing:
+            if f in self._open:
+                del self._open[f]
+                self._open[f] = None  # behind all others
         self._stirred.clear()
         return found
 

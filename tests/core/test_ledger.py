@@ -501,3 +501,57 @@ def test_each_drop_of_the_reflector_excuses_one_probe(drops, boots, excused):
     ledger = _told(drops, boots)
     assert ledger.live[0, COLUMN["dropped_locally"]] == excused
     assert ledger.live[0, COLUMN["lost"]] == 11 - excused
+
+
+def dark(flows: int) -> tuple[Ledger, np.ndarray]:
+    """A ledger whose flows have all lost their first ten probes and are still dark; how many of each were sent."""
+    ledger = Ledger(flows)
+    for f in range(flows):
+        ledger.add(f, f"flow-{f}", 1000, 100 * MS, 3)
+    every = np.arange(flows)
+    for n in range(10):
+        at = np.full(flows, T0 + n * MS)
+        ledger.stamp(every, ledger.allocate(every, at), at)
+    ledger.settle(T0 + S)
+    return ledger, every
+
+
+def test_outages_that_only_grow_are_told_in_turn():
+    ledger, every = dark(3)
+    assert [f for f, _ in ledger.drain_outages(open_too=False)] == [0, 1, 2], "what is new at once"
+    assert ledger.drain_outages(open_too=False) == [] and ledger.count_open() == 3
+    told = []
+    for n in range(10, 16):
+        at = np.full(3, T0 + n * MS)
+        ledger.stamp(every, ledger.allocate(every, at), at)
+        ledger.settle(T0 + n * S)
+        assert ledger.drain_outages(open_too=False) == []
+        told += [(f, o.lost) for f, o in ledger.drain_outages(open_too=True, most=1)]
+    assert told == [(0, 11), (1, 12), (2, 13), (0, 14), (1, 15), (2, 16)]
+
+
+def test_an_outage_that_ends_is_no_longer_open():
+    ledger, every = dark(2)
+    ledger.drain_outages(open_too=True)
+    at = np.full(1, T0 + 2 * S)
+    [sequence] = ledger.allocate(every[:1], at)
+    ledger.stamp(every[:1], ints(sequence), at)
+    ledger.receive(every[:1], ints(sequence), at + MS)
+    ledger.settle(T0 + 3 * S)
+    assert [(f, o.censored, o.lost) for f, o in ledger.drain_outages(open_too=True)] == [(0, "start", 10)]
+    assert ledger.count_open() == 1
+    ledger.remove(1)
+    assert ledger.count_open() == 0
+
+
+def test_between_flows_there_is_time_for_other_things():
+    calls = []
+    ledger, every = dark(50)
+    ledger.relieve = lambda: calls.append(1)
+    ledger.drain_outages(open_too=True)
+    assert len(calls) >= 50
+    calls.clear()
+    at = np.full(50, T0 + 2 * S)
+    ledger.stamp(every, ledger.allocate(every, at), at)
+    ledger.settle(T0 + 3 * S)
+    assert len(calls) >= 50

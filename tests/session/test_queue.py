@@ -197,6 +197,21 @@ def test_in_the_middle_of_other_work_what_is_due_leaves_but_for_the_last():
     assert bench.stamp() == [(0, 0), (1, 0), (0, 1), (1, 1)]
 
 
+def test_in_the_middle_of_other_work_many_leave_together_once_the_oldest_has_waited():
+    bench = Bench()
+    bench.wait(*((0, n / 10) for n in range(30)))
+    bench.at(0.95)
+    bench.queue.relieve(5 * MS, MS)
+    assert bench.arrived() == [], "each call costs as much as several frames"
+    bench.at(1.05)
+    bench.queue.relieve(5 * MS, MS)
+    assert [s for _, s, _ in bench.arrived()] == list(range(11))
+    assert bench.queue.next_due == bench.t0 + 11 * MS // 10
+    bench.at(4)
+    bench.queue.relieve(5 * MS, MS)
+    assert [s for _, s, _ in bench.arrived()] == list(range(11, 29)), "but for the last, behind which more is written"
+
+
 def test_at_its_pace_each_leaves_at_its_time_until_something_else_is_to_be_done():
     bench = Bench()
     bench.wait((0, 1), (1, 2), (0, 3), (1, 4))
