@@ -67,13 +67,15 @@ class Connections:
 
     def close(self, flow: Flow) -> None:
         """End the session of a kept flow, if it has one, with an exact RST."""
-        if flow.client is None:
-            return
-        i = flow.index
-        seq = (int(self._table.tcp_base[i]) + int(self._ledger.next_seq[i]) * int(self._table.tcp_step[i])) % SERIAL
-        frame = flow.client.close(seq, int(self._table.tcp_ack[i]))
+        frame = None if flow.client is None else flow.client.close(*self._next(flow.index))
         if frame is not None:
             self._transmit(flow, frame)
+
+    def _next(self, i: int) -> tuple[int, int]:
+        """Sequence and acknowledgement number of the probe that would come next."""
+        table = self._table
+        seq = (int(table.tcp_base[i]) + int(self._ledger.next_seq[i]) * int(table.tcp_step[i])) % SERIAL
+        return seq, int(table.tcp_ack[i])
 
     def _is_end(self, client: TcpClient, i: int, segment: Segment) -> bool:
         if client.state is State.ACKED:
@@ -113,11 +115,8 @@ class Connections:
         octets = end - layout.l4_offset(family) - (int(view["offset"]) >> 4) * 4
         segment = Segment(int(view["flags"]), int(view["seq"]), int(view["ack"]), max(octets, 0))
         ends = before in (State.ACKED, State.ESTABLISHED) and segment.flags & (layout.TCP_RST | layout.TCP_FIN)
-        if ends and not segment.flags & layout.TCP_SYN:
-            if not self._is_end(client, i, segment):
-                return False
-            if not segment.flags & layout.TCP_RST:
-                self.close(flow)  # our half as well, so that no table on the way waits for it
+        if ends and not segment.flags & layout.TCP_SYN and not self._is_end(client, i, segment):
+            return False
         answer = client.receive(segment, at)
         if answer is not None:
             self._transmit(flow, answer)
@@ -139,6 +138,9 @@ class Connections:
                 }
             )
             self._on_ended(flow, at)
+            if before is State.ESTABLISHED and not segment.flags & layout.TCP_RST:
+                # Our half as well, so that no table on the way waits for it.
+                self._transmit(flow, client.reset(*self._next(i)))
         return True
 
     def _established(self, flow: Flow) -> None:

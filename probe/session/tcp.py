@@ -149,6 +149,10 @@ class TcpClient:
         self.state = State.ENDED
         if not established:
             seq, ack = (self.iss + 1) % SERIAL, (self.irs + 1) % SERIAL
+        return self.reset(seq, ack)
+
+    def reset(self, seq: int, ack: int) -> bytes:
+        """A RST with these numbers."""
         return self._frame(layout.TCP_RST | layout.TCP_ACK, seq, ack, b"")
 
     def _acknowledge(self) -> bytes:
