@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from probe.border import SharedState
+from probe.core.ending import IcmpRun, ended_by, standing
 from probe.core.events import (
     Cause,
     Censored,
@@ -32,6 +33,7 @@ from probe.core.outage import with_episodes
 from probe.history import History
 
 MOST_SPANS = 10_000  # outages and unobserved spans kept per flow; older ones are in the journal
+MOST_ICMP_RUNS = 100
 MOST_EVIDENCE = 500  # and of so many outages the raw records as well
 RTT_EDGES_S = (
     *(m * 10.0**e for e in range(-5, 1) for m in (1, 2.5, 5)),
@@ -56,6 +58,7 @@ class FlowTrack:
     unobserved: list[Unobserved] = field(default_factory=list)
     session_end: SessionEnd | None = None
     session_ends: int = 0
+    icmp: list[IcmpRun] = field(default_factory=list)
     resets: dict[str, int] = field(default_factory=lambda: {"rst": 0, "fin": 0, "icmp": 0})
     established_ns: int = 0
     translation: str = ""
@@ -166,11 +169,22 @@ class Recorder:
                 self._listener("unobserved", data)
 
     def _take_session_end(self, track: FlowTrack, message: dict[str, Any]) -> None:
-        cause = message["cause"]
-        track.session_end = SessionEnd(track.spec.name, cause, message["at_ns"], message["from"], message["ttl"])
+        cause, source, ttl, peer_ttl = (message[name] for name in ("cause", "from", "ttl", "peer_ttl"))
+        by = ended_by(source, track.address, ttl, peer_ttl)
+        track.session_end = SessionEnd(track.spec.name, cause, message["at_ns"], source, ttl, peer_ttl, by)
         track.session_ends += 1
         track.resets[cause] = track.resets.get(cause, 0) + 1
         self._listener("session_end", {"flow": track.spec.name, **track.session_end.to_document()})
+
+    def _take_icmp_error(self, track: FlowTrack, message: dict[str, Any]) -> None:
+        at_ns = message["at_ns"]
+        run = IcmpRun(at_ns, at_ns, *(message[name] for name in ("type", "code", "from", "ttl", "peer_ttl")))
+        n = next((n for n, before in enumerate(track.icmp) if before.goes_on(run)), None)
+        if n is not None:
+            track.icmp[n] = replace(track.icmp[n], last_ns=at_ns)
+            return
+        track.icmp.append(run)
+        del track.icmp[:-MOST_ICMP_RUNS]
 
     def _take_established(self, track: FlowTrack, message: dict[str, Any]) -> None:
         track.established_ns = message["at_ns"]
@@ -274,13 +288,19 @@ class Recorder:
 
     @staticmethod
     def _session_end(track: FlowTrack, outages: list[Outage], first: int, last: int) -> SessionEnd:
-        end = track.session_end
+        name, end = track.spec.name, track.session_end
         if end is not None and first <= end.at_ns <= last:
-            return end
+            renewed = end.at_ns < track.established_ns <= last
+            return replace(end, again_ns=track.established_ns) if renewed else end
         open_outage = next((o for o in outages if o.censored == "end"), None)
-        if track.spec.session == "kept" and open_outage is not None:
-            return SessionEnd(track.spec.name, "silent", open_outage.start_ns)
-        return SessionEnd(track.spec.name)
+        if track.spec.session != "kept" or open_outage is None:
+            return SessionEnd(name)
+        run = standing(track.icmp, open_outage)
+        if run is None:
+            return SessionEnd(name, "silent", open_outage.start_ns)
+        by = ended_by(run.source, track.address, run.ttl, run.peer_ttl)
+        at_ns = max(run.first_ns, open_outage.start_ns)
+        return SessionEnd(name, "icmp", at_ns, run.source, run.ttl, run.peer_ttl, by, run.type, run.code)
 
     def _rtt(self, track: FlowTrack, start_ns: int | None, end_ns: int | None) -> dict[str, int]:
         counts = self.history.delays(track.index, start_ns, end_ns)

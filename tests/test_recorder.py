@@ -12,7 +12,7 @@ from probe.border import SharedState
 from probe.core.events import FlowSpec, Outage, SessionEnd
 from probe.core.fate import COLUMN
 from probe.core.histogram import bins_of
-from probe.recorder import FlowTrack, Recorder
+from probe.recorder import MOST_ICMP_RUNS, FlowTrack, Recorder
 
 S = 1_000_000_000
 MS = 1_000_000
@@ -253,11 +253,43 @@ def test_before_anything_is_known(bench):
 def test_how_a_session_ended(bench):
     bench.take("established", at_ns=T0)
     assert bench.tracks[0].established_ns == T0
-    bench.take("session_end", cause="rst", at_ns=T0 + 5 * S, ttl=63, **{"from": "192.0.2.254"})
+    bench.take("session_end", cause="rst", at_ns=T0 + 5 * S, ttl=63, peer_ttl=252, **{"from": "192.0.2.0"})
     inside = bench.document(T0, T0 + 10 * S)["session_end"]
-    assert inside == {"cause": "rst", "at_ns": T0 + 5 * S, "from": "192.0.2.254", "ttl": 63}
+    told = {"cause": "rst", "at_ns": T0 + 5 * S, "from": "192.0.2.0", "ttl": 63, "peer_ttl": 252, "by": "firewall"}
+    assert inside == {**told, "icmp_type": None, "icmp_code": None, "again_ns": None}
     assert bench.document(T0 + 6 * S, T0 + 10 * S)["session_end"]["cause"] == "none"
     assert bench.tracks[0].resets["rst"] == bench.tracks[0].session_ends == 1
+    bench.take("established", at_ns=T0 + 7 * S)  # a new session, asked for
+    assert bench.document(T0, T0 + 10 * S)["session_end"] == {**inside, "again_ns": T0 + 7 * S}
+    assert bench.document(T0, T0 + 6 * S)["session_end"] == inside
+
+
+def icmp(bench: Bench, at_s: float, code: int = 13) -> None:
+    where = {"from": "198.51.100.9", "ttl": 63, "peer_ttl": 252, "type": 3, "code": code}
+    bench.take("icmp_error", at_ns=T0 + round(at_s * S), **where)
+
+
+def test_a_session_that_errors_refuse_to_the_end_ended_by_them(bench):
+    icmp(bench, 1)  # long before, and answered again
+    bench.outage(1, 2, 3)
+    for at_s in range(10, 30):
+        icmp(bench, at_s + 0.25)
+    bench.outage(2, 10, 30, censored="end")
+    expected = SessionEnd("f0", "icmp", T0 + 10 * S + S // 4, "198.51.100.9", 63, 252, "firewall", 3, 13)
+    assert bench.document()["session_end"] == expected.to_document()
+    assert len(bench.tracks[0].icmp) == 2
+
+
+def test_errors_that_pass_end_nothing(bench):
+    icmp(bench, 5.25)
+    icmp(bench, 6.25)
+    bench.outage(1, 5, 7)
+    assert bench.document()["session_end"] == SessionEnd("f0").to_document()
+    bench.outage(2, 20, 30, censored="end")
+    assert bench.document()["session_end"] == SessionEnd("f0", "silent", T0 + 20 * S).to_document()
+    for n in range(300):
+        icmp(bench, 30 + n / 100, code=n)
+    assert len(bench.tracks[0].icmp) == MOST_ICMP_RUNS
 
 
 def test_a_kept_session_that_stays_dark_ended_silently(bench):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from probe.core.events import TimelineEvent
+from probe.core.events import SessionEnd, TimelineEvent
 from probe.core.timeline import became_primary, best_told, origin
 from probe.core.verdict import FlowRecord, Span, incident_of, overlap_ns
 
@@ -176,7 +176,11 @@ def flow_label(f: FlowRecord) -> str:
 
 
 def _verdicts(flows: Sequence[FlowRecord]) -> list[str]:
-    return [f"{flow_label(f)} ({f.path} {f.protocol}, {f.session}): {f.verdict}" for f in flows]
+    return [_verdict(f) for f in flows]
+
+
+def _verdict(f: FlowRecord) -> str:
+    return f"{flow_label(f)} ({f.path} {f.protocol}, {f.session}): {f.verdict}"
 
 
 def _no_failover(facts: Facts) -> list[str]:
@@ -226,20 +230,43 @@ def _ingress_dark(facts: Facts) -> list[str]:
 
 
 def _not_synchronised(facts: Facts) -> list[str]:
-    return _verdicts(facts.with_verdict("lost", nat=False))
+    return [_verdict(f) + _icmp(f) for f in facts.with_verdict("lost", nat=False)]
 
 
 def _resets(facts: Facts) -> list[str]:
-    lines = []
-    for flow in facts.with_verdict("reset"):
-        end = flow.session_end
-        source = f" from {end.source}, TTL {end.ttl}" if end and end.source else ""
-        lines.append(f"{flow_label(flow)} ({flow.path}): {end.cause.upper() if end else 'RST'}{source}")
-    return lines
+    return [_ended(f, end) for f, end in _reset_ends(facts) if end.by != "peer"]
+
+
+def _peer_resets(facts: Facts) -> list[str]:
+    return [_ended(f, end) for f, end in _reset_ends(facts) if end.by == "peer"]
+
+
+def _reset_ends(facts: Facts) -> list[tuple[FlowRecord, SessionEnd]]:
+    return [(f, f.session_end) for f in facts.with_verdict("reset") if f.session_end is not None]
+
+
+_SENDERS = {
+    "peer": "as many routers away as the far end",
+    "firewall": "not the far end",
+    "unknown": "whether of the far end is not known",
+}
+
+
+def _ended(flow: FlowRecord, end: SessionEnd) -> str:
+    beside = f" (the far end's replies: {end.peer_ttl})" if end.peer_ttl else ""
+    source = f" from {end.source}, TTL {end.ttl}{beside}: {_SENDERS[end.by]}" if end.source else ""
+    return f"{flow_label(flow)} ({flow.path}): {end.cause.upper()}{source}"
 
 
 def _nat_lost(facts: Facts) -> list[str]:
-    return _verdicts(facts.with_verdict("lost", "rebound", nat=True))
+    return [_verdict(f) + _icmp(f) for f in facts.with_verdict("lost", "rebound", nat=True)]
+
+
+def _icmp(flow: FlowRecord) -> str:
+    end = flow.session_end
+    if end is None or end.cause != "icmp":
+        return ""
+    return f"; ICMP type {end.icmp_type} code {end.icmp_code} from {end.source}"
 
 
 def _one_direction(facts: Facts) -> list[str]:
@@ -390,11 +417,20 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "firewall_resets_sessions",
-        "Old sessions were ended by a RST or FIN instead of a silent drop.",
+        "Old sessions were ended by a firewall's RST or FIN instead of a silent drop.",
         _resets,
         (
             "`reset-sessionless-tcp` on the new primary sends a RST for a TCP segment without a session.",
             "The sender's address and TTL tell whether the firewall or the far end ended the session.",
+        ),
+    ),
+    Rule(
+        "peer_resets_sessions",
+        "Old sessions were ended by a RST or FIN of the far end itself, not of a firewall.",
+        _peer_resets,
+        (
+            "Did the reflector, its host or the service there restart? It knew the session no more.",
+            "A load balancer in front of the far end, which may have chosen another host.",
         ),
     ),
     Rule(

@@ -19,6 +19,7 @@ VERDICTS: tuple[Verdict, ...] = ("unaffected", "survived", "lost", "reset", "dar
 FlowState = Literal["connecting", "up", "suspect", "down", "ended"]
 Cause = Literal["stall", "ring_drop", "link_down", "send_error"]
 EndCause = Literal["rst", "fin", "icmp", "silent", "none"]
+EndedBy = Literal["peer", "firewall", "unknown"]
 ProbeFate = Literal["received", "late", "lost", "lost_forward", "lost_reverse", "dropped_locally", "pending"]
 
 
@@ -180,10 +181,25 @@ class SessionEnd:
     at_ns: int = 0
     source: str = ""  # address the RST, FIN or ICMP error came from (document field: "from")
     ttl: int = 0
+    peer_ttl: int = 0  # of the peer's last reply, to set beside it; 0: none came
+    by: EndedBy = "unknown"  # whose packet it was (core/ending.py)
+    icmp_type: int | None = None  # cause "icmp" alone
+    icmp_code: int | None = None
+    again_ns: int | None = None  # when a new session worked
 
     def to_document(self) -> dict[str, Any]:
         """The contract's form of a session end."""
-        return {"cause": self.cause, "at_ns": self.at_ns, "from": self.source, "ttl": self.ttl}
+        return {
+            "cause": self.cause,
+            "at_ns": self.at_ns,
+            "from": self.source,
+            "ttl": self.ttl,
+            "peer_ttl": self.peer_ttl,
+            "by": self.by,
+            "icmp_type": self.icmp_type,
+            "icmp_code": self.icmp_code,
+            "again_ns": self.again_ns,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +237,7 @@ class TimelineEvent:
         awsd_error          a refusal of what is no known request: detail {unit, error, meaning, actions}
         watcher_down / watcher_up   detail {watcher, reason}; fortigate: unanswering, answering
         outage_start / outage_end   detail {flow, agent, direction}
-        session_end         detail {flow, agent, cause}
+        session_end         detail {flow, agent, cause}; of rst, fin and icmp also {by, from, ttl, peer_ttl}
     """
 
     at_ns: int

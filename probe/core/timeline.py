@@ -114,7 +114,10 @@ def probe_events(flows: Iterable[FlowRecord]) -> list[TimelineEvent]:
                 events.append(TimelineEvent(edge.at_ns, "probe", "outage_end", edge.uncertainty_ns, where))
         end = flow.session_end
         if end is not None and end.cause != "none" and end.at_ns:
-            events.append(TimelineEvent(end.at_ns, "probe", "session_end", 0, {**who, "cause": end.cause}))
+            told: dict[str, Any] = {**who, "cause": end.cause}
+            if end.source:
+                told |= {"by": end.by, "from": end.source, "ttl": end.ttl, "peer_ttl": end.peer_ttl}
+            events.append(TimelineEvent(end.at_ns, "probe", "session_end", 0, told))
     return events
 
 

@@ -3,7 +3,8 @@
 Two steps, both tables a reader can check by eye. `condition` reduces a flow to one of five conditions at the
 end of the run; `RULES` maps (how the session ended, own condition, rebound, twin's condition) to the verdict,
 first match wins. A kept flow is the old session, its fresh twin the new one: only the pair tells a lost
-session (`lost`) from a path that is down (`dark`).
+session (`lost`) from a path that is down (`dark`). What can happen to either in a run is in `HAPPENINGS`; with both
+tables the documentation draws which verdict may follow which.
 
 This module does not decide what an outage is (`core/outage.py`), nor draws anything (`report/`).
 """
@@ -109,13 +110,13 @@ def _any_of(*names: str) -> frozenset[str]:
 RULES: tuple[Rule, ...] = (
     Rule("reset", "the session was ended by a RST or FIN", ended=_any_of("rst", "fin")),
     Rule("unobserved", "our own stalls or drops cover the time that matters", condition=_any_of("unknown")),
-    Rule("unaffected", "no outage", condition=_any_of("clean")),
     Rule(
         "rebound",
-        "answered again, but behind another translated address or port",
-        condition=_any_of("back"),
+        "answered, but behind another translated address or port than before",
+        condition=_any_of("clean", "back"),
         rebound=True,
     ),
+    Rule("unaffected", "no outage", condition=_any_of("clean")),
     Rule("survived", "the same session was answered again after every outage", condition=_any_of("back")),
     Rule("half", "one direction is back, the other is not", condition=_any_of("half")),
     Rule("lost", "the old session stays dark, new ones work", condition=_any_of("dark"), twin=_any_of("clean", "back")),
@@ -126,6 +127,52 @@ RULES: tuple[Rule, ...] = (
         twin=_any_of("half"),
     ),
     Rule("dark", "nothing is back, or no twin tells otherwise", condition=_any_of("dark")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What `RULES` look at: how a flow stands so far."""
+
+    condition: str = "clean"
+    ended: str = "none"
+    twin: str = "clean"
+    rebound: bool = False
+
+    @property
+    def rule(self) -> Rule:
+        """The row that decides."""
+        return next(r for r in RULES if r.matches(self.condition, self.ended, self.twin, self.rebound))
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Something that changes how a flow stands, where `when` holds: what of it, from which values, to which."""
+
+    what: str
+    change: dict[str, str | bool]
+    when: dict[str, frozenset[str]]
+
+    def after(self, standing: Standing) -> Standing | None:
+        """How a flow stands afterwards; None where this cannot happen."""
+        possible = all(getattr(standing, name) in values for name, values in self.when.items())
+        return replace(standing, **self.change) if possible else None  # type: ignore[arg-type]
+
+
+_OK = _any_of("clean", "back")
+HAPPENINGS: tuple[Happening, ...] = (
+    Happening("silence", {"condition": "dark"}, {"condition": _OK}),
+    Happening("silence in one direction", {"condition": "half"}, {"condition": _OK}),
+    Happening("the other direction falls silent", {"condition": "dark"}, {"condition": _any_of("half")}),
+    Happening("one direction is back", {"condition": "half"}, {"condition": _any_of("dark")}),
+    Happening("answered again", {"condition": "back"}, {"condition": _any_of("half", "dark")}),
+    Happening("another translation", {"condition": "back", "rebound": True}, {"condition": _any_of("half", "dark")}),
+    Happening("another translation", {"rebound": True}, {"condition": _OK}),
+    Happening("new sessions fail", {"twin": "dark"}, {"twin": _OK}),
+    Happening("new sessions pass one way", {"twin": "half"}, {"twin": _any_of("dark")}),
+    Happening("new sessions work", {"twin": "back"}, {"twin": _any_of("half", "dark")}),
+    Happening("RST or FIN", {"ended": "rst"}, {"ended": _any_of("none")}),
+    Happening("we stall", {"condition": "unknown"}, {"ended": _any_of("none")}),
 )
 
 
@@ -172,10 +219,7 @@ def explain(flow: FlowRecord, twin: FlowRecord | None = None, *, incident: Span 
     """The row of the table that decides about a flow; arguments as for `judge`."""
     own = condition(flow, incident)
     other = "none" if twin is None or flow.session == "fresh" else condition(twin, incident)
-    for rule in RULES:
-        if rule.matches(own, flow.end_cause, other, flow.rebound and flow.session == "kept"):
-            return rule
-    raise AssertionError(f"no verdict for {own}/{flow.end_cause}/{other}")  # the last rows cover everything
+    return Standing(own, flow.end_cause, other, flow.rebound and flow.session == "kept").rule
 
 
 def judge_all(flows: Sequence[FlowRecord]) -> list[FlowRecord]:
@@ -186,6 +230,27 @@ def judge_all(flows: Sequence[FlowRecord]) -> list[FlowRecord]:
         replace(flow, verdict=judge(flow, flows[pairs[i]] if i in pairs else None, incident=span))
         for i, flow in enumerate(flows)
     ]
+
+
+def again_all(flows: Sequence[FlowRecord]) -> list[int | None]:
+    """When a session worked again, for each flow: as recorded, else by its twin; None where that is not known."""
+    pairs = twins(flows)
+    return [_again(flow, flows[pairs[i]] if i in pairs else None) for i, flow in enumerate(flows)]
+
+
+def _again(flow: FlowRecord, twin: FlowRecord | None) -> int | None:
+    end = flow.session_end
+    if end is None or flow.end_cause == "none" or end.again_ns is not None or twin is None:
+        return None if end is None else end.again_ns
+    since = min([o.start_ns for o in flow.open_outages] + [end.at_ns])
+    # Both notice the same fault by their own next probe.
+    until = end.at_ns + 2 * (flow.interval_ns + twin.interval_ns)
+    touching = [o for o in twin.outages if o.end_ns > since and o.start_ns <= until]
+    episodes = {o.episode for o in touching}
+    same = [o for o in twin.outages if o in touching or (o.episode in episodes and o.end_ns > since)]
+    if twin.counts.received == 0 or any(o.censored == "end" for o in same):
+        return None
+    return max((o.end_ns for o in same), default=end.at_ns)
 
 
 def incident_of(flows: Iterable[FlowRecord]) -> Span | None:
@@ -254,6 +319,28 @@ def table_markdown() -> str:
         cells = [_words(rule.ended), _words(rule.condition)]
         cells += ["any" if rule.rebound is None else "yes", _words(rule.twin), f"`{rule.verdict}`", rule.because]
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def machine_mermaid() -> str:
+    """Which verdict a kept flow with a twin may go over to, and by what: drawn from `RULES` and `HAPPENINGS`."""
+    edges: dict[tuple[str, str], list[str]] = {}
+    seen, waiting = set(), [Standing()]
+    while waiting:
+        standing = waiting.pop(0)
+        if standing in seen:
+            continue
+        seen.add(standing)
+        for happening in HAPPENINGS:
+            after = happening.after(standing)
+            if after is None:
+                continue
+            waiting.append(after)
+            one, other = standing.rule.verdict, after.rule.verdict
+            if one != other and happening.what not in edges.setdefault((one, other), []):
+                edges[one, other].append(happening.what)
+    lines = ["stateDiagram-v2", f"    [*] --> {Standing().rule.verdict}"]
+    lines += [f"    {one} --> {other}: {' or '.join(what)}" for (one, other), what in sorted(edges.items())]
     return "\n".join(lines) + "\n"
 
 

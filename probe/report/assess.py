@@ -19,6 +19,7 @@ class Assessment:
     """All that is concluded rather than measured, in the contract's form."""
 
     verdicts: list[str]
+    again_ns: list[int | None]  # of each flow: when a session worked again after its own had ended
     matrix: dict[str, dict[str, str]]
     timeline: list[dict[str, Any]]
     phases: list[dict[str, Any]]
@@ -42,6 +43,7 @@ def assess(
     )
     return Assessment(
         verdicts=[r.verdict for r in records],
+        again_ns=verdict.again_all(records),
         matrix=verdict.matrix(records),
         timeline=[e.to_document() for e in merged],
         phases=[p.to_document() for p in timeline.phases(merged, records, trigger_ns=trigger_ns)],
@@ -65,7 +67,16 @@ def record_of(flow: Mapping[str, Any]) -> FlowRecord:
         outages=tuple(outage_of(name, i, o) for i, o in enumerate(flow["outages"], 1)),
         unobserved=tuple(Unobserved(name, u["start_ns"], u["end_ns"], u["cause"]) for u in flow["unobserved"]),
         session_end=SessionEnd(
-            name, end.get("cause", "none"), int(end.get("at_ns", 0)), str(end.get("from", "")), int(end.get("ttl", 0))
+            name,
+            end.get("cause", "none"),
+            int(end.get("at_ns", 0)),
+            str(end.get("from", "")),
+            int(end.get("ttl", 0)),
+            int(end.get("peer_ttl", 0)),
+            end.get("by", "unknown"),
+            end.get("icmp_type"),
+            end.get("icmp_code"),
+            end.get("again_ns"),
         ),
         rebound=bool(flow.get("rebound", False)),
         verdict=flow.get("verdict", "unobserved"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from probe.core.events import COUNT_NAMES, TimelineEvent
+from probe.core.events import COUNT_NAMES, SessionEnd, TimelineEvent
 from probe.report.assess import assess
 from probe.report.laws import laws
 from probe.report.model import SCHEMA_ID, Document, json_schema, problems
@@ -40,8 +40,9 @@ def new_document(
     full_run = _complete_run(run)
     full_flows = [_complete_flow(f) for f in flows]
     result = assess(full_run, full_flows, timeline)
-    for flow, verdict in zip(full_flows, result.verdicts, strict=True):
+    for flow, verdict, again_ns in zip(full_flows, result.verdicts, result.again_ns, strict=True):
         flow["verdict"] = verdict
+        flow["session_end"] = {**flow["session_end"], "again_ns": again_ns}
     return {
         "schema": SCHEMA_ID,
         "run": full_run,
@@ -85,11 +86,11 @@ def _complete_flow(flow: Mapping[str, Any]) -> dict[str, Any]:
         "rtt_ns": {},
         "outages": [],
         "unobserved": [],
-        "session_end": {"cause": "none", "at_ns": 0, "from": "", "ttl": 0},
+        "session_end": None,
         "verdict": "unobserved",
     }
     full = neutral | dict(flow)
     full["counts"] = dict.fromkeys(COUNT_NAMES, 0) | dict(full["counts"])
     full["rtt_ns"] = dict.fromkeys(("min", "p50", "p99", "max"), 0) | dict(full["rtt_ns"])
-    full["session_end"] = full["session_end"] or neutral["session_end"]
+    full["session_end"] = SessionEnd("").to_document() | (full["session_end"] or {})
     return full

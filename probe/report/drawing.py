@@ -202,8 +202,8 @@ def _lane(flow: Mapping[str, Any], label: str, scale: _Scale, y: int, run: tuple
     ended = flow["session_end"] or {}
     end = None
     if ended.get("cause", "none") not in ("none", "silent") and ended["at_ns"]:
-        source = f" from {ended['from']}, TTL {ended['ttl']}" if ended["from"] else ""
-        words = f"{flow['name']}: session ended by {ended['cause'].upper()}{source} at {say.utc(ended['at_ns'])} UTC"
+        how = ended["cause"].upper() + say.sent_by(ended)
+        words = f"{flow['name']}: session ended by {how} at {say.utc(ended['at_ns'])} UTC"
         end = (scale.percent(ended["at_ns"]), scale.seconds(ended["at_ns"]), words)
     return Lane(label, f"{say.label(flow)} to {flow['target']}", y, tuple(bars), end)
 

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from probe.core.verdict import shown
 from probe.report import phrases as say
 from probe.report.drawing import HEAD, LABEL_ROW, LANE, draw
+from probe.report.endings import endings
 
 
 def render(document: Mapping[str, Any]) -> str:
@@ -43,6 +44,7 @@ def render(document: Mapping[str, Any]) -> str:
             zero=say.origin_ns(document),
             say=say,
             shown=shown,
+            endings=endings,
             style=Markup(style),
             script=Markup(script),
             style_hash=digest(style),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from probe.core.events import Cause, Censored, Direction, EndCause, ProbeFate, Protocol, Session, Verdict
+from probe.core.events import Cause, Censored, Direction, EndCause, EndedBy, ProbeFate, Protocol, Session, Verdict
 
 SCHEMA_ID = "haprobe.report/1"
 Count = Annotated[int, Field(ge=0)]
@@ -116,6 +116,19 @@ class SessionEndModel(_Model):
     at_ns: Ns
     from_: str = Field(alias="from", description="Address the RST, FIN or ICMP error came from.")
     ttl: Count = Field(description="TTL of that packet on arrival: tells the firewall from the far end.")
+    peer_ttl: Count = Field(default=0, description="TTL of the far end's last reply, to set beside it; 0: none came.")
+    by: EndedBy = Field(
+        default="unknown",
+        description="peer: as many routers away as the far end. firewall: nearer, or under another address."
+        " unknown: farther away, or nothing to compare with.",
+    )
+    icmp_type: Count | None = Field(default=None, description="Of the ICMP error that ended it.")
+    icmp_code: Count | None = Field(default=None, description="Likewise.")
+    again_ns: Ns | None = Field(
+        default=None,
+        description="When a session worked again: this flow's next one, else the first probe of its fresh twin that was"
+        " answered after the outage in which it ended. null: not within the run, or there is no twin.",
+    )
 
 
 class FlowModel(_Model):

@@ -30,6 +30,7 @@ VERDICTS: dict[str, tuple[str, str, str]] = {
     "dark": ("■", "bad", "not back, neither old sessions nor new ones"),
     "unobserved": ("?", "none", "our own stalls or drops: nothing can be said"),
 }
+ENDED_BY = {"peer": "sent by the far end", "firewall": "not by the far end", "unknown": "by whom is not known"}
 DIRECTIONS = {"round_trip": ("↔", "round trip"), "forward": ("→", "forward"), "reverse": ("←", "reverse")}
 
 CAVEATS = frozenset(rule.code for rule in RULES if rule.caveat)
@@ -309,13 +310,22 @@ def describe(event: Mapping[str, Any]) -> str:
         word = "blind" if name == "watcher_down" else "sees again"
         return f"watcher {d.get('watcher', '?')} {word}" + (f": {d['reason']}" if d.get("reason") else "")
     if name == "session_end":
-        return f"{d.get('flow', '?')}: session ended ({d.get('cause', '?')})"
+        return f"{d.get('flow', '?')}: session ended ({d.get('cause', '?')}{sent_by(d)})"
     if name == "forwarding":
         return f"{d.get('unit', '?')} {'forwards' if d.get('enabled') else 'stops forwarding'}"
     if name == "sessions_committed":
         return f"{d.get('unit', '?')} takes over the synchronised sessions"
     detail = ", ".join(f"{k} {v}" for k, v in d.items() if not isinstance(v, dict | list))
     return str(name).replace("_", " ") + (f": {detail}" if detail else "")
+
+
+def sent_by(d: Mapping[str, Any]) -> str:
+    """Who ended a session, of a session end or its event; nothing where nobody did."""
+    if not d.get("from"):
+        return ""
+    who = ENDED_BY[d.get("by", "unknown")]
+    beside = f", the far end's is {d['peer_ttl']}" if d.get("peer_ttl") else ""
+    return f" from {d['from']}, TTL {d.get('ttl', 0)}{beside}: {who}"
 
 
 def _from_to(d: Mapping[str, Any]) -> str:

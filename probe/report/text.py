@@ -16,6 +16,7 @@ from rich.text import Text
 
 from probe.core.verdict import shown
 from probe.report import phrases as say
+from probe.report.endings import endings
 
 WIDE = 120
 # A flapping path has thousands of outages; a terminal shows the first, the stored page all of them.
@@ -51,6 +52,7 @@ def render(document: Mapping[str, Any], console: Console) -> None:
     _matrix(document, console)
     _diagnosis(document, console)
     _outages(document, console)
+    _endings(document, console)
     _phases(document, console)
     _timeline(document, console)
     _counts(document, console)
@@ -74,6 +76,7 @@ def render_measure(document: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     console.print(Text("round-trip times in ms", style="dim"))
     _outages(document, console)
+    _endings(document, console)
     _counts(document, console, only_odd=True)
     _warnings(document, console)
 
@@ -184,6 +187,19 @@ def _outage_cells(outage: Mapping[str, Any], wide: bool) -> list[str | Text]:
     if outage["censored"] == "no":
         estimate.append("\n" + bounds, style="dim")
     return [direction, start, estimate, lost]
+
+
+def _endings(document: Mapping[str, Any], console: Console) -> None:
+    rows = endings(document)
+    if not rows:
+        return
+    table = table_for(console, "Sessions that ended (UTC), and when one worked again")
+    for title in ("flow", "ended", "by", "again"):
+        table.add_column(title, no_wrap=title in ("ended", "again"), overflow="fold")
+    for row in rows[:MOST_ROWS]:
+        table.add_row(_plain(row.flow), row.at, row.how, row.again)
+    console.print(table)
+    _more(len(rows), console)
 
 
 def _phases(document: Mapping[str, Any], console: Console) -> None:

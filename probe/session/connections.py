@@ -17,7 +17,7 @@ from probe.core.ledger import Ledger
 from probe.link.base import FrameSender
 from probe.session.filler import Filler
 from probe.session.flows import Flow, FlowTable
-from probe.session.tcp import SERIAL, Segment, State
+from probe.session.tcp import SERIAL, Segment, State, TcpClient
 from probe.wire import layout
 from probe.wire.dissect import address_text
 
@@ -70,14 +70,22 @@ class Connections:
 
     def close(self, flow: Flow) -> None:
         """End the session of a kept flow, if it has one, with an exact RST."""
-        if flow.client is None:
-            return
         self._opening.pop(flow.index, None)
-        i = flow.index
-        seq = (int(self._table.tcp_base[i]) + int(self._ledger.next_seq[i]) * int(self._table.tcp_step[i])) % SERIAL
-        frame = flow.client.close(seq, int(self._table.tcp_ack[i]))
+        frame = None if flow.client is None else flow.client.close(*self._next(flow.index))
         if frame is not None:
             self._transmit(flow, frame)
+
+    def _next(self, i: int) -> tuple[int, int]:
+        """Sequence and acknowledgement number of the probe that would come next."""
+        table = self._table
+        seq = (int(table.tcp_base[i]) + int(self._ledger.next_seq[i]) * int(table.tcp_step[i])) % SERIAL
+        return seq, int(table.tcp_ack[i])
+
+    def _is_end(self, client: TcpClient, i: int, segment: Segment) -> bool:
+        if client.state is State.ACKED:
+            return client.is_end(segment, (client.irs + 1) % SERIAL, 0)
+        octets = (int(self._ledger.next_seq[i]) - client.began) * int(self._table.tcp_step[i])
+        return client.is_end(segment, int(self._table.tcp_ack[i]), octets)
 
     def poll(self, now: int) -> None:
         """Retry handshakes, and start probing where the wait for the window is over."""
@@ -92,7 +100,7 @@ class Connections:
             elif client.established:
                 self._established(flow)
 
-    def take(self, flow: Flow, view: Any, at: int, end: int, family: int) -> None:
+    def take(self, flow: Flow, view: Any, at: int, end: int, family: int) -> bool:
         """Take in a segment of a kept session that is no reply to a probe.
 
         Args:
@@ -101,43 +109,54 @@ class Connections:
             at: When it came, CLOCK_MONOTONIC ns.
             end: Where the packet ends in the frame.
             family: 4 or 6.
+
+        Returns:
+            Whether it is of the session.
         """
         client = flow.client
         if client is None:
-            return
-        before = client.state
+            return False
+        i, before = flow.index, client.state
         octets = end - layout.l4_offset(family) - (int(view["offset"]) >> 4) * 4
         segment = Segment(int(view["flags"]), int(view["seq"]), int(view["ack"]), max(octets, 0))
+        ends = before in (State.ACKED, State.ESTABLISHED) and segment.flags & (layout.TCP_RST | layout.TCP_FIN)
+        if ends and not segment.flags & layout.TCP_SYN and not self._is_end(client, i, segment):
+            return False
         answer = client.receive(segment, at)
         if answer is not None:
             self._transmit(flow, answer)
+        if client.state is State.ACKED:
+            self._table.peer_ttl[i] = int(view["ttl"])
         if client.established and before is not State.ESTABLISHED:
             self._established(flow)
         if client.state is State.ENDED and before is not State.ENDED:
-            cause = "rst" if segment.flags & layout.TCP_RST else "fin"
-            self._ledger.count(flow.index, "reset")
+            self._ledger.count(i, "reset")
             self._tell(
                 {
                     "event": "session_end",
-                    "flow": flow.index,
-                    "cause": cause,
+                    "flow": i,
+                    "cause": "rst" if segment.flags & layout.TCP_RST else "fin",
                     "at_ns": at + self._anchor,
                     "from": address_text(bytes(view["src"])),
                     "ttl": int(view["ttl"]),
+                    "peer_ttl": int(self._table.peer_ttl[i]),
                 }
             )
             self._on_ended(flow, at)
+            if before is State.ESTABLISHED and not segment.flags & layout.TCP_RST:
+                # Our half as well, so that no table on the way waits for it.
+                self._transmit(flow, client.reset(*self._next(i)))
+        return True
 
     def _established(self, flow: Flow) -> None:
         i, client = flow.index, flow.client
         if client is None:
             return
+        client.began = int(self._ledger.next_seq[i])
         step = int(self._table.length[i]) - layout.l4_offset(flow.family) - 20
         self._table.tcp_step[i] = step
         # The next probe is the first octet after the SYN, whatever its number: a renewed session goes on counting.
-        self._table.tcp_base[i] = (
-            client.iss + 1 - int(self._ledger.next_seq[i]) * int(self._table.tcp_step[i])
-        ) % SERIAL
+        self._table.tcp_base[i] = (client.iss + 1 - client.began * step) % SERIAL
         self._table.tcp_ack[i] = (client.irs + 1) % SERIAL
         flow.done = False
         self._on_established(flow)

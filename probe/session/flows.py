@@ -95,6 +95,7 @@ class FlowTable:
         self.tcp_base = np.zeros(capacity, np.int64)  # TCP sequence number of probe 0
         self.tcp_step = np.zeros(capacity, np.int64)
         self.tcp_ack = np.zeros(capacity, np.int64)
+        self.peer_ttl = np.zeros(capacity, np.int64)  # of the last reply, on arrival; 0: none came
         self.reset_template = np.zeros((capacity, 80), np.uint8)  # closes a half-open connection; fresh TCP only
         self.reset_length = np.zeros(capacity, np.int32)
         self.reset_rest = np.zeros(capacity, np.uint64)
@@ -108,7 +109,7 @@ class FlowTable:
         i = flow.index
         self.flows[i] = flow
         self.kind[i], self.family[i], self.transmitter[i] = flow.kind, flow.family, transmitter
-        self.session[i] = flow.session
+        self.session[i], self.peer_ttl[i] = flow.session, 0
         self.pool_at[i], self.pool_count[i] = self._place(len(flow.ids)), len(flow.ids)
         self.pool[self.pool_at[i] : self.pool_at[i] + len(flow.ids)] = flow.ids
         self.per_id[i] = per_id if len(flow.ids) > 1 else ONE_ID

@@ -21,7 +21,7 @@ from probe.session.connections import Connections
 from probe.session.flows import ONE_ID, SYN_STEP_INVERSE, FlowTable
 from probe.session.tcp import SERIAL
 from probe.wire import layout, sizes
-from probe.wire.dissect import Batch, address_text, frame_ends, icmp_error, intact, split
+from probe.wire.dissect import Batch, IcmpError, address_text, frame_ends, icmp_error, intact, split
 from probe.wire.stamp import TLV_REPORT, TLV_UNKNOWN, elapsed_ns, sign
 
 Ints = npt.NDArray[np.int64]
@@ -30,6 +30,8 @@ Array = npt.NDArray[Any]
 OnReplies = Callable[[Ints, Ints, Ints, Arrivals, Array, tuple[Array, Array] | None], None]
 MAX_BATCH = 4096  # frames taken from a ring at a time
 MAX_BATCHES = 256
+ERROR_TELL_NS = 1_000_000_000  # ICMP errors of one kind are told this often, and of at most so many kinds a flow
+ERROR_KINDS = 16
 STEP_NS = 500_000  # a change of the wall clock by this much between two drains is a step
 _PORT_SPACE = {
     layout.IPPROTO_ICMP: "icmp",
@@ -78,13 +80,20 @@ class Intake:
         self.drained_to = clock.mono_ns()  # every reply that arrived by then is in the ledger
         self._drained_at = self._trusted_from = self.drained_to
         self.offset = self._offset_before = wall_offset_ns(clock)
+        self._errors: dict[int, dict[tuple[int, int, bytes], int]] = {}  # of kept flows: when each kind was last told
         self._seen = np.zeros(capacity, np.int64)  # digest of the address and port its reflector saw; 0: none yet
         shared.flows["rtt_min"] = np.iinfo(np.int64).max
 
     def reset(self, flow: int) -> None:
         """Forget what is known of a row; it is about to be another flow."""
-        self.rtt_recent[flow] = self._seen[flow] = 0
+        self.rtt_recent[flow] = 0
         self._shared.histogram[flow] = 0
+        self.renew(flow)
+
+    def renew(self, flow: int) -> None:
+        """Forget what is known of a flow's session; it is about to have another one."""
+        self._seen[flow] = 0
+        self._errors.pop(flow, None)
 
     def drain(self, receivers: list[FrameReceiver], batches: int = MAX_BATCHES) -> bool:
         """Take in what has arrived, at most `batches` batches of each receiver: longer would keep us from sending.
@@ -170,7 +179,8 @@ class Intake:
         view = pick(slots("icmp"), batch.rows)
         reply = view["type"] == (0 if batch.family == 4 else 129)
         for i in np.flatnonzero(~reply & good).tolist():
-            self._take_error(bytes(raw[batch.rows[i], : int(ends[i])]), batch.family)
+            row = batch.rows[i]
+            self._take_error(bytes(raw[row, : int(ends[i])]), batch.family, int(view["ttl"][i]), int(at[row]))
         rows, view, good = where_all(reply, batch.rows, view, good)
         owner, mine = self._owned_rows("icmp", view["id"], good)
         mine &= (view["magic"] == layout.MAGIC) & self._of_session(view["session"], owner)
@@ -252,9 +262,9 @@ class Intake:
         if fresh.any():
             self._take_answers(view[fresh], owner[fresh], at[batch.rows[fresh]])
         for i in np.flatnonzero(rest & ~fresh).tolist():
-            self._connections.take(
-                self._table.flows[int(owner[i])], view[i], int(at[batch.rows[i]]), int(ends[i]), batch.family
-            )
+            flow_of = self._table.flows[int(owner[i])]
+            if not self._connections.take(flow_of, view[i], int(at[batch.rows[i]]), int(ends[i]), batch.family):
+                self._foreign(1)
 
     def _take_answers(self, view: npt.NDArray[Any], flow: Ints, at: Ints) -> None:
         """SYN/ACKs and RSTs: answers to fresh TCP probes. A half-open connection is closed at once."""
@@ -274,14 +284,34 @@ class Intake:
                 flow[close], view["dport"][close].astype(np.int64), view["ack"][close].astype(np.int64)
             )
 
-    def _take_error(self, frame: bytes, family: int) -> None:
-        """An ICMP error about a probe counts for its flow, whoever sent it."""
+    def _take_error(self, frame: bytes, family: int, ttl: int, at: int) -> None:
+        """An ICMP error about a probe counts for its flow, whoever sent it. Those about kept flows are told as well."""
         error = icmp_error(frame, family)
         owner = -1 if error is None else int(self._table.owner[_PORT_SPACE[error.proto]][error.number])
         if error is None or owner < 0 or family != self._table.family[owner] or not self._quoted(error.data, owner):
             self._foreign(1)
             return
         self._ledger.count(owner, "icmp_error")
+        if self._table.per_id[owner] == ONE_ID:
+            self._tell_error(error, owner, ttl, at)
+
+    def _tell_error(self, error: IcmpError, flow: int, ttl: int, at: int) -> None:
+        told, kind = self._errors.setdefault(flow, {}), (error.type, error.code, error.source)
+        if at - told.get(kind, -ERROR_TELL_NS) < ERROR_TELL_NS or (kind not in told and len(told) >= ERROR_KINDS):
+            return
+        told[kind] = at
+        self._tell(
+            {
+                "event": "icmp_error",
+                "flow": flow,
+                "at_ns": at + int(self._shared.header["wall_anchor"][0]),
+                "from": address_text(error.source),
+                "ttl": ttl,
+                "peer_ttl": int(self._table.peer_ttl[flow]),
+                "type": error.type,
+                "code": error.code,
+            }
+        )
 
     def _quoted(self, data: bytes, owner: int) -> bool:
         """Whether an echo request's data is ours, as far as it is quoted: nobody can reserve an identifier."""
@@ -338,8 +368,8 @@ class Intake:
         self._on_replies(flow, sequence, at, arrivals, ttl, times)
         self._foreign(int(np.count_nonzero(arrivals.unknown)))
         if arrivals.answered.any():
-            rtt, of = where_all(arrivals.answered, arrivals.rtt_ns, flow)
-            self.rtt_recent[of] = rtt
+            rtt, of, ttl = where_all(arrivals.answered, arrivals.rtt_ns, flow, ttl)
+            self.rtt_recent[of], self._table.peer_ttl[of] = rtt, ttl
             if residence is not None:  # the time a probe spent inside the reflector is not the network's
                 (inside,) = where_all(arrivals.answered, residence)
                 rtt = np.where((inside > 0) & (inside < rtt), rtt - inside, rtt)

@@ -260,6 +260,7 @@ class Sender:
         self.table.pool[self.table.pool_at[index]] = flow.ids[0]
         self._ports.release("tcp", old)
         flow.client = TcpClient(flow.client.template, flow.family, flow.ids[0], self._rng.getrandbits(32))
+        self._intake.renew(index)
         self._liveness.add(index, flow.interval_ns, flow.min_probes, flow.threshold_ns)
         self._links.listen(flow.transmitter, self._owned())
         self._connections.open(flow)

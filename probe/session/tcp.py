@@ -26,6 +26,7 @@ SYN_OPTIONS = struct.pack("!BBHBBBBBBBB", 2, 4, MSS, 4, 2, 1, 3, 3, layout.PROBE
 WINDOW_WAIT_NS = 50_000_000
 RETRY_NS = (1_000_000_000, 2_000_000_000, 4_000_000_000, 5_000_000_000)
 SERIAL = 1 << 32
+END_SPAN = layout.PROBE_WINDOW << layout.PROBE_WINDOW_SCALE  # octets
 
 
 class State(enum.Enum):
@@ -64,6 +65,7 @@ class TcpClient:
         self.port = port
         self.iss = iss
         self.irs = 0  # the peer's initial sequence number
+        self.began = 0  # the flow's first probe in this connection
         self.state = State.CLOSED
         self.refused = 0
         self._retry_at = 0
@@ -119,6 +121,21 @@ class TcpClient:
             self.state = State.ENDED
         return None
 
+    def is_end(self, segment: Segment, acknowledged: int, octets: int) -> bool:
+        """Whether a RST or FIN is of this connection, not forged nor of an earlier one.
+
+        One is if its sequence number is near what we have acknowledged: the peer's own may be ahead by what was lost on
+        its way here; a firewall without the session copies our acknowledgement (RFC 9293, section 3.10.7.1), perhaps
+        an old one.
+
+        Args:
+            segment: As received.
+            acknowledged: Furthest octet received.
+            octets: Sent so far. The peer has sent as many, but for what was duplicated on the way.
+        """
+        distance = (segment.seq - acknowledged + SERIAL // 2) % SERIAL - SERIAL // 2
+        return abs(distance) <= min(2 * octets, END_SPAN)
+
     def close(self, seq: int, ack: int) -> bytes | None:
         """An exact RST, so that no table on the way keeps the session.
 
@@ -132,6 +149,10 @@ class TcpClient:
         self.state = State.ENDED
         if not established:
             seq, ack = (self.iss + 1) % SERIAL, (self.irs + 1) % SERIAL
+        return self.reset(seq, ack)
+
+    def reset(self, seq: int, ack: int) -> bytes:
+        """A RST with these numbers."""
         return self._frame(layout.TCP_RST | layout.TCP_ACK, seq, ack, b"")
 
     def _acknowledge(self) -> bytes:

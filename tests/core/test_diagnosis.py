@@ -24,6 +24,7 @@ CODES = [
     "sessions_not_synchronised",
     "nat_sessions_lost",
     "firewall_resets_sessions",
+    "peer_resets_sessions",
     "second_failover",
     "one_direction_dark",
     "no_failover_seen",
@@ -224,9 +225,34 @@ def test_our_own_stall_inside_an_outage_is_told() -> None:
     assert codes(measured) == ["failover_clean"]
 
 
+def ended(by: str, ttl: int, peer_ttl: int = 252, cause: str = "rst", address: str = "10.99.97.10") -> list[FlowRecord]:
+    """A failover after which the east-west session was ended so."""
+    end = SessionEnd("f", cause, T0 + 5 * S, address, ttl, peer_ttl, by)  # type: ignore[arg-type]
+    return [replace(f, session_end=end) if f.verdict == "reset" else f for f in flows(eastwest_tcp="reset")]
+
+
 def test_resets_name_who_sent_them() -> None:
-    [finding] = found(flows(eastwest_tcp="reset"), GOOD)
-    assert finding.evidence == ("agent/east-west-tcp (east-west): RST from 10.99.97.10, TTL 63",)
+    [finding] = found(ended("firewall", 63), GOOD)
+    where = "agent/east-west-tcp (east-west): "
+    assert finding.code == "firewall_resets_sessions"
+    assert finding.evidence == (f"{where}RST from 10.99.97.10, TTL 63 (the far end's replies: 252): not the far end",)
+    [finding] = found(ended("unknown", 63, 0), GOOD)
+    assert finding.code == "firewall_resets_sessions"
+    assert finding.evidence == (f"{where}RST from 10.99.97.10, TTL 63: whether of the far end is not known",)
+
+
+def test_the_far_end_s_own_reset_is_not_the_firewall_s() -> None:
+    [finding] = found(ended("peer", 61, cause="fin"), GOOD)
+    assert finding.code == "peer_resets_sessions"
+    [evidence] = finding.evidence
+    assert evidence.endswith("TTL 61 (the far end's replies: 252): as many routers away as the far end")
+
+
+def test_a_refusal_by_icmp_stands_beside_the_lost_session() -> None:
+    end = SessionEnd("f", "icmp", T0 + 5 * S, "10.99.96.1", 63, 252, "firewall", 3, 13)
+    lost = [replace(f, session_end=end) if f.verdict == "lost" else f for f in flows(eastwest_tcp="lost")]
+    evidence = {d.code: d.evidence for d in found(lost, GOOD)}["sessions_not_synchronised"]
+    assert evidence == ("agent/east-west-tcp (east-west tcp, kept): lost; ICMP type 3 code 13 from 10.99.96.1",)
 
 
 def test_every_code_of_the_contract_has_a_rule() -> None:

@@ -75,6 +75,7 @@ HALF_TWIN = flow(outage(5, None, "reverse"), session="fresh", name="f-fresh")
         (flow(FIVE, outage(12, 13)), DARK_TWIN, "survived"),
         (flow(lost=400), None, "survived"),  # 2 % scattered loss is no outage, but not untouched either
         (flow(FIVE, rebound=True), BACK_TWIN, "rebound"),
+        (flow(lost=2, rebound=True), BACK_TWIN, "rebound"),  # too short for an outage, yet another port ever since
         (flow(OPEN), BACK_TWIN, "lost"),
         (flow(OPEN), CLEAN_TWIN, "lost"),
         (flow(OPEN, rebound=True), CLEAN_TWIN, "lost"),  # it did not come back at all
@@ -184,3 +185,64 @@ def test_worst_knows_every_verdict() -> None:
 def test_table_in_the_docs_has_every_rule() -> None:
     table = verdict.table_markdown()
     assert all(rule.because in table for rule in RULES)
+
+
+# --- from one verdict to another -------------------------------------------------------------------------------------
+
+
+def test_the_drawing_has_every_verdict_and_happening_and_no_way_out_of_reset() -> None:
+    lines = [line.strip() for line in verdict.machine_mermaid().splitlines()[1:]]
+    assert lines[0] == "[*] --> unaffected"
+    edges = {tuple(line.partition(":")[0].split(" --> ")): line.partition(": ")[2].split(" or ") for line in lines[1:]}
+    assert {end for edge in edges for end in edge} == set(VERDICTS)
+    assert not any(one == "reset" for one, _ in edges)
+    told = {word for words in edges.values() for word in words}
+    assert {h.what.replace("RST or FIN", "RST") for h in verdict.HAPPENINGS} <= told
+    # By hand: what a failover does to an old session whose state was not synchronised, and then to one that was.
+    assert edges["unaffected", "lost"] == ["silence"]
+    assert edges["lost", "dark"] == ["new sessions fail"]
+    assert edges["dark", "lost"] == ["new sessions work"]
+    assert edges["dark", "survived"] == ["answered again"]
+    assert "another translation" in edges["dark", "rebound"]
+    assert ("survived", "unaffected") not in edges
+
+
+# --- when a session worked again -------------------------------------------------------------------------------------
+
+
+def again(kept: FlowRecord, *fresh: Outage, **more: Any) -> float | None:
+    """Seconds from T0; the fresh twin had these outages."""
+    twin = flow(*fresh, session="fresh", name="f-fresh", **more)
+    told, of_twin = verdict.again_all([kept, twin])
+    assert of_twin is None
+    return None if told is None else (told - T0) / S
+
+
+LOST = flow(OPEN, session_end=SessionEnd("f", "silent", T0 + 5 * S))
+RESET = flow(OPEN, session_end=SessionEnd("f", "rst", T0 + 9 * S + 2_000_000))
+
+
+def test_new_sessions_worked_again_when_the_twin_did() -> None:
+    assert again(LOST, FIVE) == 9
+    assert again(RESET, FIVE) == 9  # a moment before the old one was told so
+    assert again(LOST, outage(5.003, 9)) == 9  # its next probe came a little later
+    flaps = [replace(o, episode=n) for n, o in enumerate((outage(1, 2), FIVE, outage(15, 16)), 1)]
+    assert again(LOST, *flaps) == 9
+    assert again(LOST) == 5  # new ones always worked
+    assert again(flow(session_end=SessionEnd("f", "rst", T0 + 6 * S))) == 6
+
+
+def test_all_of_an_episode_must_be_over() -> None:
+    forward, reverse = outage(5, 7, "forward"), outage(7, 9, "reverse")
+    assert again(LOST, replace(forward, episode=1), replace(reverse, episode=1)) == 9
+    assert again(LOST, replace(forward, episode=1), replace(outage(7, None, "reverse"), episode=1)) is None
+    assert again(LOST, replace(forward, episode=1), replace(outage(15, 16), episode=2)) == 7
+
+
+def test_what_is_not_known_is_not_told() -> None:
+    assert again(LOST, OPEN) is None
+    assert again(LOST, counts=Counts(scheduled=10, sent=10, lost=10, lost_unattributed=10)) is None
+    assert again(flow(OPEN), FIVE) is None  # nothing ended
+    assert verdict.again_all([LOST]) == [None]
+    renewed = replace(LOST, session_end=replace(LOST.session_end, again_ns=T0 + 8 * S))
+    assert again(renewed, FIVE) == 8 and verdict.again_all([renewed]) == [T0 + 8 * S]

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from probe.lab import processes
 from probe.report.document import laws
 
-from .triple import IPV4, IPV6, TARGETS, TCP_PORT, UDP_PORT, Run, Triple
+from .triple import IPV4, IPV6, TARGETS, TCP_PORT, UDP_PORT, Run, Triple, wait_for
 
 pytestmark = pytest.mark.netns
 
@@ -41,6 +42,7 @@ def test_a_reflector_that_starts_anew_resets_the_sessions_of_the_old_one(triple:
         end = old["session_end"]
         # A reflector sends with TTL 255 and there is one router: the address and TTL tell who ended the session.
         assert (end["cause"], end["from"], end["ttl"]) == ("rst", address, 254)
+        assert (end["peer_ttl"], end["by"]) == (254, "peer")
         assert old["verdict"] == "reset"
         assert old["counts"]["reset"] == 1
         assert document["run"]["started_ns"] < end["at_ns"] < document["run"]["ended_ns"]
@@ -49,11 +51,14 @@ def test_a_reflector_that_starts_anew_resets_the_sessions_of_the_old_one(triple:
         # Its last outage was never seen to end, and no probe was sent once the session was over.
         assert old["outages"][-1]["censored"] == "end"
         assert old["counts"]["scheduled"] < new["counts"]["scheduled"] == 2000
+        assert end["again_ns"] == new["outages"][-1]["end_ns"]
     for kind in ("udp", "udp-fresh"):
         assert flows[kind]["verdict"] == "survived", flows[kind]["outages"]
         assert flows[kind]["outages"][-1]["censored"] == "no"
     assert document["matrix"]["default"]["tcp"] == "reset"
     assert document["matrix"]["default"]["tcp-new"] == "recovered"
+    codes = {finding["code"] for finding in document["diagnosis"]}
+    assert "peer_resets_sessions" in codes and "firewall_resets_sessions" not in codes
 
 
 def test_a_session_that_is_dropped_in_silence_is_lost_and_new_ones_are_not(triple: Triple, reflector: Run):
@@ -93,12 +98,77 @@ def test_a_host_without_its_reflector_refuses_and_the_flow_counts_it(triple: Tri
     document = run.document()
     assert laws(document, settled=True) == []
     flows = named(document)
-    assert (flows["tcp"]["session_end"]["cause"], flows["tcp"]["session_end"]["ttl"]) == ("rst", 63)
+    # As far away as the reflector was, though of another initial TTL: it is the far host itself, and no firewall.
+    end = flows["tcp"]["session_end"]
+    assert (end["cause"], end["ttl"], end["peer_ttl"], end["by"]) == ("rst", 63, 254, "peer")
     assert flows["tcp"]["verdict"] == "reset"
     assert flows["udp"]["counts"]["icmp_error"] > 0
     assert flows["udp"]["counts"]["lost"] > 50
     assert flows["udp"]["verdict"] == "dark"
     assert {o["censored"] for o in flows["udp"]["outages"]} == {"end"}
+    refused = flows["udp"]["session_end"]
+    assert (refused["cause"], refused["from"], refused["by"]) == ("icmp", IPV4, "peer")
+    assert (refused["icmp_type"], refused["icmp_code"], refused["ttl"]) == (3, 3, 63)
+
+
+def test_sessions_that_a_router_refuses_by_icmp_end_by_it_and_passing_errors_end_nothing(
+    triple: Triple, reflector: Run
+):
+    capture = triple.capture()
+    run = triple.start_measure(
+        *(TARGETS[k] for k in ("icmp", "udp", "tcp", "udp6")),
+        rate=100,
+        duration=300,
+        session="kept",
+        loss_threshold=0.5,
+    )
+    capture.wait_for("tcp", 50)
+    # Linux sends one such error a second to each host; here all are to be seen.
+    for family in ("ipv4.icmp_ratelimit", "ipv6.icmp.ratelimit"):
+        triple.run(triple.router, "sysctl", "-qw", f"net.{family}=0")
+    refuse = "reject with icmp type admin-prohibited"
+
+    def reject(*rules: str) -> None:
+        chain = ("table inet faults {", "chain forward {", "type filter hook forward priority 0; policy accept;")
+        triple.nft("flush ruleset", *chain, *rules, "}", "}")
+
+    def later(kind: str, more: int = 60, family: int = 4) -> None:
+        capture.wait_for(kind, max(capture.probes(kind, family)) + more, family)
+
+    reject(f"ip6 daddr {IPV6} reject with icmpv6 type no-route")  # for a while
+    later("udp", family=6)
+    reject(f"ip daddr {IPV4} {refuse}")  # for good
+    later("udp")
+    later("udp", family=6)
+    run.interrupt()
+    document = run.document()
+    assert laws(document, settled=True) == []
+    flows = named(document)
+    for kind in ("icmp", "udp", "tcp"):
+        end, outage = flows[kind]["session_end"], flows[kind]["outages"][-1]
+        assert (end["cause"], end["from"], end["ttl"], end["by"]) == ("icmp", "10.211.1.1", 64, "firewall"), kind
+        assert (end["icmp_type"], end["icmp_code"]) == (3, 13)
+        assert outage["censored"] == "end" and end["at_ns"] >= outage["start_ns"]
+        assert flows[kind]["verdict"] == "dark"  # there is no new session that would tell the path from the session
+        assert flows[kind]["counts"]["icmp_error"] >= 10
+    passed = flows["udp6"]
+    assert passed["counts"]["icmp_error"] >= 10 and passed["session_end"]["cause"] == "none"
+    assert [o["censored"] for o in passed["outages"]] == ["no"]
+
+
+def test_a_sender_that_is_killed_leaves_nothing_behind(triple: Triple, reflector: Run):
+    """No rule, no port, and no session that the far end would go on answering."""
+    capture = triple.capture()
+    run = triple.start_measure(TARGETS["tcp"], TARGETS["udp"], rate=200, duration=300, session="both")
+    capture.wait_for("tcp", 50)
+    engine = processes.identify("sender", run.engine())
+    held = triple.run(triple.sender, "ss", "-Hltun").splitlines()
+    assert len(held) > 10  # both kept sessions' ports, and those of the fresh ones
+    run.kill()
+    wait_for(lambda: not engine.alive, what="for the engine to follow")
+    assert triple.run(triple.sender, "ss", "-Hatun").strip() == ""
+    for name in triple.names:
+        assert triple.run(name, "nft", "list", "ruleset").strip() == ""
 
 
 def test_a_translation_that_changes_is_seen(triple: Triple, reflector: Run):

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -52,7 +52,7 @@ _SO_TIMESTAMPNS, _SO_RCVBUFFORCE = 35, 33
 _ACTIVATE = 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@" 3<&0 0</dev/null'
 
 
-def wait_for(condition: Callable[[], Any], within_s: float = 10.0, what: str = "") -> Any:
+def wait_for(condition: Callable[[], Any], within_s: float = 60.0, what: str = "") -> Any:
     """Poll until the condition is true, and return what it returned; fails when it is not within the time."""
     deadline = time.monotonic() + within_s
     while True:
@@ -356,7 +356,7 @@ class Agent:
         """(HTTP status, body)."""
         request = urllib.request.Request(f"http://{self.address}{path}", method=method)
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -431,7 +431,7 @@ class Triple:
         return self.names[2]
 
     @classmethod
-    def open(cls, directory: Path, letters: str = "") -> Triple:
+    def open(cls, directory: Path, letters: str = "") -> Self:
         owner = processes.identify("", os.getpid())
         triple = cls(f"{PREFIX}{owner.pid}-{owner.started}-{letters}", directory)
         try:
@@ -519,9 +519,9 @@ class Triple:
         )
         self._relays += [Relay(self, "a1", "b0", out or as_it_is), Relay(self, "b0", "a1", back or as_it_is)]
 
-    def capture(self, interface: str = "a1") -> Capture:
+    def capture(self, interface: str = "a1", name: str = "") -> Capture:
         """Record what passes the router's interface: `a1` before its rules, `b0` behind them (on the way out)."""
-        self._captures.append(Capture(self.router, interface))
+        self._captures.append(Capture(name or self.router, interface))
         return self._captures[-1]
 
     def start(self, name: str, *arguments: str, wrap: list[str] | None = None) -> Run:

@@ -249,8 +249,20 @@ def verdicts_page() -> str:
         " flow (old session) is the fresh one (new sessions) beside it; a fresh flow is judged by itself, and where it"
         " survived its cell says `recovered`.\n\n"
         + verdict.table_markdown()
-        + "\n## Diagnosis codes\n\n"
-        + diagnosis.table_markdown()
+        + "\n## From one verdict to another\n\nWhat may happen to a kept flow while it runs, and the verdict before and"
+        " after, drawn from the table above and from `HAPPENINGS`. A session that was ended stays so.\n\n```mermaid\n"
+        + verdict.machine_mermaid()
+        + "```\n\nWhich translation a probe went through only a reflector of ours can tell, for UDP and TCP. An echo"
+        " reply comes back under the identifier that it was sent with, whatever the translation on the way: ICMP is"
+        " never `rebound`.\n" + "\n## How a session ended\n\n"
+        "| `session_end.cause` | means |\n|---|---|\n"
+        "| `rst`, `fin` | A segment of this session (by its sequence number; a forged one is ignored). |\n"
+        "| `icmp` | Dark to the end of the run, with ICMP errors about its probes coming on. Errors after which it was"
+        " answered again, or that stopped for longer than 5 s, are counted and nothing else. |\n"
+        "| `silent` | Dark to the end of the run, without a word. |\n\n"
+        "`by` says whose packet it was. Every router takes one from the TTL, and senders begin with 64, 128 or 255:"
+        " what has passed fewer routers than the far end's replies (`peer_ttl`) comes from something nearer, a"
+        " `firewall` that answers in the far end's name.\n" + "\n## Diagnosis codes\n\n" + diagnosis.table_markdown()
     )
 
 

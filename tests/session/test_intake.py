@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from probe.session.intake import ERROR_KINDS
 from tests.wire import rfc
 
 from .flow import KEY
@@ -117,6 +118,17 @@ def test_no_reply_comes_before_its_probe_whatever_the_clocks_say():
     desk.receive(answer(desk, "udp_base4", 0, ((WALL_S, 0), (WALL_S, 0)), 1), after_ns=-300)
     assert came == [sent + 1]
     assert desk.shared.flows["rtt_min"][desk.index["udp_base4"]] == 1
+
+
+def test_the_ttl_of_the_last_reply_is_kept():
+    desk = Desk("udp4", "udp_base4")
+    reply = bytearray(answer(desk, "udp_base4", 0, ((WALL_S, 0), (WALL_S, 0)), 1))
+    desk.receive(bytes(reply))
+    assert desk.table.peer_ttl.tolist() == [0, reply[22]]
+    later = bytearray(answer(desk, "udp_base4", 1, ((WALL_S, 0), (WALL_S, 0)), 1))
+    later[22] = 77
+    desk.receive(bytes(later))
+    assert desk.table.peer_ttl.tolist() == [0, 77]
 
 
 # --- ICMP errors -----------------------------------------------------------------------------------------------------
@@ -232,6 +244,34 @@ def test_a_damaged_error_counts_for_nobody():
     frame = icmp_error(4, 3, 1, desk.sent["udp4"][0][14:44])
     desk.receive(frame[:50] + b"\xff" + frame[51:])
     assert desk.errors() == {}
+
+
+@pytest.mark.parametrize("name", ["icmp4", "udp6", "tcp4"])
+def test_errors_about_a_kept_flow_are_told_once_a_second_of_each_kind(name):
+    family = int(name[-1])
+    desk = Desk(name)
+    whole = desk.sent[name][0][14:]
+    one, other = (icmp_error(family, *error, whole) for error in ERRORS[family][:2])
+    at = desk.clock.mono
+    for frames in ([one, one, other], [one, other], []):
+        desk.receive(*frames, after_ns=600_000_000)
+    desk.receive(one, after_ns=1_000_000)
+    told = list(desk.told)
+    kinds = [(e["type"], e["code"]) for e in told]
+    assert kinds == [*ERRORS[family][:2], ERRORS[family][0]]
+    assert [e["at_ns"] - at for e in told] == [600_000_000, 600_000_000, 1_801_000_000]
+    assert {(e["flow"], e["from"], e["peer_ttl"]) for e in told} == {(0, ROUTER[family][0], 0)}
+    assert {e["ttl"] for e in told} == {one[22 if family == 4 else 21]}
+    # However many kinds somebody makes up, only so many are told.
+    desk.receive(*(icmp_error(family, ERRORS[family][0][0], code, whole) for code in range(100, 200)))
+    assert {e["event"] for e in desk.told} == {"icmp_error"} and len(desk.told) == 3 + ERROR_KINDS - 2
+
+
+def test_errors_about_a_fresh_flow_are_counted_alone():
+    desk = Desk("udp4")
+    desk.table.per_id[0] = 1
+    desk.receive(icmp_error(4, 3, 13, desk.sent["udp4"][0][14:]))
+    assert desk.errors() == {"udp4": 1} and desk.told == []
 
 
 # --- anything --------------------------------------------------------------------------------------------------------

@@ -121,6 +121,29 @@ def test_the_end(flags):
     assert tcp.close(1, 2) is None and tcp.poll(100 * S) is None
 
 
+@pytest.mark.parametrize(
+    ("ahead", "octets", "ends"),
+    [
+        (0, 0, True),
+        (1, 0, False),
+        (-1, 0, False),
+        (0, 10_000, True),  # as the far end's kernel, or a firewall without the session, makes it
+        (5_000, 10_000, True),  # the far end is ahead of us by what was lost on its way back
+        (10_200, 10_000, True),  # and by what was duplicated
+        (-9_000, 10_000, True),  # a copy of what we acknowledged a while ago
+        (20_001, 10_000, False),
+        (-20_001, 10_000, False),
+        (1 << 31, 10_000, False),
+        (1 << 29, 1 << 50, True),
+        (1 << 30, 1 << 50, False),  # never the whole space, however long the session
+    ],
+)
+def test_what_ends_a_session_is_near_what_it_has_acknowledged(ahead, octets, ends):
+    for acknowledged in (0, 77, 0xFFFFFFFF):
+        segment = Segment(RST, (acknowledged + ahead) % (1 << 32), 0, 0)
+        assert client().is_end(segment, acknowledged, octets) is ends
+
+
 def test_closing_sends_an_exact_reset():
     check(established().close(0x1234, 0x5678), 4, "RA", 0x1234, 0x5678)
     half = client()

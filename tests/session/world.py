@@ -15,7 +15,7 @@ import heapq
 import json
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,6 +73,9 @@ class Wire(MemoryLink):
         self.world, self.way, self.latency = world, way, latency
         self.weather = Weather()
         self.faults: list[tuple[int, int]] = []  # by the clock, besides the weather
+        # A firewall before the middle of the wire, and one behind it: whether a frame passes.
+        self.before: Callable[[bytes], bool] = lambda _frame: True
+        self.behind: Callable[[bytes], bool] = lambda _frame: True
         self._number = 0
         self._flying: list[tuple[int, int, bytes]] = []
 
@@ -84,8 +87,9 @@ class Wire(MemoryLink):
         crossing = at + self.latency // 2
         probe = self.world.probe_of(frame, at if self.way == "out" else None)
         for _ in range(2 if rng.random() < weather.duplicate else 1):
-            gone = weather.dark or any(a <= crossing < b for a, b in self.faults) or rng.random() < weather.loss
-            if gone:
+            gone = not self.before(frame)
+            gone = gone or weather.dark or any(a <= crossing < b for a, b in self.faults) or rng.random() < weather.loss
+            if gone or not self.behind(frame):
                 if probe is not None and not probe.answered:
                     probe.lost = "forward" if self.way == "out" and not probe.reached else probe.lost or "reverse"
                 continue
