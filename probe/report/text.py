@@ -51,6 +51,7 @@ def render(document: Mapping[str, Any], console: Console) -> None:
     _matrix(document, console)
     _diagnosis(document, console)
     _outages(document, console)
+    _streams(document, console)
     _phases(document, console)
     _timeline(document, console)
     _counts(document, console)
@@ -74,6 +75,7 @@ def render_measure(document: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     console.print(Text("round-trip times in ms", style="dim"))
     _outages(document, console)
+    _streams(document, console)
     _counts(document, console, only_odd=True)
     _warnings(document, console)
 
@@ -184,6 +186,18 @@ def _outage_cells(outage: Mapping[str, Any], wide: bool) -> list[str | Text]:
     if outage["censored"] == "no":
         estimate.append("\n" + bounds, style="dim")
     return [direction, start, estimate, lost]
+
+
+def _streams(document: Mapping[str, Any], console: Console) -> None:
+    streams = say.frozen(document)
+    if not streams:
+        return
+    _title("Streams: what a person at a terminal felt", console)
+    for stream in streams:
+        console.print(Text(f"{stream.name}: {stream.text}"))
+        for line in stream.stalls[:MOST_ROWS]:
+            console.print(Padding(Text(line, style="dim"), (0, 0, 0, 4)))
+        _more(len(stream.stalls), console)
 
 
 def _phases(document: Mapping[str, Any], console: Console) -> None:
