@@ -300,9 +300,10 @@ class Recorder:
         end = track.session_end
         if end is not None and first <= end.at_ns <= last:
             return end
-        open_outage = next((o for o in outages if o.censored == "end"), None)
-        if track.spec.session == "kept" and open_outage is not None:
-            return SessionEnd(track.spec.name, "silent", open_outage.start_ns)
+        dark = [o.start_ns for o in outages if o.censored == "end"]
+        dark += [s["start_ns"] for s in track.stalls.values() if s["start_ns"] < last and _is_open(s, first, last)]
+        if track.spec.session == "kept" and dark:
+            return SessionEnd(track.spec.name, "silent", dark[0])
         return SessionEnd(track.spec.name)
 
     def _rtt(self, track: FlowTrack, start_ns: int | None, end_ns: int | None) -> dict[str, int]:
@@ -334,6 +335,11 @@ class Recorder:
         """TX time of the newest probe that was answered, Unix ns; 0: none."""
         latest = self.history.latest
         return int(latest.flows[track.index]["last_answered"]) if latest is not None else 0
+
+
+def _is_open(stall: dict[str, Any], first: int, last: int) -> bool:
+    """Whether a stall had not ended when a span did."""
+    return stall["end_ns"] > first and bool(_cut(stall, first, last)["censored"] == "end")
 
 
 def _cut(stall: dict[str, Any], first: int, last: int) -> dict[str, Any]:
