@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -198,4 +200,4 @@ def test_every_law_holds_whatever_happens(steps: list[tuple[str, int]]) -> None:
     assert counts(account.live).pending == 0
     closed = [stall for stall in told.values() if stall.end]
     assert all(stall.end - stall.start > PATIENCE_NS for stall in closed)
-    assert all(one.end <= other.start for one, other in zip(closed, closed[1:], strict=False))
+    assert all(one.end <= other.start for one, other in itertools.pairwise(closed))
