@@ -3,6 +3,7 @@
 main thread     readings of the engine's counters, signals, liveness
 engine          (process) Session-Sender; started always, so that a reload can add the first flow
 reflector       (process) Session-Reflector, when configured
+echo            (process) echo service for streams, when configured
 watchers        a thread each
 path monitor    a thread
 web             a thread (export/http.py)
@@ -37,7 +38,7 @@ from probe.past import Past
 from probe.privileges import drop_privileges
 from probe.prober import Prober
 from probe.recorder import FlowTrack
-from probe.reflect import reflector_engine
+from probe.reflect import echo_engine, reflector_engine
 from probe.report.assess import record_of
 from probe.report.document import new_document
 from probe.store.journal import Journal
@@ -88,19 +89,11 @@ class Agent:
         self._aws: AwsWatcher | None = None
         self._vigil = Vigil()
         self._reflector: Engine | None = None
+        self._echo: Engine | None = None
         self._tracks: dict[str, FlowTrack] = {}
-        reflector, engines = self.config.reflector, self.config.engines
-        if reflector is not None:
-            allow = tuple(str(network) for network in reflector.allow)
-            key_file = None if reflector.key_file is None else str(reflector.key_file)
-            self._reflector = reflector_engine(
-                reflector.udp,
-                reflector.tcp,
-                allow=allow,
-                key_file=key_file,
-                placement=Placement(engines.reflector_cpu, engines.realtime),
-            )
+        engines = self.config.engines
         try:
+            self._start_reflector()
             estimate = host_clock().error_estimate()
             self._prober = Prober(
                 self.config.flow_specs(),
@@ -112,6 +105,23 @@ class Agent:
             self._stop_reflector()
             raise
         drop_privileges()
+
+    def _start_reflector(self) -> None:
+        """The Session-Reflector and the echo service, each where it has a port."""
+        reflector, engines = self.config.reflector, self.config.engines
+        if reflector is None:
+            return
+        allow = tuple(str(network) for network in reflector.allow)
+        if reflector.udp or reflector.tcp:
+            self._reflector = reflector_engine(
+                reflector.udp,
+                reflector.tcp,
+                allow=allow,
+                key_file=None if reflector.key_file is None else str(reflector.key_file),
+                placement=Placement(engines.reflector_cpu, engines.realtime),
+            )
+        if reflector.echo:
+            self._echo = echo_engine(reflector.echo, allow=allow)
 
     def start(self) -> None:
         """Begin probing and watching."""
@@ -129,7 +139,7 @@ class Agent:
             HaprobeError: If an engine has ended: without it the agent is worth nothing, and a supervisor should know.
         """
         self._prober.recorder.sample()
-        for engine in (self._prober.engine, self._reflector):
+        for engine in (self._prober.engine, self._reflector, self._echo):
             if engine is not None:
                 engine.check()
         now_ns = self._clock.mono_ns()
@@ -148,8 +158,9 @@ class Agent:
         self._journal.close()
 
     def _stop_reflector(self) -> None:
-        if self._reflector is not None:
-            self._reflector.stop()
+        for engine in (self._reflector, self._echo):
+            if engine is not None:
+                engine.stop()
 
     # --- events ------------------------------------------------------------------------------------------------
 
@@ -368,6 +379,10 @@ class Agent:
             outage_seconds_total=sum(o.estimate_ns for o in outages) / 1e9,
             unobserved_seconds_total=sum(u.end_ns - u.start_ns for u in track.unobserved) / 1e9,
             last_outage=outages[-1] if outages else None,
+            stack=spec.stack,
+            stalls_total=len(track.stalls),
+            stall_seconds_total=sum(s["duration_ns"] for s in list(track.stalls.values())) / 1e9,
+            retransmissions_total=track.retransmissions,
             verdict=verdict,
         )
 
@@ -411,6 +426,8 @@ class Agent:
                     "last_rx_ns": recorder.last_answered_ns(t),
                     "counts": asdict(recorder.history.counts(t.index, None, None)),
                     "outages": len(t.outages),
+                    "stack": t.spec.stack,
+                    "stalls": len(t.stalls),
                     "seen_as": t.translation,
                     "verdict": verdicts.get(t.spec.name, "unobserved"),
                 }
@@ -423,14 +440,13 @@ class Agent:
         }
 
     def _reflector_status(self) -> dict[str, Any] | None:
-        if self._reflector is None or self.config.reflector is None:
+        ports = self.config.reflector
+        if ports is None:
             return None
-        header = self._reflector.shared.read().header
-        return {
-            "udp": self.config.reflector.udp,
-            "tcp": self.config.reflector.tcp,
-            **{name: int(header[name]) for name in ("reflected", "sessions", "ring_drops")},
-        }
+        names = ("reflected", "sessions", "ring_drops")
+        headers = [e.shared.read().header for e in (self._reflector, self._echo) if e is not None]
+        counts = {name: sum(int(header[name]) for header in headers) for name in names}
+        return {"udp": ports.udp, "tcp": ports.tcp, "echo": ports.echo, **counts}
 
     def report(self, start_ns: int | None = None, end_ns: int | None = None) -> dict[str, Any]:
         self._prober.refresh()

@@ -136,16 +136,17 @@ def _measure(commands: _Commands[_Parser]) -> None:
         "measure",
         "measure targets once, without a config file or daemon",
         "Ctrl-C ends it early and still prints the result.\n\n"
-        "TARGET is icmp://HOST, udp://HOST[:PORT] (STAMP, default port 862) or tcp://HOST:PORT, IPv6 in brackets.\n"
-        "tcp with a kept session needs a haprobe reflector there; with a fresh one any listener will do.",
+        "TARGET is icmp://HOST, udp://HOST[:PORT] (STAMP, default port 862), tcp://HOST:PORT or\n"
+        "tcp+stream://HOST:PORT, IPv6 in brackets. tcp with a kept session needs a haprobe reflector there; with a\n"
+        "fresh one any listener will do. tcp+stream is a session of the kernel's own, with keystrokes at --rate, and\n"
+        "needs an echo service (`haprobe reflect --echo PORT`).",
     )
     parser.add_argument("targets", metavar="TARGET", nargs="+", type=_target, help="what to probe")
     parser.add_argument(
         "--rate",
         metavar="PPS",
         type=_rate,
-        default=1000.0,
-        help="probes per second and target, up to 2000000 (default: 1000)",
+        help="probes per second and target, up to 2000000 (default: 1000; keystrokes of a stream: 10, up to 1000)",
     )
     parser.add_argument(
         "--duration",
@@ -197,10 +198,13 @@ def _reflect(commands: _Commands[_Parser]) -> None:
         commands,
         "reflect",
         "run a Session-Reflector alone",
-        "Without --udp and --tcp it answers STAMP on UDP port 862.",
+        "Without --udp, --tcp and --echo it answers STAMP on UDP port 862.",
     )
     parser.add_argument("--udp", metavar="PORT", type=_port, help="UDP port for STAMP (RFC 8762)")
     parser.add_argument("--tcp", metavar="PORT", type=_port, help="TCP port for kept sessions")
+    parser.add_argument(
+        "--echo", metavar="PORT", type=_port, help="TCP port of an echo service (RFC 862), for tcp+stream targets"
+    )
     parser.add_argument("--interface", metavar="IF", help="answer on this interface only (default: all)")
     parser.add_argument(
         "--key-file", metavar="F", help="file with the STAMP key; with it, only authenticated UDP is answered"

@@ -79,11 +79,13 @@ def reflect(args: argparse.Namespace) -> int:
     from probe.supervise import Placement
     from probe.targets import DEFAULT_STAMP_PORT
 
-    udp = DEFAULT_STAMP_PORT if args.udp is None and args.tcp is None else args.udp
+    nothing = args.udp is None and args.tcp is None and args.echo is None
+    udp = DEFAULT_STAMP_PORT if nothing else args.udp
     return _status(
         reflecting.reflect(
             udp_port=udp,
             tcp_port=args.tcp,
+            echo_port=args.echo,
             interface=args.interface,
             key_file=args.key_file,
             placement=Placement(args.cpu, args.realtime),

@@ -43,11 +43,10 @@ from probe.config_types import (
     duration,
     number,
 )
-from probe.core.events import FlowSpec, Protocol, Stack
+from probe.core.events import DEFAULT_RATE_PPS, STREAM_RATE_PPS, FlowSpec, Protocol, Stack
 from probe.wire.sizes import MAX_SIZE, effective_size
 from probe.yamlfile import Location
 
-DEFAULT_RATE_PPS = 1000.0  # 1 ms between probes: an outage is known to within about a millisecond
 DEFAULT_STAMP_PORT = 862  # RFC 8762, section 4.1
 
 
@@ -75,14 +74,17 @@ class Flow(_Part):
         default="kept", description="One 5-tuple for the whole run, a new one per probe, or one flow of each."
     )
     stack: Annotated[Stack, Allowed("packet or kernel")] = Field(
-        default="packet", description="packet: raw packets. kernel: an ordinary TCP connection (a stream)."
+        default="packet",
+        description="packet: raw packets. kernel: an ordinary TCP connection (a stream) to an echo service.",
     )
     path: Name = Field(
         default="default", description="Which way it takes: ingress, east-west, egress or your own word."
     )
     target: Host = Field(description="Address or name. A name is looked up when the agent starts.")
     port: Port | None = Field(default=None, description="udp: 862 unless given. tcp: required. icmp: none.")
-    rate: Annotated[float, _RATE] = Field(default=DEFAULT_RATE_PPS, description="Probes per second, per flow.")
+    rate: Annotated[float, _RATE] | None = Field(
+        default=None, description="Probes per second, per flow: 1000 unless given. stack kernel: 10, at most 1000."
+    )
     size: Annotated[int, _SIZE] | None = Field(
         default=None,
         description="Octets of IP packet; raised to what the protocol needs. Default: room for all we measure.",
@@ -116,7 +118,7 @@ class Flow(_Part):
             "path": self.path,
             "target": self.target,
             "port": self.port or default_port,
-            "rate_pps": float(self.rate),
+            "rate_pps": float(self.rate or (STREAM_RATE_PPS if self.stack == "kernel" else DEFAULT_RATE_PPS)),
             "stack": self.stack,
             "size": None if self.size is None else effective_size(self.protocol, self.size),
             "dscp": self.dscp,
@@ -141,6 +143,7 @@ class Reflector(_Part):
 
     udp: Port | None = Field(default=None, description="STAMP port; 862 is the registered one. None: no UDP.")
     tcp: Port | None = Field(default=None, description="Port for kept TCP sessions. None: no TCP.")
+    echo: Port | None = Field(default=None, description="TCP port of an echo service, for streams. None: no echo.")
     allow: list[Network] = Field(default_factory=list, description="Networks that are answered. Empty: everybody.")
     key_file: File | None = Field(
         default=None,

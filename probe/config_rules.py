@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from probe.config_types import Allowed
+from probe.core.events import MAX_STREAM_RATE_PPS
 from probe.wire.sizes import effective_size
 from probe.yamlfile import Location, field_name
 
@@ -178,8 +179,13 @@ def _flow_problems(flow: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if flow.get("stack") == "kernel":
         if protocol in ("icmp", "udp"):
             yield "stack", f"kernel is for tcp only, not for {protocol}; allowed: packet"
-        else:
-            yield "stack", "kernel is not available in this version; allowed: packet"
+        if flow.get("session", "kept") != "kept":
+            yield "session", f"{flow['session']!r} with stack kernel: a stream is one kept session; allowed: kept"
+        if flow.get("size") is not None:
+            yield "size", "is for packets; a stream's records have 36 octets; allowed: leave it out"
+        rate = flow.get("rate")
+        if isinstance(rate, int | float) and rate > MAX_STREAM_RATE_PPS:
+            yield "rate", f"{rate:g} with stack kernel; allowed: more than 0 and up to {MAX_STREAM_RATE_PPS} keystrokes"
     if protocol in ("icmp", "tcp") and flow.get("key_file") is not None:
         yield "key_file", f"is for authenticated STAMP; allowed: with protocol udp only, not with {protocol}"
     target, source = _ip(flow.get("target")), _ip(flow.get("source"))
@@ -205,8 +211,12 @@ def _name_problems(here: Location, flow: dict[str, Any], names: dict[str, str]) 
 
 def _reflector_problems(data: dict[str, Any]) -> Iterator[Problem]:
     reflector = data.get("reflector")
-    if isinstance(reflector, dict) and reflector.get("udp") is None and reflector.get("tcp") is None:
-        yield ("reflector",), "has no port to answer on; allowed: udp, tcp or both, such as {udp: 862, tcp: 8620}"
+    if not isinstance(reflector, dict):
+        return
+    if all(reflector.get(kind) is None for kind in ("udp", "tcp", "echo")):
+        yield ("reflector",), "has no port to answer on; allowed: udp, tcp or echo, such as {udp: 862, tcp: 8620}"
+    if reflector.get("echo") is not None and reflector.get("echo") == reflector.get("tcp"):
+        yield ("reflector", "echo"), f"port {reflector['echo']} is tcp's already; allowed: another port"
 
 
 def _aws_problems(data: dict[str, Any]) -> Iterator[Problem]:

@@ -25,11 +25,13 @@ from probe.errors import HaprobeError, PrivilegeError, UsageError
 from probe.link import bpf, require_raw
 from probe.link.abi import Program
 from probe.link.base import FrameReceiver, FrameSender
+from probe.link.kernel_tcp import KernelStack
 from probe.link.quiet import QuietPorts
 from probe.link.raw_ip import RawIpSender
 from probe.link.rx_blocks import RxBlocks
 from probe.link.rx_ring import RxRing
 from probe.link.tx_ring import TxRing
+from probe.session import echo
 from probe.session import reflector as reflecting
 from probe.session import sender as sending
 from probe.session.recording import Recording
@@ -156,7 +158,9 @@ def run_sender(channel: Channel, shared: SharedState, options: argparse.Namespac
     links, ports = SenderLinks(options.rate), QuietPorts()
     with contextlib.closing(links), contextlib.closing(ports):
         recording = Recording(options.record) if options.record >= 0 else None
-        sender = sending.Sender(links, ports, SystemClock(), shared, channel.send, recording=recording)
+        sender = sending.Sender(
+            links, ports, SystemClock(), shared, channel.send, recording=recording, stack=KernelStack()
+        )
         channel.send({"event": "ready"})
         sending.run(sender, channel, stop, rehearse)
 
@@ -185,6 +189,15 @@ def run_reflector(channel: Channel, shared: SharedState, options: argparse.Names
             )
             channel.send({"event": "ready"})
             reflecting.run(reflector, channel, links.receivers(), stop)
+
+
+def run_echo(channel: Channel, shared: SharedState, options: argparse.Namespace, stop: Any) -> None:
+    """Be an echo service until stopped."""
+    interface = socket.if_indextoname(options.ifindex) if options.ifindex else ""
+    service = echo.EchoService(echo.listen(options.tcp, interface), options.allow)
+    with contextlib.closing(service):
+        channel.send({"event": "ready"})
+        echo.run(service, shared, channel, stop)
 
 
 def _receive_key(channel: Channel) -> bytes:
@@ -232,10 +245,13 @@ def place(cpu: int | None, *, realtime: bool) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, -20)
 
 
+ROLES = {"sender": run_sender, "reflector": run_reflector, "echo": run_echo}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the process."""
     parser = argparse.ArgumentParser(prog="haprobe-engine")
-    parser.add_argument("role", choices=["sender", "reflector"])
+    parser.add_argument("role", choices=sorted(ROLES))
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--memory", type=int, required=True)
     parser.add_argument("--capacity", type=int, required=True)
@@ -261,10 +277,9 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
     channel = Channel(socket.socket(fileno=options.channel))
     shared = SharedState(options.memory, options.capacity)
-    role = run_sender if options.role == "sender" else run_reflector
     try:
         place(options.cpu, realtime=options.realtime)
-        role(channel, shared, options, lambda: bool(stopping))
+        ROLES[options.role](channel, shared, options, lambda: bool(stopping))
     except HaprobeError as error:
         channel.send({"event": "error", "kind": type(error).__name__, "message": str(error)})
         return error.exit_status

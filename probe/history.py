@@ -52,8 +52,7 @@ class _Correction:
         row = sample.settled[self.flow]
         row[COLUMN[self.fro]] -= self.count
         row[COLUMN[self.to]] += self.count
-        if self.fro in _FOLLOWS_LOST and self.to not in _FOLLOWS_LOST:
-            row[COLUMN["lost"]] -= self.count
+        row[COLUMN["lost"]] += self.count * ((self.to in _FOLLOWS_LOST) - (self.fro in _FOLLOWS_LOST))
 
 
 class History:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from probe import __version__
-from probe.core.events import FlowSpec, Session
-from probe.errors import HaprobeError, PeerError
+from probe.core.events import DEFAULT_RATE_PPS, MAX_STREAM_RATE_PPS, STREAM_RATE_PPS, FlowSpec, Session
+from probe.errors import HaprobeError, PeerError, UsageError
 from probe.interrupts import interruptible
 from probe.prober import Prober
 from probe.progress import Progress
@@ -33,7 +33,7 @@ PORTLESS = {"icmp": 0}
 def measure(
     targets: Sequence[Target],
     *,
-    rate_pps: float,
+    rate_pps: float | None,
     duration_s: float,
     sessions: Sequence[Session],
     path: str,
@@ -47,17 +47,21 @@ def measure(
 ) -> int:
     """Probe the targets for a while and print the result.
 
+    Args as on the command line; `rate_pps` None: each kind's usual rate.
+
     Returns:
         0, or 5 when a target never answered.
 
     Raises:
-        UsageError: If nothing can be recorded at `record_path`.
+        UsageError: If nothing can be recorded at `record_path`, or a stream is asked for what streams have not.
         PeerError: If there is no way to a target, or a TCP reflector does not accept the session.
         PrivilegeError: Without the capabilities that raw sockets need.
         ConfigError: If a target's name does not resolve.
         HaprobeError: If the engine ends by itself; what it had measured is printed first.
     """
     specs = flow_specs(targets, rate_pps, sessions, path, interface, loss_threshold_ns)
+    if record_path and any(spec.stack == "kernel" for spec in specs):
+        raise UsageError("--record keeps packets, and a stream has none of its own; leave out the tcp+stream targets")
     clock = host_clock()
     started_ns = time.time_ns()
     run = {
@@ -66,7 +70,11 @@ def measure(
         "host": socket.gethostname(),
         "version": __version__,
         "labels": {},
-        "config": {"targets": [str(t) for t in targets], "rate": rate_pps, "duration_s": duration_s},
+        "config": {
+            "targets": [str(t) for t in targets],
+            "rate": rate_pps or max(spec.rate_pps for spec in specs),
+            "duration_s": duration_s,
+        },
         "clock": clock.to_document(),
     }
     with contextlib.ExitStack() as stack:
@@ -80,9 +88,8 @@ def measure(
             placement=placement,
         )
         try:
-            limit = max(1, round(rate_pps * duration_s))
             with interruptible(prober.halt) as interrupted:
-                tracks = [prober.add(spec, limit=limit) for spec in specs]
+                tracks = [prober.add(spec, limit=max(1, round(spec.rate_pps * duration_s))) for spec in specs]
                 if record is not None:
                     record.remove_older()
                 prober.begin()
@@ -108,18 +115,28 @@ def measure(
 
 def flow_specs(
     targets: Sequence[Target],
-    rate_pps: float,
+    rate_pps: float | None,
     sessions: Sequence[Session],
     path: str,
     interface: str | None,
     loss_threshold_ns: int,
 ) -> list[FlowSpec]:
-    """One flow per target and session kind, named after them; the same target twice gets a number."""
+    """One flow per target and session kind, named after them; the same target twice gets a number.
+
+    Raises:
+        UsageError: If a stream is to be fresh, or faster than streams are.
+    """
     specs: list[FlowSpec] = []
     for target in targets:
-        for session in sessions:
+        stream = target.stack == "kernel"
+        if stream and tuple(sessions) == ("fresh",):
+            raise UsageError(f"{target}: a stream is one kept session; allowed: --session kept or both")
+        if stream and (rate_pps or 0) > MAX_STREAM_RATE_PPS:
+            raise UsageError(f"{target}: --rate {rate_pps:g}; allowed for a stream: up to {MAX_STREAM_RATE_PPS}")
+        for session in ("kept",) if stream else sessions:
             port = f"-{target.port}" if target.port else ""
-            name = f"{target.protocol}-{target.host.replace(':', '.')}{port}{'-fresh' if session == 'fresh' else ''}"
+            kind = "stream" if stream else target.protocol
+            name = f"{kind}-{target.host.replace(':', '.')}{port}{'-fresh' if session == 'fresh' else ''}"
             taken = sum(s.name == name or s.name.startswith(f"{name}.") for s in specs)
             specs.append(
                 FlowSpec(
@@ -129,7 +146,8 @@ def flow_specs(
                     path=path,
                     target=target.host,
                     port=target.port or 0,
-                    rate_pps=rate_pps,
+                    rate_pps=rate_pps or (STREAM_RATE_PPS if stream else DEFAULT_RATE_PPS),
+                    stack=target.stack,
                     interface=interface,
                     loss_threshold_ns=loss_threshold_ns,
                 )
@@ -171,7 +189,7 @@ def _wait(
         elapsed = min(time.monotonic() - started, duration_s)
         so_far = f"sent {sent}  answered {received}  lost {lost}"
         progress.update(f"{elapsed:.1f}/{duration_s:g} s  {so_far}  {_state(tracks)}")
-        over = interrupted.is_set() or all(t.done or t.session_end is not None for t in tracks)
+        over = interrupted.is_set() or all(t.done or _gone(t) for t in tracks)
         if over and ended is None:
             ended = time.monotonic()
         if ended is not None and (not pending or time.monotonic() > ended + threshold_s + SETTLE_MARGIN_S):
@@ -217,7 +235,17 @@ def _state(tracks: list[FlowTrack]) -> str:
     return "all answering"
 
 
+def _gone(track: FlowTrack) -> bool:
+    """Whether its session has ended, and no other comes; a stream tries new ones."""
+    return track.session_end is not None and track.spec.stack == "packet"
+
+
 def _refused(spec: FlowSpec) -> str:
+    if spec.stack == "kernel":
+        return (
+            f"nothing accepts a TCP session at {spec.target} port {spec.port} within {CONNECT_S:g} s: "
+            f"a stream needs an echo service there, such as `haprobe reflect --echo {spec.port}`"
+        )
     return (
         f"no reflector accepts a TCP session at {spec.target} port {spec.port} within {CONNECT_S:g} s: "
         f"start `haprobe reflect --tcp {spec.port}` there, or probe any listener with --session fresh"
@@ -243,6 +271,8 @@ def _silence(flow: dict[str, Any], spec: FlowSpec) -> str:
         "tcp": f"; does anything listen on port {spec.port}?",
         "icmp": "",
     }[spec.protocol]
+    if spec.stack == "kernel":
+        needs = f"; is an echo service running there (`haprobe reflect --echo {spec.port}`)?"
     return f"{flow['name']}: no reply from {spec.target} to any of {flow['counts']['sent']} probes{needs}"
 
 

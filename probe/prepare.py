@@ -64,6 +64,7 @@ class PreparedFlow:
         spec = self.spec
         return {
             "command": "add",
+            "stack": "packet",
             "index": self.index,
             "name": spec.name,
             "kind": template.kind,
@@ -80,6 +81,29 @@ class PreparedFlow:
             "key": read_key(spec.key_file).hex() if spec.key_file is not None else "",
             **self.frame_fields(template),
         }
+
+
+def stream_command(spec: FlowSpec, index: int, address: str, *, limit: int | None = None) -> dict[str, Any]:
+    """The command that starts a stream in an engine: the kernel finds the way."""
+    return {
+        "command": "add",
+        "stack": "kernel",
+        "index": index,
+        "name": spec.name,
+        "interval_ns": spec.interval_ns,
+        "session": _rng.getrandbits(64),
+        "min_probes": spec.outage_min_probes,
+        "threshold_ns": spec.loss_threshold_ns,
+        "limit": limit,
+        "way": {
+            "address": address,
+            "port": spec.port,
+            "source": spec.source or "",
+            "interface": spec.interface or "",
+            "dscp": spec.dscp,
+            "ttl": spec.ttl,
+        },
+    }
 
 
 def host_address(host: str) -> str:

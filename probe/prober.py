@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable
 from probe.core.events import FlowSpec
 from probe.errors import HaprobeError, PeerError
 from probe.link.path import Path, PathMonitor
-from probe.prepare import PreparedFlow, host_address, prepare
+from probe.prepare import PreparedFlow, host_address, prepare, stream_command
 from probe.recorder import FlowTrack, Listener, Recorder
 from probe.supervise import ANYWHERE, Engine, Placement
 
@@ -97,6 +97,11 @@ class Prober:
                 raise HaprobeError(f"no room for flow {spec.name}: restart the agent to make room for more flows")
             track = FlowTrack(spec, index, host_address(spec.target))
             self._next_index = index + 1
+            if spec.stack == "kernel":
+                self._flows[index] = None
+                self.recorder.add(track)
+                self.engine.send(stream_command(spec, index, track.address, limit=limit))
+                return track
             try:
                 path = self._recent_path(spec, track.address)
                 prepared = prepare(spec, index, error_estimate=self._error_estimate, address=track.address, path=path)
@@ -154,6 +159,8 @@ class Prober:
         self.recorder.sample()
 
     def _watch(self, track: FlowTrack) -> None:
+        if track.spec.stack == "kernel":
+            return  # the kernel follows the way of its connections by itself
         prepared = self._flows.get(track.index)
         if self._monitor is not None:
             path = prepared.path if prepared is not None else None

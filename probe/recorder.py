@@ -63,6 +63,9 @@ class FlowTrack:
     established_ns: int = 0
     translation: str = ""
     translations_ns: list[int] = field(default_factory=list)  # when it changed
+    stalls: dict[int, dict[str, Any]] = field(default_factory=dict)  # of a stream, in the contract's form
+    retransmissions: int = 0
+    reconnected: list[dict[str, Any]] = field(default_factory=list)
     done: bool = False
     answered: bool = False
 
@@ -72,7 +75,7 @@ class Recorder:
 
     Args:
         listener: Called with (kind, data) for each event worth telling: `outage`, `flow_state`, `session_end`,
-            `unobserved`, `established`, `translation`, `recording_ended`.
+            `unobserved`, `established`, `stall`, `translation`, `recording_ended`.
     """
 
     def __init__(self, listener: Listener | None = None):
@@ -188,7 +191,23 @@ class Recorder:
 
     def _take_established(self, track: FlowTrack, message: dict[str, Any]) -> None:
         track.established_ns = message["at_ns"]
+        if "local" in message:  # a stream: the kernel chose the way
+            track.source, track.detail = message["local"], ""
+        if message.get("connection", 1) > 1:
+            track.reconnected.append({"at_ns": message["at_ns"], "attempts": message["attempts"]})
+            del track.reconnected[:-MOST_SPANS]
         self._listener("established", {"flow": track.spec.name, "at_ns": message["at_ns"]})
+
+    def _take_stall(self, track: FlowTrack, message: dict[str, Any]) -> None:
+        beside = ("event", "flow", "id", "total_retransmissions")
+        track.stalls[message["id"]] = stall = {k: v for k, v in message.items() if k not in beside}
+        track.retransmissions = message["total_retransmissions"]
+        while len(track.stalls) > MOST_SPANS:
+            del track.stalls[min(track.stalls)]
+        self._listener("stall", {"flow": track.spec.name, "id": message["id"], **stall})
+
+    def _take_stream_foreign(self, track: FlowTrack, message: dict[str, Any]) -> None:
+        track.detail = message["detail"]
 
     def _take_translation(self, track: FlowTrack, message: dict[str, Any]) -> None:
         track.translation = f"{message['address']}:{message['port']}"
@@ -232,6 +251,7 @@ class Recorder:
             rtt = self._rtt(track, start_ns, end_ns)
             rebound = any(first <= at <= last for at in track.translations_ns)
             end = self._session_end(track, outages, first, last)
+            stream = self._stream(track, first, last) if track.spec.stack == "kernel" else None
         return {
             "name": track.spec.name,
             "agent": "",
@@ -247,6 +267,17 @@ class Recorder:
             "session_end": end.to_document(),
             "verdict": "unobserved",
             "rebound": rebound,
+            **({} if stream is None else {"stack": "kernel", "stream": stream}),
+        }
+
+    @staticmethod
+    def _stream(track: FlowTrack, first: int, last: int) -> dict[str, Any]:
+        """What a stream has beside other flows, for a span; a stall that goes on beyond it is cut there."""
+        stalls = [_cut(s, first, last) for s in track.stalls.values() if s["start_ns"] < last and s["end_ns"] > first]
+        return {
+            "stalls": sorted(stalls, key=lambda stall: int(stall["start_ns"])),
+            "retransmissions": track.retransmissions,
+            "reconnected": [one for one in track.reconnected if first <= one["at_ns"] <= last],
         }
 
     def _within(
@@ -292,14 +323,16 @@ class Recorder:
         if end is not None and first <= end.at_ns <= last:
             renewed = end.at_ns < track.established_ns <= last
             return replace(end, again_ns=track.established_ns) if renewed else end
-        open_outage = next((o for o in outages if o.censored == "end"), None)
-        if track.spec.session != "kept" or open_outage is None:
+        dark = [o.start_ns for o in outages if o.censored == "end"]
+        dark += [s["start_ns"] for s in track.stalls.values() if s["start_ns"] < last and _is_open(s, first, last)]
+        if track.spec.session != "kept" or not dark:
             return SessionEnd(name)
-        run = standing(track.icmp, open_outage)
+        open_outage = next((o for o in outages if o.censored == "end"), None)
+        run = standing(track.icmp, open_outage) if open_outage is not None else None
         if run is None:
-            return SessionEnd(name, "silent", open_outage.start_ns)
+            return SessionEnd(name, "silent", dark[0])
         by = ended_by(run.source, track.address, run.ttl, run.peer_ttl)
-        at_ns = max(run.first_ns, open_outage.start_ns)
+        at_ns = max(run.first_ns, dark[0])
         return SessionEnd(name, "icmp", at_ns, run.source, run.ttl, run.peer_ttl, by, run.type, run.code)
 
     def _rtt(self, track: FlowTrack, start_ns: int | None, end_ns: int | None) -> dict[str, int]:
@@ -331,6 +364,29 @@ class Recorder:
         """TX time of the newest probe that was answered, Unix ns; 0: none."""
         latest = self.history.latest
         return int(latest.flows[track.index]["last_answered"]) if latest is not None else 0
+
+
+def _is_open(stall: dict[str, Any], first: int, last: int) -> bool:
+    """Whether a stall had not ended when a span did."""
+    return stall["end_ns"] > first and bool(_cut(stall, first, last)["censored"] == "end")
+
+
+def _cut(stall: dict[str, Any], first: int, last: int) -> dict[str, Any]:
+    """What lies of a stall within a span."""
+    start, end = max(stall["start_ns"], first), min(stall["end_ns"], last)
+    censored = "end" if end < stall["end_ns"] else "start" if start > stall["start_ns"] else stall["censored"]
+    times = [at for at in stall["retransmitted_ns"] if start <= at <= end]
+    return {
+        **stall,
+        "start_ns": start,
+        "end_ns": end,
+        "duration_ns": end - start,
+        "censored": censored,
+        "first_echo_ns": stall["first_echo_ns"] if stall["first_echo_ns"] <= end else 0,
+        "caught_up_ns": stall["caught_up_ns"] if stall["caught_up_ns"] <= last else 0,
+        "retransmitted_ns": times,
+        "retransmissions": stall["retransmissions"] if censored == stall["censored"] else len(times),
+    }
 
 
 def _part(outage: Outage, begin: int | None, end: int | None, room: int, interval_ns: int) -> Outage | None:

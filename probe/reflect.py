@@ -32,6 +32,25 @@ def reflector_engine(
     clock = host_clock()
     options = ["--udp", str(udp or 0), "--tcp", str(tcp or 0), *placement.options()]
     options += ["--error-estimate", str(clock.error_estimate()), "--sync-source", str(clock.reference)]
+    options += _admission(interface, allow)
+    if key_file is None:
+        return Engine("reflector", options, _ignore)
+    return Engine("reflector", [*options, "--authenticated"], _ignore, first={"key": read_key(key_file).hex()})
+
+
+def echo_engine(port: int, *, interface: str | None = None, allow: tuple[str, ...] = ()) -> Engine:
+    """Start an echo service, for streams.
+
+    Raises:
+        UsageError: If the port is taken, or the interface does not exist.
+        PrivilegeError: If the port needs a privilege.
+    """
+    return Engine("echo", ["--tcp", str(port), *_admission(interface, allow)], _ignore)
+
+
+def _admission(interface: str | None, allow: tuple[str, ...]) -> list[str]:
+    """Who is answered, and where, for an engine's command line."""
+    options: list[str] = []
     if interface is not None:
         try:
             options += ["--ifindex", str(socket.if_nametoindex(interface))]
@@ -39,9 +58,7 @@ def reflector_engine(
             raise UsageError(f"no interface named {interface}") from error
     for network in allow:
         options += ["--allow", network]
-    if key_file is None:
-        return Engine("reflector", options, _ignore)
-    return Engine("reflector", [*options, "--authenticated"], _ignore, first={"key": read_key(key_file).hex()})
+    return options
 
 
 def _ignore(message: dict[str, Any]) -> None:
@@ -54,23 +71,35 @@ def reflect(
     tcp_port: int | None,
     interface: str | None,
     key_file: str | None,
+    echo_port: int | None = None,
     placement: Placement = ANYWHERE,
 ) -> int:
     """Reflect until interrupted.
 
     Raises:
-        UsageError: If a port is taken.
+        UsageError: If a port is taken, or given twice.
         ConfigError: If the key cannot be used.
-        HaprobeError: If the reflector process ends by itself.
+        HaprobeError: If a process ends by itself.
     """
+    if echo_port and echo_port == tcp_port:
+        raise UsageError(f"--tcp and --echo cannot share port {tcp_port}: one keeps the kernel away, one needs it")
     stop = threading.Event()
+    engines: list[Engine] = []
     with interruptible(stop.set):
-        engine = reflector_engine(udp_port, tcp_port, interface=interface, key_file=key_file, placement=placement)
         try:
-            ports = [f"{name} {port}" for name, port in (("udp", udp_port), ("tcp", tcp_port)) if port]
+            if udp_port or tcp_port:
+                engines.append(
+                    reflector_engine(udp_port, tcp_port, interface=interface, key_file=key_file, placement=placement)
+                )
+            if echo_port:
+                engines.append(echo_engine(echo_port, interface=interface))
+            named = (("udp", udp_port), ("tcp", tcp_port), ("echo", echo_port))
+            ports = [f"{name} {port}" for name, port in named if port]
             print(f"haprobe: reflecting on {', '.join(ports)}", file=sys.stderr, flush=True)
             while not stop.wait(0.2):
-                engine.check()
+                for engine in engines:
+                    engine.check()
         finally:
-            engine.stop()
+            for engine in engines:
+                engine.stop()
     return 0

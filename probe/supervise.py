@@ -46,7 +46,7 @@ class Engine:
     """One engine process.
 
     Args:
-        role: `sender` or `reflector`.
+        role: `sender`, `reflector` or `echo`.
         options: Further arguments of `probe.engine`.
         on_event: Called with each event from the engine, from a thread of its own.
         capacity: Number of flow rows.

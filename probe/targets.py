@@ -1,4 +1,7 @@
-"""TARGET arguments: `icmp://HOST`, `udp://HOST[:PORT]`, `tcp://HOST:PORT`, with IPv6 addresses in brackets."""
+"""TARGET arguments: `icmp://HOST`, `udp://HOST[:PORT]`, `tcp://HOST:PORT`, `tcp+stream://HOST:PORT`.
+
+IPv6 addresses stand in brackets.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ import re
 from dataclasses import dataclass
 from typing import NoReturn
 
-from probe.core.events import Protocol
+from probe.core.events import Protocol, Stack
 from probe.errors import UsageError
 
 DEFAULT_STAMP_PORT = 862  # RFC 8762, section 4.1
-ALLOWED = "icmp://HOST, udp://HOST[:PORT] (default 862) or tcp://HOST:PORT, with IPv6 addresses in brackets"
+ALLOWED = (
+    "icmp://HOST, udp://HOST[:PORT] (default 862), tcp://HOST:PORT or tcp+stream://HOST:PORT, "
+    "with IPv6 addresses in brackets"
+)
 
 _TARGET = re.compile(
     r"(?P<scheme>[a-z+]+)://(?P<host>\[[^\[\]]*\]|[^\[\]:/?#@]*)(?::(?P<port>[^:/?#@]*))?/?", re.IGNORECASE
@@ -26,10 +32,13 @@ class Target:
     protocol: Protocol
     host: str
     port: int = 0
+    stack: Stack = "packet"
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.protocol}://{host}" + (f":{self.port}" if self.port else "")
+        return f"{self.protocol}{'+stream' if self.stack == 'kernel' else ''}://{host}" + (
+            f":{self.port}" if self.port else ""
+        )
 
 
 def parse(text: str) -> Target:
@@ -44,8 +53,6 @@ def parse(text: str) -> Target:
             _refuse(text, "an IPv6 address stands in brackets, such as icmp://[2001:db8::1]")
         _refuse(text, "is no target" if "://" in text else "has no protocol")
     scheme, port = match["scheme"].lower(), match["port"]
-    if scheme == "tcp+stream":
-        raise UsageError(f"{text}: tcp+stream is not available in this version; allowed: {ALLOWED}")
     host = _host(text, match["host"])
     if scheme == "icmp":
         if port is not None:
@@ -53,10 +60,10 @@ def parse(text: str) -> Target:
         return Target("icmp", host)
     if scheme == "udp":
         return Target("udp", host, DEFAULT_STAMP_PORT if port is None else _port(text, port))
-    if scheme == "tcp":
+    if scheme in ("tcp", "tcp+stream"):
         if port is None:
-            _refuse(text, "tcp needs a port")
-        return Target("tcp", host, _port(text, port))
+            _refuse(text, f"{scheme} needs a port")
+        return Target("tcp", host, _port(text, port), "kernel" if scheme == "tcp+stream" else "packet")
     _refuse(text, f"protocol {scheme!r} is not known")
 
 

@@ -250,7 +250,7 @@ def test_measure_has_defaults(replace: Any) -> None:
     args, named = measure.only
     assert args == ([Target("icmp", "192.0.2.1"), Target("udp", "::1", 862), Target("tcp", "host", 22)],)
     assert named == {
-        "rate_pps": 1000.0,
+        "rate_pps": None,
         "duration_s": 10.0,
         "sessions": ("kept",),
         "path": "default",
@@ -307,14 +307,20 @@ def test_measure_finds_out_early_that_it_cannot_write(
 
 @pytest.mark.parametrize(
     ("options", "ports"),
-    [([], (862, None)), (["--tcp", "8620"], (None, 8620)), (["--udp", "9", "--tcp", "8"], (9, 8))],
+    [
+        ([], (862, None, None)),
+        (["--tcp", "8620"], (None, 8620, None)),
+        (["--udp", "9", "--tcp", "8"], (9, 8, None)),
+        (["--echo", "7"], (None, None, 7)),
+    ],
 )
-def test_reflect_answers_stamp_unless_told_otherwise(options: list[str], ports: tuple[int, int], replace: Any) -> None:
+def test_reflect_answers_stamp_unless_told_otherwise(options: list[str], ports: Any, replace: Any) -> None:
     reflect = replace("probe.reflect", "reflect", None)
     assert cli.main(["reflect", *options]) == 0
     assert reflect.only[1] == {
         "udp_port": ports[0],
         "tcp_port": ports[1],
+        "echo_port": ports[2],
         "interface": None,
         "key_file": None,
         "placement": Placement(),

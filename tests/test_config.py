@@ -318,9 +318,29 @@ def test_ports_belong_to_protocols() -> None:
     ]
 
 
-def test_the_kernel_stack_is_not_there_yet() -> None:
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ("session: fresh", "session: 'fresh' with stack kernel: a stream is one kept session; allowed: kept"),
+        ("session: both", "session: 'both' with stack kernel: a stream is one kept session; allowed: kept"),
+        ("size: 64", "size: is for packets; a stream's records have 36 octets; allowed: leave it out"),
+        ("rate: 1001", "rate: 1001 with stack kernel; allowed: more than 0 and up to 1000 keystrokes"),
+    ],
+)
+def test_a_stream_is_one_kept_session_of_the_kernels_own(more: str, what: str) -> None:
+    text = "flows:\n  - {name: b, protocol: tcp, target: h, port: 22, stack: kernel, %s}\n"
+    assert problem(text % more) == f"f.yml:2: flows[0].{what}"
+
+
+def test_a_stream_types_as_a_person_would() -> None:
     text = "flows:\n  - {name: b, protocol: tcp, target: h, port: 22, stack: kernel}\n"
-    assert problem(text) == "f.yml:2: flows[0].stack: kernel is not available in this version; allowed: packet"
+    (spec,) = config.from_yaml(yamlfile.parse(text, "f.yml")).flow_specs()
+    assert (spec.stack, spec.session, spec.rate_pps) == ("kernel", "kept", 10.0)
+
+
+def test_the_echo_service_has_a_port_of_its_own() -> None:
+    text = "reflector: {tcp: 7, echo: 7}\n"
+    assert problem(text) == "f.yml:1: reflector.echo: port 7 is tcp's already; allowed: another port"
 
 
 def test_names_are_unique_with_the_derived_ones() -> None:
@@ -381,7 +401,7 @@ more: 1
         ("flows:\n  - text\n", "f.yml:2: flows[0]: 'text' where a mapping of keys is needed; allowed: keys name, "),
         ("flows: {a: 1}\n", "f.yml:1: flows: a mapping where a list is needed"),
         ("reflector: 862\n", "f.yml:1: reflector: 862 where a mapping of keys is needed; allowed: keys udp, tcp"),
-        ("reflector: {}\n", "f.yml:1: reflector: has no port to answer on; allowed: udp, tcp or both"),
+        ("reflector: {}\n", "f.yml:1: reflector: has no port to answer on; allowed: udp, tcp or echo"),
         (
             "reflector: {udp: 1}\nagents: {a b: {url: 'http://b'}}\n",
             "f.yml:2: agents.a b: 'a b' does not fit; allowed: 1 to 64 of A-Z a-z 0-9 _ . -",

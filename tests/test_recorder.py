@@ -347,3 +347,73 @@ def test_from_many_threads(bench):
         thread.join()
     assert failures == []
     assert [len(bench.recorder.outages(t)) for t in bench.tracks] == [149, 149]
+
+
+# --- streams -------------------------------------------------------------------------------------------------------
+
+
+def a_stall(number: int, start_s: float, length_s: float, *, censored: str = "no") -> dict[str, Any]:
+    start, end = T0 + round(start_s * S), T0 + round((start_s + length_s) * S)
+    over = end if censored == "no" else 0
+    return {
+        "id": number,
+        "start_ns": start,
+        "end_ns": end,
+        "duration_ns": end - start,
+        "censored": censored,
+        "first_echo_ns": over,
+        "caught_up_ns": over,
+        "next_try_ns": 0,
+        "first_seq": 7,
+        "waiting_max": 9,
+        "retransmissions": 2,
+        "retransmitted_ns": [start + S // 5, start + 3 * S],
+        "rto_max_ns": S,
+        "backoff_max": 1,
+        "unacked_max": 36,
+        "total_retransmissions": 2,
+    }
+
+
+@pytest.fixture
+def streaming() -> Bench:
+    bench = Bench()
+    spec = FlowSpec("s", "tcp", "kept", "east-west", "target", 7, 10.0, stack="kernel")
+    bench.tracks[0] = FlowTrack(spec, 0, "192.0.2.1")
+    bench.recorder.add(bench.tracks[0])
+    return bench
+
+
+def test_a_stall_is_kept_under_its_number(streaming: Bench) -> None:
+    streaming.take("stall", **a_stall(1, 10, 1, censored="end"))
+    streaming.take("stall", **a_stall(1, 10, 4))
+    document = streaming.recorder.flow_document(streaming.tracks[0], None, None)
+    assert document["stack"] == "kernel"
+    (stall,) = document["stream"]["stalls"]
+    assert (stall["duration_ns"], stall["censored"]) == (4 * S, "no")
+    assert document["stream"]["retransmissions"] == 2
+    assert document["session_end"]["cause"] == "none"
+
+
+def test_a_stall_is_cut_where_the_span_ends(streaming: Bench) -> None:
+    streaming.take("stall", **a_stall(1, 10, 4))
+    document = streaming.recorder.flow_document(streaming.tracks[0], T0, T0 + 12 * S)
+    (stall,) = document["stream"]["stalls"]
+    assert (stall["duration_ns"], stall["censored"], stall["first_echo_ns"]) == (2 * S, "end", 0)
+    assert stall["retransmissions"] == len(stall["retransmitted_ns"]) == 1
+    assert (document["session_end"]["cause"], document["session_end"]["at_ns"]) == ("silent", T0 + 10 * S)
+    later = streaming.recorder.flow_document(streaming.tracks[0], T0 + 12 * S, None)
+    assert later["stream"]["stalls"][0]["censored"] == "start"
+    assert streaming.recorder.flow_document(streaming.tracks[0], T0 + 20 * S, None)["stream"]["stalls"] == []
+
+
+def test_a_new_session_of_a_stream_is_noted(streaming: Bench) -> None:
+    for number, at in ((1, T0), (2, T0 + 5 * S)):
+        streaming.take("established", at_ns=at, connection=number, attempts=number, local="192.0.2.9")
+    document = streaming.recorder.flow_document(streaming.tracks[0], None, None)
+    assert document["stream"]["reconnected"] == [{"at_ns": T0 + 5 * S, "attempts": 2}]
+    assert streaming.tracks[0].source == "192.0.2.9"
+
+
+def test_other_flows_have_no_such_part(bench: Bench) -> None:
+    assert "stream" not in bench.recorder.flow_document(bench.tracks[0], None, None)

@@ -47,7 +47,7 @@ def test_a_target_is_taken_apart(text: str, target: Target) -> None:
         ("udp://host:" + "9" * 5000, "is not 1 to 65535"),
         ("udp://user@host", "is no target"),
         ("udp://host/path", "is no target"),
-        ("tcp+stream://host:22", "tcp+stream is not available in this version"),
+        ("tcp+stream://host", "tcp+stream needs a port"),
     ],
 )
 def test_anything_else_is_told_what_is_allowed(text: str, what: str) -> None:

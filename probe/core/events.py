@@ -23,6 +23,10 @@ EndedBy = Literal["peer", "firewall", "unknown"]
 ProbeFate = Literal["received", "late", "lost", "lost_forward", "lost_reverse", "dropped_locally", "pending"]
 
 
+DEFAULT_RATE_PPS = 1000.0  # 1 ms between probes: an outage is known to within about a millisecond
+STREAM_RATE_PPS, MAX_STREAM_RATE_PPS = 10.0, 1000  # keystrokes: a fast typist's; beyond any
+
+
 @dataclass(frozen=True, slots=True)
 class FlowSpec:
     """One flow to probe, as configured: names and numbers, nothing resolved yet.
@@ -203,6 +207,19 @@ class SessionEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class StallRecord:
+    """A time in which what was typed on a stream did not come back (core/stream.py says when it begins and ends)."""
+
+    start_ns: int
+    end_ns: int  # the first echo; where it is censored, as far as was seen
+    censored: Censored = "no"
+
+    @property
+    def duration_ns(self) -> int:
+        return self.end_ns - self.start_ns
+
+
+@dataclass(frozen=True, slots=True)
 class FlowStateChange:
     """Live state of a flow, for the status page, the event stream and `haprobe_flow_up`."""
 
@@ -238,6 +255,7 @@ class TimelineEvent:
         watcher_down / watcher_up   detail {watcher, reason}; fortigate: unanswering, answering
         outage_start / outage_end   detail {flow, agent, direction}
         session_end         detail {flow, agent, cause}; of rst, fin and icmp also {by, from, ttl, peer_ttl}
+        stall_start / stall_end     of a stream: detail {flow, agent}
     """
 
     at_ns: int

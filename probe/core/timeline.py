@@ -26,7 +26,7 @@ from typing import Any
 from probe.core.events import Outage, TimelineEvent
 from probe.core.verdict import FlowRecord
 
-PROBE_EVENTS = frozenset({"outage_start", "outage_end", "session_end"})
+PROBE_EVENTS = frozenset({"outage_start", "outage_end", "stall_start", "stall_end", "session_end"})
 CLOUD_MOVES = frozenset({"eip_moved", "route_moved", "private_ip_moved"})
 # Calls told to the second (CloudTrail) are worth less than changes seen by polling, and more than nothing.
 COARSE_NS = 500_000_000
@@ -112,6 +112,11 @@ def probe_events(flows: Iterable[FlowRecord]) -> list[TimelineEvent]:
             if outage.censored != "end":
                 edge = _recovery(outage)
                 events.append(TimelineEvent(edge.at_ns, "probe", "outage_end", edge.uncertainty_ns, where))
+        for stall in flow.stalls:
+            if stall.censored != "start":
+                events.append(TimelineEvent(stall.start_ns, "probe", "stall_start", 0, who))
+            if stall.censored != "end":
+                events.append(TimelineEvent(stall.end_ns, "probe", "stall_end", 0, who))
         end = flow.session_end
         if end is not None and end.cause != "none" and end.at_ns:
             told: dict[str, Any] = {**who, "cause": end.cause}

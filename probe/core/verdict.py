@@ -15,16 +15,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from probe.core.events import Counts, Outage, Protocol, Session, SessionEnd, Unobserved, Verdict
+from probe.core.events import Counts, Outage, Protocol, Session, SessionEnd, Stack, StallRecord, Unobserved, Verdict
 
 Condition = Literal["clean", "back", "half", "dark", "unknown"]
 Span = tuple[int, int]
 
 CONDITIONS: dict[Condition, str] = {
-    "clean": "no outage, and no loss that matters",
-    "back": "one or more outages, all of them over; the same 5-tuple or ICMP id is answered again",
+    "clean": "no outage or stall, and no loss that matters",
+    "back": "one or more outages or stalls, all of them over; the same 5-tuple or ICMP id is answered again",
     "half": "an outage still open in one direction while the other passes",
-    "dark": "an outage still open in both directions, or never answered",
+    "dark": "an outage still open in both directions, a stream still stalled or given up, or never answered",
     "unknown": "we did not send on schedule, or dropped replies ourselves, for most of the time that matters",
 }
 
@@ -61,8 +61,18 @@ class FlowRecord:
     outages: tuple[Outage, ...] = ()
     unobserved: tuple[Unobserved, ...] = ()
     session_end: SessionEnd | None = None
+    stack: Stack = "packet"
+    stalls: tuple[StallRecord, ...] = ()  # of a stream, which has no outages
+    reconnected: bool = False  # a stream whose session ended has a new one, which works
     rebound: bool = False  # the reflector saw another translated address or port after the outage
     verdict: Verdict = "unobserved"
+
+    @property
+    def column(self) -> str:
+        """Its column of the matrix: streams have one of their own."""
+        if self.stack == "kernel":
+            return "stream"
+        return self.protocol if self.session == "kept" else f"{self.protocol}-new"
 
     @property
     def open_outages(self) -> tuple[Outage, ...]:
@@ -187,6 +197,10 @@ def condition(flow: FlowRecord, incident: Span | None = None) -> Condition:
     counts = flow.counts
     if counts.received + counts.late + counts.lost == 0:
         return "unknown"  # every probe unsent, dropped by us or still pending
+    if flow.end_cause == "silent" and flow.stack == "kernel":
+        return "dark"  # whatever its later sessions do
+    if any(stall.censored == "end" for stall in flow.stalls):
+        return "dark"
     still_open = flow.open_outages
     if still_open:
         dark_ns = sum(o.end_ns - o.start_ns for o in still_open)
@@ -197,7 +211,7 @@ def condition(flow: FlowRecord, incident: Span | None = None) -> Condition:
         return "half" if directions in ({"forward"}, {"reverse"}) else "dark"
     if counts.received + counts.late == 0:
         return "dark"
-    if flow.outages:
+    if flow.outages or flow.stalls:
         return "back"
     if _blind(flow, incident):
         return "unknown"
@@ -219,6 +233,8 @@ def explain(flow: FlowRecord, twin: FlowRecord | None = None, *, incident: Span 
     """The row of the table that decides about a flow; arguments as for `judge`."""
     own = condition(flow, incident)
     other = "none" if twin is None or flow.session == "fresh" else condition(twin, incident)
+    if flow.reconnected:
+        other = "back"  # its own next session tells that new ones work
     return Standing(own, flow.end_cause, other, flow.rebound and flow.session == "kept").rule
 
 
@@ -271,7 +287,8 @@ def twins(flows: Sequence[FlowRecord]) -> dict[int, int]:
     by_name = {(f.agent, f.name, f.session): i for i, f in enumerate(flows)}
     by_kind: dict[tuple[str, str, str, str, str], int] = {}
     for i, f in enumerate(flows):
-        by_kind.setdefault((f.agent, f.path, f.protocol, f.target, f.session), i)
+        if f.stack == "packet":  # a stream is nobody's twin
+            by_kind.setdefault((f.agent, f.path, f.protocol, f.target, f.session), i)
     pairs: dict[int, int] = {}
     for i, f in enumerate(flows):
         other: Session = "fresh" if f.session == "kept" else "kept"
@@ -297,8 +314,7 @@ def matrix(flows: Iterable[FlowRecord]) -> dict[str, dict[str, str]]:
     """
     cells: dict[str, dict[str, list[Verdict]]] = {}
     for flow in flows:
-        column = flow.protocol if flow.session == "kept" else f"{flow.protocol}-new"
-        cells.setdefault(flow.path, {}).setdefault(column, []).append(flow.verdict)
+        cells.setdefault(flow.path, {}).setdefault(flow.column, []).append(flow.verdict)
     return {
         path: {column: shown(worst(verdicts), column.endswith("-new")) for column, verdicts in row.items()}
         for path, row in cells.items()

@@ -129,6 +129,10 @@ def _flow_counters(flow: FlowSnapshot) -> Iterator[tuple[str, tuple[str, ...], f
     yield "haprobe_outages_total", (), flow.outages_total
     yield "haprobe_outage_seconds_total", (), flow.outage_seconds_total
     yield "haprobe_unobserved_seconds_total", (), flow.unobserved_seconds_total
+    if flow.stack == "kernel":
+        yield "haprobe_stream_stalls_total", (), flow.stalls_total
+        yield "haprobe_stream_stall_seconds_total", (), flow.stall_seconds_total
+        yield "haprobe_stream_retransmissions_total", (), flow.retransmissions_total
 
 
 def _add_flow(page: _Page, key: FlowKey, flow: FlowSnapshot, floor: _Floor) -> None:

@@ -101,6 +101,18 @@ def _families() -> Iterator[Family]:
             "haprobe_flow_state", "gauge", (*FLOW, "state"), "Live state of the flow: 1 for the current one, else 0."
         ),
         Family("haprobe_flow_interval_seconds", "gauge", FLOW, "Nominal gap between two probes."),
+        Family(
+            "haprobe_stream_stalls_total",
+            "counter",
+            FLOW,
+            "Stalls of a stream: what was typed did not come back in its usual time. Streams only, as the next two.",
+        ),
+        Family(
+            "haprobe_stream_stall_seconds_total", "counter", FLOW, "Sum of the stalls' durations, the open one's too."
+        ),
+        Family(
+            "haprobe_stream_retransmissions_total", "counter", FLOW, "Segments that the kernel sent again for a stream."
+        ),
         Family("haprobe_outages_total", "counter", FLOW, "Outages seen, in any direction, the open one included."),
         Family("haprobe_outage_seconds_total", "counter", FLOW, "Sum of the outages' estimated durations."),
         Family(

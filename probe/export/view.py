@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from probe.core.events import Counts, FlowState, Outage, TimelineEvent, Verdict
+from probe.core.events import Counts, FlowState, Outage, Stack, TimelineEvent, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,10 @@ class FlowSnapshot:
     unobserved_seconds_total: float
     last_outage: Outage | None
     verdict: Verdict
+    stack: Stack = "packet"
+    stalls_total: int = 0  # these three: of streams
+    stall_seconds_total: float = 0.0
+    retransmissions_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ from probe.lab.plan import (
 CALLER = "watcher"  # how the agents' calls sign, so that fault rules can be aimed at the watcher alone
 UDP_PORT = 862
 TCP_PORT = 8620
+ECHO_PORT = 8622
+STREAMED = ("east-west", "ingress")  # the paths that people have sessions on; each with one stream
 HOST_OF = {"workload-a": "wl-a", "workload-b": "wl-b", "jumphost": "jump", "internet": "inet"}
 # Moves the inherited socket from stdin to descriptor 3 and tells the agent that it is meant for it. The shell
 # replaces itself twice, so its pid is the agent's in the end.
@@ -68,7 +70,7 @@ def configs(
         ids: Of its cloud; without them the jumphost does not watch it.
         credentials: Of the units' management planes; without them the jumphost does not watch those.
     """
-    reflector = {"udp": UDP_PORT, "tcp": TCP_PORT}
+    reflector = {"udp": UDP_PORT, "tcp": TCP_PORT, "echo": ECHO_PORT}
     rate = options.agent_rate_pps
     documents: dict[str, dict[str, Any]] = {
         "workload-a": {
@@ -148,6 +150,9 @@ def _flows(path: str, target: str, rate_pps: int) -> list[dict[str, Any]]:
         flow: dict[str, Any] = {"name": f"{path}-{protocol}", "protocol": protocol, "session": "both", "path": path}
         flow |= {"target": target, "rate": rate_pps}
         flows.append(flow if port is None else {**flow, "port": port})
+    if path in STREAMED:
+        stream = {"name": f"{path}-stream", "protocol": "tcp", "stack": "kernel", "path": path, "target": target}
+        flows.append({**stream, "port": ECHO_PORT})
     return flows
 
 

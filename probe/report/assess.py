@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from probe.core import diagnosis, timeline, verdict
-from probe.core.events import COUNT_NAMES, Counts, Outage, SessionEnd, TimelineEvent, Unobserved
+from probe.core.events import COUNT_NAMES, Counts, Outage, SessionEnd, StallRecord, TimelineEvent, Unobserved
 from probe.core.verdict import FlowRecord
 
 
@@ -55,6 +55,7 @@ def record_of(flow: Mapping[str, Any]) -> FlowRecord:
     """A contract flow as a core record."""
     name = str(flow["name"])
     end = flow.get("session_end") or {}
+    stream = flow.get("stream") or {}
     return FlowRecord(
         name=name,
         protocol=flow["protocol"],
@@ -78,6 +79,9 @@ def record_of(flow: Mapping[str, Any]) -> FlowRecord:
             end.get("icmp_code"),
             end.get("again_ns"),
         ),
+        stack=flow.get("stack", "packet"),
+        stalls=tuple(StallRecord(s["start_ns"], s["end_ns"], s["censored"]) for s in stream.get("stalls", ())),
+        reconnected=bool(stream.get("reconnected")),
         rebound=bool(flow.get("rebound", False)),
         verdict=flow.get("verdict", "unobserved"),
     )

@@ -37,8 +37,10 @@ class Budget:
     verdicts: tuple[str, ...] = ()
 
     def applies(self, flow: Mapping[str, Any]) -> bool:
-        wanted = (self.path, self.protocol, self.session)
-        return all(not w or w == flow[k] for w, k in zip(wanted, ("path", "protocol", "session"), strict=True))
+        if say.is_stream(flow) and self.protocol != "stream":
+            return False  # a stall is no outage: TCP waits longer than the path was dark
+        wanted, has = (self.path, self.protocol, self.session), (flow["path"], say.kind(flow), flow["session"])
+        return all(not w or w == h for w, h in zip(wanted, has, strict=True))
 
 
 def check(documents: Sequence[Mapping[str, Any]], budgets: Sequence[Budget]) -> list[dict[str, Any]]:

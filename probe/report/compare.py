@@ -99,7 +99,7 @@ def summarise(documents: Sequence[Mapping[str, Any]]) -> dict[Key, Summary]:
     for document in documents:
         mine: dict[Key, list[Mapping[str, Any]]] = {}
         for flow in document["flows"]:
-            mine.setdefault((flow["path"], flow["protocol"], flow["session"]), []).append(flow)
+            mine.setdefault((flow["path"], say.kind(flow), flow["session"]), []).append(flow)
         for key, flows in mine.items():
             cells.setdefault(key, []).append(flows)
     return {key: summary_of(runs) for key, runs in cells.items()}

@@ -183,10 +183,12 @@ def _groups(document: Mapping[str, Any], scale: _Scale, top: int, end_ns: int) -
 
 def _lane_label(flow: Mapping[str, Any], beside: Sequence[Mapping[str, Any]]) -> str:
     """Protocol and session say enough unless several flows of a path share them."""
-    kind = (flow["protocol"], flow["session"])
-    alike = sum((f["protocol"], f["session"]) == kind for f in beside)
+    kind = (say.kind(flow), flow["session"])
+    alike = sum((say.kind(f), f["session"]) == kind for f in beside)
     if alike > 1:
         return str(flow["name"])
+    if say.is_stream(flow):
+        return "stream"
     return f"{flow['protocol'].upper()} {'old' if flow['session'] == 'kept' else 'new'}"
 
 
@@ -195,6 +197,9 @@ def _lane(flow: Mapping[str, Any], label: str, scale: _Scale, y: int, run: tuple
     bars = [Bar("ok", "both", *scale.span(*span), y + 5, LANE - 10, title) for span in answered(flow, run)]
     for outage in flow["outages"]:
         bars += _outage(flow, outage, scale, y)
+    for stall in (flow.get("stream") or {}).get("stalls", ()):
+        title = f"{flow['name']}: frozen for {say.duration(stall['duration_ns'])} from {say.utc(stall['start_ns'])} UTC"
+        bars.append(Bar("outage", "both", *scale.span(stall["start_ns"], stall["end_ns"]), y + 2, LANE - 4, title))
     for span in flow["unobserved"]:
         length = say.duration(span["end_ns"] - span["start_ns"])
         title = f"{flow['name']}: unobserved for {length} ({span['cause'].replace('_', ' ')})"
@@ -215,6 +220,8 @@ def answered(flow: Mapping[str, Any], run: tuple[int, int]) -> list[tuple[int, i
     """
     gone = [(o["edges_ns"]["last_ok"] or o["start_ns"], o["end_ns"]) for o in flow["outages"]]
     gone += [(u["start_ns"], u["end_ns"]) for u in flow["unobserved"]]
+    for stall in (flow.get("stream") or {}).get("stalls", ()):
+        gone.append((stall["start_ns"], run[1] if stall["censored"] == "end" else stall["end_ns"]))
     # An outage that is still open was dark to the last settled probe; the rest of the run is not known to be better.
     gone += [(o["start_ns"], run[1]) for o in flow["outages"] if o["censored"] == "end"]
     spans, at = [], run[0]

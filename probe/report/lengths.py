@@ -108,7 +108,7 @@ def _flows(documents: Sequence[Document]) -> dict[Key, list[tuple[str, Flow]]]:
     for document in documents:
         for path, flows in say.by_path(document).items():
             for flow in flows:
-                key = (path, say.label(flow), flow["protocol"], flow["session"])
+                key = (path, say.label(flow), say.kind(flow), flow["session"])
                 found.setdefault(key, []).append((str(document["run"]["id"]), flow))
     return found
 

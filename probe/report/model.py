@@ -10,7 +10,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from probe.core.events import Cause, Censored, Direction, EndCause, EndedBy, ProbeFate, Protocol, Session, Verdict
+from probe.core.events import (
+    Cause,
+    Censored,
+    Direction,
+    EndCause,
+    EndedBy,
+    ProbeFate,
+    Protocol,
+    Session,
+    Stack,
+    Verdict,
+)
 
 SCHEMA_ID = "haprobe.report/1"
 Count = Annotated[int, Field(ge=0)]
@@ -32,7 +43,9 @@ class CountsModel(_Model):
     lost_forward: Count = Field(description="Never reached the reflector.")
     lost_reverse: Count = Field(description="Reached the reflector; the reply was lost.")
     lost_unattributed: Count = Field(description="Lost in a direction that could not be told.")
-    late: Count = Field(description="Answered after the loss threshold.")
+    late: Count = Field(
+        description="Answered after the loss threshold; of a stream also what TCP still holds then, to send it again."
+    )
     duplicate: Count = Field(description="Further arrivals of a reply already counted.")
     reordered: Count = Field(description="Arrived behind a later sequence.")
     corrupt: Count = Field(description="Failed a checksum or content check.")
@@ -131,6 +144,45 @@ class SessionEndModel(_Model):
     )
 
 
+class StallModel(_Model):
+    """A time in which what was typed on a stream did not come back.
+
+    It begins with the first keystroke that waited longer than 200 ms and twice the usual echo time. Start, end and the
+    times of retransmissions are exact (our clock, the kernel's stamps); what TCP_INFO tells is polled every 20 ms and
+    right after each retransmission.
+    """
+
+    start_ns: Ns = Field(description="When that keystroke was written; the last echo before, if that came later.")
+    end_ns: Ns = Field(description="When its echo came: the next keystroke comes back; as far as seen when censored.")
+    duration_ns: Ns
+    censored: Censored = Field(description="end: frozen when the span or the connection ended; start: before the span.")
+    first_echo_ns: Ns = Field(description="When its echo came; 0: never, or not yet.")
+    caught_up_ns: Ns = Field(description="When all that was typed meanwhile had come back; 0: not yet.")
+    next_try_ns: Ns = Field(description="While it lasts: when the kernel sends again; 0: not known, or it is over.")
+    first_seq: Count = Field(description="The keystroke it began with.")
+    waiting_max: Count = Field(description="Keystrokes that waited at once.")
+    retransmissions: Count = Field(description="Segments that our kernel sent again meanwhile.")
+    retransmitted_ns: list[Ns] = Field(description="When, by the kernel; the first 200.")
+    rto_max_ns: Ns = Field(description="The retransmission timeout at the worst.")
+    backoff_max: Count = Field(description="How often it had doubled.")
+    unacked_max: Count = Field(description="Octets that the far end had not acknowledged.")
+
+
+class ReconnectModel(_Model):
+    """A new session of a stream whose session had ended."""
+
+    at_ns: Ns = Field(description="When its handshake was done.")
+    attempts: Count = Field(description="Handshakes that it took, one a second.")
+
+
+class StreamModel(_Model):
+    """What the kernel's TCP made of it."""
+
+    stalls: list[StallModel]
+    retransmissions: Count = Field(description="Segments sent again since the flow began, in stalls and outside.")
+    reconnected: list[ReconnectModel]
+
+
 class FlowModel(_Model):
     """One probe stream and what became of it."""
 
@@ -147,6 +199,8 @@ class FlowModel(_Model):
     unobserved: list[UnobservedModel]
     session_end: SessionEndModel | None
     verdict: Verdict
+    stack: Stack = Field(default="packet", description="kernel: a stream, which has stalls where others have outages.")
+    stream: StreamModel | None = Field(default=None, description="Of a stream alone.")
     rebound: bool = Field(default=False, description="Answered again behind another translated address or port.")
 
 
@@ -233,7 +287,7 @@ class Document(_Model):
     run: RunModel
     flows: list[FlowModel]
     matrix: dict[str, dict[str, Verdict | Literal["recovered"]]] = Field(
-        description="Path to protocol (old sessions) and protocol-new (new sessions) to the worst verdict of the cell."
+        description="Path to protocol (old sessions), protocol-new (new sessions) and stream to its worst verdict."
     )
     timeline: list[TimelineModel]
     phases: list[PhaseModel]

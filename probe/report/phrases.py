@@ -16,7 +16,7 @@ from probe.core.timeline import origin
 from probe.core.verdict import WORST_FIRST, shown, worst
 from probe.report.assess import event_of, record_of
 
-PROTOCOLS = ("icmp", "udp", "tcp")
+PROTOCOLS = ("icmp", "udp", "tcp", "stream")
 
 # Verdict to (symbol, tone, what it means). Symbol and word say it all; colour only repeats it.
 VERDICTS: dict[str, tuple[str, str, str]] = {
@@ -113,8 +113,21 @@ class Away:
         return f"> {duration(self.ns)}" if self.still else duration(self.ns)
 
 
+def kind(flow: Mapping[str, Any]) -> str:
+    """A flow's protocol, for tables by protocol: a stream is one of its own."""
+    return "stream" if is_stream(flow) else str(flow["protocol"])
+
+
+def is_stream(flow: Mapping[str, Any]) -> bool:
+    """Whether a flow is a stream: it has stalls where others have outages."""
+    return flow.get("stack") == "kernel"
+
+
 def away(flow: Mapping[str, Any]) -> Away:
-    """Longest absence of a flow: outages that touch (forward, then reverse) count as one."""
+    """Longest absence of a flow: outages that touch (forward, then reverse) count as one; of a stream its stalls."""
+    if is_stream(flow):
+        stalls = [Away(s["duration_ns"], s["censored"] == "end", s["duration_ns"]) for s in _stalls(flow)]
+        return max(stalls, key=lambda a: (a.still, a.ns), default=Away())
     joined: list[list[Mapping[str, Any]]] = []
     until = 0
     for outage in sorted(flow["outages"], key=lambda o: (o["start_ns"], o["end_ns"])):
@@ -176,9 +189,9 @@ def matrix_rows(document: Mapping[str, Any]) -> tuple[list[str], list[Row]]:
     """Protocols that occur, in the usual order, and one row per path in the document's order."""
     groups: dict[str, dict[tuple[str, str], list[Mapping[str, Any]]]] = {}
     for flow in document["flows"]:
-        groups.setdefault(flow["path"], {}).setdefault((flow["protocol"], flow["session"]), []).append(flow)
+        groups.setdefault(flow["path"], {}).setdefault((kind(flow), flow["session"]), []).append(flow)
     rows = [Row(path, {key: _cell(key[1], flows) for key, flows in cells.items()}) for path, cells in groups.items()]
-    present = {f["protocol"] for f in document["flows"]}
+    present = {kind(f) for f in document["flows"]}
     return [p for p in PROTOCOLS if p in present], rows
 
 
@@ -186,6 +199,55 @@ def _cell(session: str, flows: Sequence[Mapping[str, Any]]) -> Cell:
     verdict = worst(f["verdict"] for f in flows)
     longest = max((away(f) for f in flows), key=lambda a: (a.still, a.ns))
     return Cell(shown(verdict, session == "fresh"), longest, tuple(f["name"] for f in flows))
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """What a person at a terminal felt of a path: one stream beside the packets of its path."""
+
+    name: str
+    text: str  # path dark 5.200 s, stream frozen 7.900 s, survived
+    stalls: tuple[str, ...]  # one line each
+
+
+def frozen(document: Mapping[str, Any]) -> list[Frozen]:
+    """Every stream that stalled or ended, beside the longest absence of its agent's packets on the same path.
+
+    New sessions tell how long the path was dark; where there are none, the old ones do.
+    """
+    told = []
+    for flow in filter(is_stream, document["flows"]):
+        ended = (flow["session_end"] or {}).get("cause", "none") not in ("none", "silent")
+        if not _stalls(flow) and not ended:
+            continue
+        beside = [f for f in document["flows"] if (f["agent"], f["path"]) == (flow["agent"], flow["path"])]
+        packets = [f for f in beside if not is_stream(f)]
+        packets = [f for f in packets if f["session"] == "fresh"] or packets
+        dark = max(map(away, packets), key=lambda a: (a.still, a.ns), default=None)
+        parts = [] if dark is None else [f"path dark {dark}" if dark.ns else "path not dark"]
+        stalled = away(flow)
+        parts.append(f"stream frozen {stalled}" if stalled.ns else "stream not frozen")
+        again = flow["stream"]["reconnected"]
+        parts.append(flow["verdict"] + (f", a new one at {utc(again[0]['at_ns'])}" if again else ""))
+        told.append(Frozen(label(flow), ", ".join(parts), tuple(_stall_line(s) for s in _stalls(flow))))
+    return told
+
+
+def _stalls(flow: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    stalls: Sequence[Mapping[str, Any]] = (flow.get("stream") or {}).get("stalls", ())
+    return stalls
+
+
+def _stall_line(stall: Mapping[str, Any]) -> str:
+    ended = stall["censored"] == "end"
+    length = f"> {duration(stall['duration_ns'])}, still frozen" if ended else duration(stall["duration_ns"])
+    times = "once" if stall["retransmissions"] == 1 else f"{stall['retransmissions']} times"
+    parts = [f"{utc(stall['start_ns'])} {'on' if ended else 'to ' + utc(stall['end_ns'])} UTC: {length}"]
+    parts.append(f"sent again {times}, RTO up to {duration(stall['rto_max_ns'])}")
+    parts.append(f"{stall['waiting_max']} keystrokes waiting")
+    if stall["next_try_ns"]:
+        parts.append(f"next try at {utc(stall['next_try_ns'])}")
+    return "; ".join(parts)
 
 
 def by_path(document: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
@@ -309,6 +371,10 @@ def describe(event: Mapping[str, Any]) -> str:
     if name in ("watcher_down", "watcher_up"):
         word = "blind" if name == "watcher_down" else "sees again"
         return f"watcher {d.get('watcher', '?')} {word}" + (f": {d['reason']}" if d.get("reason") else "")
+    if name in ("stall_start", "stall_end"):
+        return (
+            f"{d.get('flow', '?')}: {'what is typed does not come back' if name == 'stall_start' else 'echo is back'}"
+        )
     if name == "session_end":
         return f"{d.get('flow', '?')}: session ended ({d.get('cause', '?')}{sent_by(d)})"
     if name == "forwarding":

@@ -53,6 +53,7 @@ def render(document: Mapping[str, Any], console: Console) -> None:
     _diagnosis(document, console)
     _outages(document, console)
     _endings(document, console)
+    _streams(document, console)
     _phases(document, console)
     _timeline(document, console)
     _counts(document, console)
@@ -77,6 +78,7 @@ def render_measure(document: Mapping[str, Any], console: Console) -> None:
     console.print(Text("round-trip times in ms", style="dim"))
     _outages(document, console)
     _endings(document, console)
+    _streams(document, console)
     _counts(document, console, only_odd=True)
     _warnings(document, console)
 
@@ -200,6 +202,18 @@ def _endings(document: Mapping[str, Any], console: Console) -> None:
         table.add_row(_plain(row.flow), row.at, row.how, row.again)
     console.print(table)
     _more(len(rows), console)
+
+
+def _streams(document: Mapping[str, Any], console: Console) -> None:
+    streams = say.frozen(document)
+    if not streams:
+        return
+    _title("Streams: what a person at a terminal felt", console)
+    for stream in streams:
+        console.print(Text(f"{stream.name}: {stream.text}"))
+        for line in stream.stalls[:MOST_ROWS]:
+            console.print(Padding(Text(line, style="dim"), (0, 0, 0, 4)))
+        _more(len(stream.stalls), console)
 
 
 def _phases(document: Mapping[str, Any], console: Console) -> None:

@@ -31,6 +31,7 @@ from probe.session.intake import MAX_BATCHES, Intake
 from probe.session.liveness import CONNECTING, Liveness
 from probe.session.queue import TOGETHER, Queue
 from probe.session.recording import Recording
+from probe.session.streams import NoStack, Stack, Streams
 from probe.session.tcp import State, TcpClient
 from probe.session.witness import Witness
 from probe.wire import layout
@@ -90,6 +91,7 @@ class Sender:
         tell: Called with each event (a JSON-able dict); times in it are Unix nanoseconds.
         rng: For phases and session numbers.
         recording: Takes in every probe.
+        stack: Opens the connections of streams.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Sender:
         tell: Callable[[dict[str, Any]], None],
         rng: random.Random | None = None,
         recording: Recording | None = None,
+        stack: Stack | None = None,
     ):
         self._links, self._ports, self._clock, self._tell = links, ports, clock, tell
         self._shared = shared
@@ -140,6 +143,9 @@ class Sender:
             self._witness.received,
             self._relieve,
         )
+        self._streams = Streams(
+            stack or NoStack(), self.ledger, self._liveness, clock, shared, tell, self.anchor, self._tell_state
+        )
         self._relief = True  # whether probes may leave in the middle of other work
         self._closing = False
         self._fine = 0  # flows that are to be paced finely
@@ -156,6 +162,10 @@ class Sender:
 
     def add(self, message: dict[str, Any]) -> None:
         """Make a flow ready, from an `add` command (probe/prepare.py builds it). It starts with `begin`."""
+        if message.get("stack") == "kernel":
+            self._intake.reset(int(message["index"]))
+            self._streams.add(message)
+            return
         kind, family, index = int(message["kind"]), int(message["family"]), int(message["index"])
         fresh = message["session_kind"] == "fresh"
         proto = PORT_SPACE[kind]
@@ -211,9 +221,13 @@ class Sender:
                 self._connections.open(flow)
             elif flow.client is None and not flow.first_ns:
                 self._begin(flow)
+        self._streams.begin()
 
     def remove(self, index: int) -> None:
         """End a flow; the others notice nothing."""
+        if index in self._streams.flows:
+            self._streams.remove(index)
+            return
         flow = self.table.flows.get(index)
         if flow is None:
             return
@@ -248,6 +262,9 @@ class Sender:
 
     def renew(self, index: int) -> None:
         """Give a kept TCP flow whose session is over a new one, on another port; its sequences go on."""
+        if index in self._streams.flows:
+            self._streams.renew(index)
+            return
         flow = self.table.flows.get(index)
         if flow is None or flow.client is None or flow.client.state not in (State.ESTABLISHED, State.ENDED):
             return
@@ -271,6 +288,7 @@ class Sender:
             self._stop(flow)
             flow.limit, flow.first_ns = 0, flow.first_ns or 1
             self._limited.add(flow.index)
+        self._streams.halt()
 
     def _stop(self, flow: Flow) -> None:
         """No further slot of this flow is used."""
@@ -292,6 +310,7 @@ class Sender:
         self._closing, self._relief = True, False
         for flow in self.table.flows.values():
             self._connections.close(flow)
+        self._streams.close()
         self._drain()
         self._tick(self._clock.mono_ns(), everything=True)
         self._witness.close()
@@ -349,6 +368,8 @@ class Sender:
         """
         now = self._clock.mono_ns()
         self._send(now)
+        if now >= self._streams.next_ns:
+            self._streams.turn(now)
         if now >= self._next_drain:
             # One batch at a time: at high rates there is always more, and slots must not wait for it.
             emptied = self._drain(1)
@@ -365,14 +386,14 @@ class Sender:
         coming = self.schedule.next_ns(now)
         if coming is not None:  # of a slow flow, or one that has just begun: its frame is not written yet
             following = min(following, coming - self._ahead // 2)
-        return min(self._next_tick, self._next_drain, max(following, now + self._breath))
+        return min(self._next_tick, self._next_drain, self._streams.next_ns, max(following, now + self._breath))
 
     def pace(self) -> bool:
         """Send probes at their times until something else is to be done; whether that was possible.
 
         It is when only one link has any.
         """
-        end = min(self._next_tick, self._next_drain, self._ahead_to - self._ahead // 2)
+        end = min(self._next_tick, self._next_drain, self._streams.next_ns, self._ahead_to - self._ahead // 2)
         busy = [queue for queue in self._queues if queue.next_due < end]
         if len(busy) != 1:
             return False
@@ -513,7 +534,8 @@ class Sender:
             event = {"event": "outage", "flow": index, "lost_before": before, **self._wall_outage(outage)}
             self._tell({**event, **evidence})
             self._relieve()
-        self._tell_corrections(self.ledger.drain_corrections())
+        corrections = self._streams.settle(now, open_too=again)
+        self._tell_corrections(self.ledger.drain_corrections() + corrections)
 
     def _tell_corrections(self, corrections: list[Correction]) -> None:
         """One message a flow and kind: the end of a long outage corrects all of it at once."""
@@ -542,7 +564,7 @@ class Sender:
                 flow.done = True
                 self._limited.discard(flow.index)
                 self._tell({"event": "done", "flow": flow.index})
-        index = np.fromiter(self.table.flows, np.int64, len(self.table.flows))
+        index = np.array([*self.table.flows, *self._streams.flows], np.int64)
         for f in self._liveness.update(index, self.ledger, self._intake.rtt_recent, now).tolist():
             self._tell_state(f, now)
             self._relieve()
@@ -555,6 +577,7 @@ class Sender:
         ledger, rows, header = self.ledger, self._shared.flows, self._shared.header
         for name in ("duplicate", "reordered", "corrupt", "reset", "icmp_error"):  # bound by no law: as they stand
             ledger.settled[:, COLUMN[name]] = ledger.live[:, COLUMN[name]]
+        self._streams.settled()
         self._shared.publish(ledger.settled_to + self.anchor, ledger.settled)
         rows["last_sent"] = np.where(ledger.last_sent_at > 0, ledger.last_sent_at + self.anchor, 0)
         rows["last_answered"] = np.where(ledger.last_answered_at > 0, ledger.last_answered_at + self.anchor, 0)

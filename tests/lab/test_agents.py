@@ -38,9 +38,16 @@ def test_each_path_is_probed_in_all_protocols_with_old_and_new_sessions(loaded):
         for protocol in ("icmp", "udp", "tcp")
         for session in ("kept", "fresh")
     }
-    assert {(one.path, one.protocol, one.session) for one in specs} == wanted
-    assert len(specs) == len(wanted) == len({one.name for one in specs})
-    assert {one.rate_pps for one in specs} == {250.0}
+    packets = [one for one in specs if one.stack == "packet"]
+    assert {(one.path, one.protocol, one.session) for one in packets} == wanted
+    assert len(packets) == len(wanted)
+    assert len(specs) == len({one.name for one in specs})
+    assert {one.rate_pps for one in packets} == {250.0}
+
+
+def test_the_paths_of_people_have_a_stream_each(loaded):
+    streams = [spec for one in loaded.values() for spec in one.flow_specs() if spec.stack == "kernel"]
+    assert {(one.path, one.rate_pps) for one in streams} == {("east-west", 10.0), ("ingress", 10.0)}
 
 
 def test_every_target_has_a_reflector_that_answers(loaded):
@@ -48,7 +55,8 @@ def test_every_target_has_a_reflector_that_answers(loaded):
     for one in loaded.values():
         for spec in one.flow_specs():
             reflector = loaded[where[spec.target]].reflector
-            assert {"icmp": 0, "udp": reflector.udp, "tcp": reflector.tcp}[spec.protocol] == spec.port
+            port = {"icmp": 0, "udp": reflector.udp, "tcp": reflector.tcp}[spec.protocol]
+            assert spec.port == (reflector.echo if spec.stack == "kernel" else port)
 
 
 def test_the_jumphost_watches_what_moves_in_the_lab(loaded):

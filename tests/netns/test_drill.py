@@ -103,7 +103,7 @@ def first(document: dict[str, Any], event: str, source: str, match: Callable[[di
 
 def test_the_run_obeys_every_law(graceful):
     assert laws(graceful, settled=True) == []
-    assert len(graceful["flows"]) == 18
+    assert len(graceful["flows"]) == 20  # of them two streams
 
 
 def test_old_sessions_survive_where_they_can(graceful):
