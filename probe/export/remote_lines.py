@@ -261,6 +261,7 @@ class EventLines:
     def __init__(self, common: Mapping[str, str], after_ns: int = 0):
         self.written_ns = after_ns
         self._common = common
+        self._after_ms = after_ns // 1_000_000
         self._stamps: dict[bytes, int] = {}
 
     def take(self, event: TimelineEvent) -> Sample:
@@ -275,7 +276,7 @@ class EventLines:
             "subject": " ".join(str(detail[key]) for key in SUBJECTS if detail.get(key)),
         }
         series = label_octets(labels)
-        stamp_ms = max(event.at_ns // 1_000_000, self._stamps.get(series, self.written_ns // 1_000_000) + 1)
+        stamp_ms = max(event.at_ns // 1_000_000, self._stamps.get(series, self._after_ms) + 1)
         self._stamps[series] = stamp_ms
         self.written_ns = max(self.written_ns, event.at_ns)
         return Sample(series, stamp_ms, event.at_ns / 1e9)

@@ -61,8 +61,7 @@ class Spool:
         self._octets = 0
         try:
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._lock = (directory / "lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = _claim(directory / "lock")
             self.state = self._read_state()
             self._tick = int(self.state.get("tick", 0))
             self._take_up()
@@ -136,7 +135,9 @@ class Spool:
 
     def close(self) -> None:
         """Let another process have it."""
-        self._lock.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def _read_state(self) -> dict[str, Any]:
         try:
@@ -173,6 +174,17 @@ class Spool:
         batch = self._batches.popleft()
         self._octets -= batch.octets
         batch.path.unlink(missing_ok=True)
+
+
+def _claim(path: Path) -> int:
+    """A descriptor that no other process holds."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _write(path: Path, content: bytes, *, sync: bool) -> None:

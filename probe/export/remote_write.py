@@ -79,6 +79,10 @@ class RemoteWriter:
         self._revised = self._sent = self._refused = self._last_success_ns = 0
         self._reason = ""
         self._lock = threading.Lock()  # one tick at a time
+        self._begun_ms = int(state.get("begun_ms", 0))
+        if not self._begun_ms:  # what the journal has of the time before remote write is left there
+            self._begun_ms = time_ns() // 1_000_000
+            self._save([])
         self._stopping = threading.Event()
         self._finished = threading.Event()  # nothing more will be written
         self._leaving = threading.Event()  # and nothing more sent
@@ -111,6 +115,8 @@ class RemoteWriter:
             self._spool.wake()
             self._threads[1].join(FAREWELL_S)
         self._leaving.set()
+        if not self._threads[1].is_alive():
+            self._client.close()
         self._spool.close()
 
     def snapshot(self) -> RemoteWriteSnapshot:
@@ -152,21 +158,23 @@ class RemoteWriter:
                     self._written_ms.pop(name, None)
                 else:
                     self._written_ms[name] = lines.written_ms
-            self._save(samples)
+            if samples:
+                self._save(samples)
 
     def _begin(self, picture: FlowPicture) -> FlowLines:
         spec = picture.spec
         before = self._written_ms.get(spec.name)
-        past = self._outages.pop(spec.name, ()) if before is not None else ()
+        past = self._outages.pop(spec.name, ())
+        if before is None:  # it was killed before it wrote anything of this flow, or never had it
+            past = [outage for outage in past if outage.start_ns // 1_000_000 > self._begun_ms]
+            before = min((outage.start_ns // 1_000_000 - 1 for outage in past), default=None)
         lag_ms = round(self._config.lag * 1000)
         lines = FlowLines(spec, self._common, picture.first_ns, lag_ms, after_ms=before, past=past)
         self._lines[spec] = lines
         return lines
 
     def _save(self, samples: list[Sample]) -> None:
-        state = {"written_ms": self._written_ms, "events_ns": self._events.written_ns}
-        if not samples:
-            return
+        state = {"begun_ms": self._begun_ms, "written_ms": self._written_ms, "events_ns": self._events.written_ns}
         try:
             # Regular samples come again soon; an edge or an event does not.
             told = any(sample.value != 1.0 for sample in samples)

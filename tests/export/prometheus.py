@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ class Prometheus:
 
     Args:
         directory: Its config and data.
+        wrap: Command line before its own, such as one that enters a namespace.
+        near: Calls a function where the server can be reached.
     """
 
-    def __init__(self, directory: Path):
-        self._directory = directory
-        with socket.socket() as reserved:
-            reserved.bind(("127.0.0.1", 0))
-            self.port = reserved.getsockname()[1]
+    def __init__(
+        self, directory: Path, wrap: Sequence[str] = (), near: Callable[..., Any] = lambda call, *args: call(*args)
+    ):
+        self._directory, self._wrap, self._near = directory, wrap, near
+        directory.mkdir(exist_ok=True)
+        self.port = near(_free_port)
         self.url = f"http://127.0.0.1:{self.port}"
         (directory / "prometheus.yml").write_text("global: {}\n")
         self._process: subprocess.Popen[bytes] | None = None
@@ -35,6 +39,7 @@ class Prometheus:
     def start(self) -> None:
         self._process = subprocess.Popen(
             [
+                *self._wrap,
                 "prometheus",
                 f"--config.file={self._directory}/prometheus.yml",
                 f"--storage.tsdb.path={self._directory}/data",
@@ -48,7 +53,7 @@ class Prometheus:
         deadline = time.monotonic() + WITHIN_S
         while time.monotonic() < deadline:
             try:
-                if httpx.get(f"{self.url}/-/ready").status_code == 200:
+                if self._get("/-/ready").status_code == 200:
                     return
             except httpx.HTTPError:
                 pass
@@ -64,8 +69,7 @@ class Prometheus:
 
     def samples(self, query: str, at_s: float | None = None) -> dict[str, list[tuple[int, float]]]:
         """Raw samples of `series[range]`, as (ms, value), by the labels joined."""
-        parameters: dict[str, Any] = {"query": query, **({"time": at_s} if at_s else {})}
-        answer = httpx.get(f"{self.url}/api/v1/query", params=parameters).json()
+        answer = self._get("/api/v1/query", {"query": query, **({"time": str(at_s)} if at_s else {})}).json()
         assert answer["status"] == "success", answer
         return {
             ",".join(f"{k}={v}" for k, v in sorted(one["metric"].items()) if k not in ("job", "instance")): [
@@ -73,3 +77,12 @@ class Prometheus:
             ]
             for one in answer["data"]["result"]
         }
+
+    def _get(self, path: str, parameters: dict[str, str] | None = None) -> httpx.Response:
+        return self._near(lambda: httpx.get(f"{self.url}{path}", params=parameters, trust_env=False, timeout=30))
+
+
+def _free_port() -> int:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        return int(reserved.getsockname()[1])
