@@ -291,7 +291,13 @@ class Agent:
         due = int(reading.live[track.index, COLUMN["scheduled"]])
         first_ns = min([last_sent_ns - (due - 1) * track.spec.interval_ns, *(o.start_ns for o in outages)])
         return FlowPicture(
-            track.spec, max(first_ns, self._started_ns), reading.settled_to, last_sent_ns, outages, unobserved
+            track.spec,
+            max(first_ns, self._started_ns),
+            reading.settled_to,
+            last_sent_ns,
+            outages,
+            unobserved,
+            ended=track.done or track.state == "ended",
         )
 
     def remote_write(self) -> RemoteWriteSnapshot | None:

@@ -24,6 +24,7 @@ FLOW_STATE = "haprobe_flow_state"
 OUTAGE_SECONDS = "haprobe_flow_outage_seconds"
 HA_EVENT = "haprobe_ha_event_timestamp_seconds"
 HEARTBEAT_MS = 15_000  # well within the 5 minutes after which a query takes a series to have ended
+UNOBSERVED_FROM_NS = 100_000_000  # a host that stalls dozens of times a second must not write each; counters have them
 CORRECTED_WITHIN_MS = 120_000  # so long a written outage is compared with what is known of it
 BOUNDS = ("lower", "estimate", "upper")
 SUBJECTS = ("address", "route_table", "destination", "instance_id", "operation", "target", "role", "watcher")
@@ -65,8 +66,9 @@ class StateLine:
     ) -> list[Sample]:
         """Samples of the time since the last call up to `upto_ms`, which is included; ascending.
 
-        Where the host did not observe, it saw neither an outage nor none. Anything else is up. However little
-        happens, there is a sample `every_ms`.
+        An outage shows from its start to its end, as in the result document, also where a part of it was not observed.
+        Anything else that was not is no state at all, and what is left is up. However little happens, there is a
+        sample `every_ms`.
         """
         if upto_ms <= self._known_ms:
             return []
@@ -105,7 +107,7 @@ def _steps(
         if ms > last_ms:
             return
         dark, unseen = dark + changes[ms][0], unseen + changes[ms][1]
-        yield ms, UNOBSERVED if unseen else OUTAGE if dark else UP
+        yield ms, OUTAGE if dark else UNOBSERVED if unseen else UP
 
 
 def span_ms(start_ns: int, end_ns: int) -> Span:
@@ -124,6 +126,7 @@ class FlowPicture:
     last_sent_ns: int
     outages: list[Outage]
     unobserved: list[tuple[int, int]]
+    ended: bool = False  # its session is over: nothing more is sent
 
 
 class FlowLines:
@@ -181,20 +184,21 @@ class FlowLines:
         upto_ms = picture.settled_ns // 1_000_000 - (0 if last else self._hold_ms)
         if upto_ms <= self.written_ms:
             return []
-        unobserved = [span_ms(start, end) for start, end in picture.unobserved]
+        unobserved = [span_ms(start, end) for start, end in picture.unobserved if end - start >= UNOBSERVED_FROM_NS]
+        if self._first_ms > self.written_ms + 1:  # since an earlier process
+            unobserved.append((self.written_ms + 1, self._first_ms))
         if picture.settled_ns - picture.last_sent_ns > self._slack_ns:  # its session is over, or nothing can be sent
             unobserved.append((picture.last_sent_ns // 1_000_000, upto_ms + 1))
-        self._compare(picture.outages)
+        self._compare(picture)
         samples: list[Sample] = []
         for direction, line in self._lines.items():
             outages = [o for o in picture.outages if o.direction == direction]
             past = [o for o in self._past if o.direction == direction]
-            gap = _without((self.written_ms + 1, self._first_ms), [_span(o) for o in past])
-            spans = [_span(o) for o in (*past, *outages)]
-            samples += line.advance(upto_ms, spans, unobserved + gap, 1 if last else HEARTBEAT_MS)
+            spans = [_span(o, picture) for o in (*past, *outages)]
+            samples += line.advance(upto_ms, spans, unobserved, 1 if last else HEARTBEAT_MS)
             for outage in (*past, *outages):
                 samples += self._length(outage, upto_ms)
-        self._shown = {key: _cut(span, upto_ms) for key, span in self._spans(picture.outages) if span[0] <= upto_ms}
+        self._shown = {key: _cut(span, upto_ms) for key, span in _spans(picture) if span[0] <= upto_ms}
         self.written_ms = upto_ms
         self._past = [o for o in self._past if o.end_ns // 1_000_000 > upto_ms]
         return samples
@@ -205,7 +209,7 @@ class FlowLines:
 
     def _length(self, outage: Outage, upto_ms: int) -> list[Sample]:
         """The duration of an outage that has ended since the last call, stamped with its end."""
-        end_ms = _span(outage)[1]
+        end_ms = span_ms(outage.start_ns, outage.end_ns)[1]
         if outage.first_ok_ns == 0 or not self.written_ms < end_ms <= upto_ms:
             return []
         samples = []
@@ -216,38 +220,27 @@ class FlowLines:
             samples.append(Sample(labels, stamp_ms, getattr(outage, f"{bound}_ns") / 1e9))
         return samples
 
-    def _compare(self, outages: list[Outage]) -> None:
+    def _compare(self, picture: FlowPicture) -> None:
         """Count what was written of outages and is no longer so."""
-        now = {key: _cut(span, self.written_ms) for key, span in self._spans(outages) if span[0] <= self.written_ms}
+        now = {key: _cut(span, self.written_ms) for key, span in _spans(picture) if span[0] <= self.written_ms}
         kept_from = self.written_ms - CORRECTED_WITHIN_MS
         before = {key: span for key, span in self._shown.items() if span[1] > kept_from}
         now = {key: span for key, span in now.items() if span[1] > kept_from or key in before}
         self.revised += sum(now.get(key) != before.get(key) for key in now.keys() | before.keys())
 
-    @staticmethod
-    def _spans(outages: list[Outage]) -> list[tuple[tuple[int, str], Span]]:
-        return [((o.id, o.direction), _span(o)) for o in outages]
+
+def _spans(picture: FlowPicture) -> list[tuple[tuple[int, str], Span]]:
+    return [((o.id, o.direction), _span(o, picture)) for o in picture.outages]
 
 
-def _span(outage: Outage) -> Span:
-    # An open one goes on behind the last loss that was told; those of earlier processes have no such end.
-    open_too = outage.first_ok_ns == 0 and outage.id != PAST
-    return span_ms(outage.start_ns, _EVER_NS if open_too else outage.end_ns)
+def _span(outage: Outage, picture: FlowPicture) -> Span:
+    # An open one goes on behind the last loss that was told, unless nothing goes on there any more.
+    goes_on = outage.first_ok_ns == 0 and outage.id != PAST and not picture.ended
+    return span_ms(outage.start_ns, _EVER_NS if goes_on else outage.end_ns)
 
 
 def _cut(span: Span, last_ms: int) -> Span:
     return span[0], min(span[1], last_ms + 1)
-
-
-def _without(whole: Span, taken: Iterable[Span]) -> list[Span]:
-    """What is left of a span."""
-    left, at = [], whole[0]
-    for start, end in sorted(taken):
-        if start > at:
-            left.append((at, min(start, whole[1])))
-        at = max(at, end)
-    left.append((at, whole[1]))
-    return [(start, end) for start, end in left if start < end]
 
 
 class EventLines:

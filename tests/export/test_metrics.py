@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from probe.export.metrics import FAMILIES, FLOW, WRITTEN, PROBE_COUNTS, markdown_table
+from probe.export.metrics import FAMILIES, FLOW, PROBE_COUNTS, WRITTEN, markdown_table
 
 ROOT = Path(__file__).parents[2]
 

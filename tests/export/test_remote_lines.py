@@ -62,7 +62,15 @@ class Bench:
         self.lines = FlowLines(SPEC, {"job": "haprobe"}, **{"first_ns": T0, "lag_ms": 0, **options})
         self.samples: list[Sample] = []
 
-    def look(self, settled_ms: int, *outages: Outage, unobserved=(), sent_ms: int | None = None, last: bool = False):
+    def look(
+        self,
+        settled_ms: int,
+        *outages: Outage,
+        unobserved=(),
+        sent_ms: int | None = None,
+        last: bool = False,
+        ended: bool = False,
+    ):
         picture = FlowPicture(
             SPEC,
             T0,
@@ -70,6 +78,7 @@ class Bench:
             T0 + (settled_ms if sent_ms is None else sent_ms) * MS,
             list(outages),
             [(T0 + a * MS, T0 + b * MS) for a, b in unobserved],
+            ended,
         )
         new = self.lines.advance(picture, last=last)
         self.samples += new
@@ -126,13 +135,19 @@ def test_a_series_lives_while_nothing_happens():
     assert max(b - a for a, b in itertools.pairwise(stamps)) < HEARTBEAT_MS + 1001
 
 
-def test_unobserved_time_is_neither_up_nor_an_outage():
+def test_unobserved_time_is_not_up_and_moves_no_edge_of_an_outage():
     bench = Bench()
-    bench.look(5000, outage(1, 1000, 2000), unobserved=[(1500, 1600), (3000, 3100)])
+    bench.look(5000, outage(1, 1000, 2000), unobserved=[(1500, 1600), (1910, 2010), (3000, 3100), (4000, 4099)])
     assert bench.states() == [
-        *((0, 1), (999, 1), (1000, 0), (1499, 0), (1500, 2), (1599, 2), (1600, 0), (1999, 0), (2000, 1)),
+        *((0, 1), (999, 1), (1000, 0), (1999, 0), (2000, 2), (2009, 2), (2010, 1)),
         *((2999, 1), (3000, 2), (3099, 2), (3100, 1)),
     ]
+
+
+def test_an_outage_that_a_session_ended_in_lasts_until_its_last_loss():
+    bench = Bench()
+    bench.look(2000, outage(1, 1000, None, at_ms=1400), sent_ms=1400, ended=True)
+    assert bench.states() == [(0, 1), (999, 1), (1000, 0), (1399, 0), (1400, 2)]
 
 
 def test_time_without_probes_is_unobserved_before_anybody_says_so():
@@ -212,7 +227,7 @@ def test_however_often_one_looks_the_series_says_the_same(dark, unseen, looks):
     said = None
     for ms in range(max(looks) + 1):
         said = at.get(ms, said)
-        expected = 2 if any(a <= ms < b for a, b in unseen) else 0 if any(a <= ms < b for a, b in dark) else 1
+        expected = 0 if any(a <= ms < b for a, b in dark) else 2 if any(a <= ms < b for a, b in unseen) else 1
         assert said == expected, ms
 
 

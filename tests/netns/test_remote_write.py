@@ -56,6 +56,8 @@ def test_every_outage_is_read_back_at_its_millisecond(
     agent.start().wait_ready()
     outages = [make_outage(agent, triple)]
     wait_for(lambda: edges(prometheus) == in_ms(outages), 30, "for the first outage")
+    (samples,) = prometheus.samples('haprobe_flow_state{direction="forward"}[5m]').values()
+    assert samples[0][1] == 1  # up before it
     prometheus.kill()
     outages.append(make_outage(agent, triple))
     wait_for(lambda: agent.get("/api/v1/status")["remote_write"]["reason"], 30, "for a refused request")
