@@ -7,6 +7,7 @@ echo            (process) echo service for streams, when configured
 watchers        a thread each
 path monitor    a thread
 web             a thread (export/http.py)
+remote write    two threads (export/remote_write.py), when configured
 """
 
 from __future__ import annotations
@@ -19,21 +20,24 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from probe import __version__
-from probe.border import SharedState
+from probe.border import SharedState, Snapshot
 from probe.clock import SystemClock, wall_offset_ns
 from probe.config import AgentConfig, load, resolve_hosts
 from probe.core.events import TimelineEvent, Verdict
+from probe.core.fate import COLUMN
 from probe.core.verdict import FlowRecord, judge_all
 from probe.errors import ConfigError
 from probe.export.http import Server, serve
 from probe.export.listen import activated_sockets
-from probe.export.view import FlowSnapshot, Ownership, WatcherSnapshot
+from probe.export.remote_lines import FlowPicture
+from probe.export.remote_write import RemoteWriter
+from probe.export.view import FlowSnapshot, Ownership, RemoteWriteSnapshot, WatcherSnapshot
 from probe.past import Past
 from probe.privileges import drop_privileges
 from probe.prober import Prober
@@ -86,6 +90,7 @@ class Agent:
         self._past = Past.replay(journal_dir)
         self._journal = Journal(journal_dir, self._clock)
         self._journal.append("start", {"agent": self.name, "version": __version__, "config": self._config_dump()})
+        self._remote = self._make_remote(journal_dir)
         self._aws: AwsWatcher | None = None
         self._vigil = Vigil()
         self._reflector: Engine | None = None
@@ -130,6 +135,8 @@ class Agent:
         self._prober.begin()
         self._prober.follow_paths()
         self._start_watchers()
+        if self._remote is not None:
+            self._remote.start()
         self._begun = True
 
     def sample(self) -> None:
@@ -154,6 +161,8 @@ class Agent:
             watcher.stop()
         self._prober.close()
         self._stop_reflector()
+        if self._remote is not None:
+            self._remote.stop()  # the engine's last words were the last thing to write
         self._journal.append("stop", {}, sync=True)
         self._journal.close()
 
@@ -180,6 +189,8 @@ class Agent:
             del self._events[:-EVENTS_KEPT]
         document = event.to_document()
         self._journal.append("ha_change", document, sync=True)
+        if self._remote is not None:
+            self._remote.heard(event)
         self._tell("watcher" if event.event.startswith("watcher_") else "ha_change", document)
 
     def _tell(self, kind: str, data: dict[str, Any]) -> None:
@@ -223,6 +234,10 @@ class Agent:
             resolve_hosts(config)
             if config.reflector != self.config.reflector:
                 raise ConfigError(f"{self._config_path}: reflector: cannot be changed by a reload; restart the agent")
+            if config.remote_write != self.config.remote_write:
+                raise ConfigError(
+                    f"{self._config_path}: remote_write: cannot be changed by a reload; restart the agent"
+                )
             changed = config.watchers != self.config.watchers
             fortigate = self._make_fortigate(config) if changed else None
         except ConfigError:
@@ -230,8 +245,11 @@ class Agent:
             raise
         with self._lock:
             wanted = {spec.name: spec for spec in config.flow_specs()}
+            gone = {name for name, track in self._tracks.items() if wanted.get(name) != track.spec}
+            if self._remote is not None and gone:
+                self._remote.retire(gone)
             for name, track in list(self._tracks.items()):
-                if wanted.get(name) != track.spec:
+                if name in gone:
                     self._past.outages += self._found(track)  # a flow that is gone takes nothing with it
                     self._prober.remove(track)
                     del self._tracks[name]
@@ -250,6 +268,51 @@ class Agent:
 
     def last_reload_successful(self) -> bool:
         return self._reload_ok
+
+    def _make_remote(self, journal_dir: Path) -> RemoteWriter | None:
+        """What earlier processes found and may not have written is in the journal."""
+        config = self.config.remote_write
+        if config is None:
+            return None
+        directory = Path(config.spool) if config.spool is not None else journal_dir / "remote-write"
+        return RemoteWriter(
+            config, directory, self.name, self.pictures, self._past.outages_by_flow(), events=self._past.events
+        )
+
+    def pictures(self, since_ns: Mapping[str, int]) -> list[FlowPicture]:
+        """What is known of every flow that has sent a probe, up to the settled instant; for remote write.
+
+        Args:
+            since_ns: From when on outages and unobserved spans are wanted, by flow; all when it is not there.
+        """
+        recorder = self._prober.recorder
+        reading = recorder.history.latest
+        # What the engine had found before that reading must have been taken in. When it has ended, that is everything.
+        if reading is None or (not self._prober.refresh() and self._prober.engine.alive()):
+            return []
+        return [
+            self._picture(track, reading, since_ns.get(track.spec.name, 0))
+            for track in self._ordered()
+            if reading.flows[track.index]["last_sent"]
+        ]
+
+    def _picture(self, track: FlowTrack, reading: Snapshot, since_ns: int) -> FlowPicture:
+        outages, unobserved = self._prober.recorder.since(track, since_ns)
+        last_sent_ns = int(reading.flows[track.index]["last_sent"])
+        due = int(reading.live[track.index, COLUMN["scheduled"]])
+        first_ns = min([last_sent_ns - (due - 1) * track.spec.interval_ns, *(o.start_ns for o in outages)])
+        return FlowPicture(
+            track.spec,
+            max(first_ns, self._started_ns),
+            reading.settled_to,
+            last_sent_ns,
+            outages,
+            unobserved,
+            ended=track.done or track.state == "ended",
+        )
+
+    def remote_write(self) -> RemoteWriteSnapshot | None:
+        return None if self._remote is None else self._remote.snapshot()
 
     def _start_watchers(self) -> None:
         if self.config.watchers.aws is not None:
@@ -437,6 +500,7 @@ class Agent:
             "reflector": self._reflector_status(),
             "engine": engine_status(self._prober.engine.shared),
             "journal_failures": self._journal.failures,
+            "remote_write": None if (remote := self.remote_write()) is None else asdict(remote),
         }
 
     def _reflector_status(self) -> dict[str, Any] | None:

@@ -22,15 +22,20 @@ from probe.config_types import (
     Address,
     Allowed,
     Command,
+    Directory,
     EipallocId,
     EnvironmentName,
     ExternalId,
     File,
     Fingerprint,
+    HeaderName,
+    HeaderValue,
     Host,
     InstanceId,
     Interface,
     InterfaceId,
+    LabelName,
+    LabelValue,
     Name,
     Network,
     Port,
@@ -248,6 +253,41 @@ class Watchers(_Part):
     fortigate: FortigateWatcher | None = None
 
 
+# --- remote write --------------------------------------------------------------------------------------------------
+
+
+class RemoteWrite(_Part):
+    """A store of the Prometheus kind, which gets states of flows and HA events at their true millisecond."""
+
+    url: Url = Field(description="Where it takes it, such as https://mimir.example/api/v1/push.")
+    username: UserName | None = Field(default=None, description="User, for basic authentication.")
+    password_file: File | None = Field(default=None, description="File with that user's password.")
+    token_file: File | None = Field(default=None, description="File with a bearer token, instead of a user.")
+    ca_file: File | None = Field(default=None, description="CA certificate to trust. None: the system's.")
+    cert_file: File | None = Field(default=None, description="Client certificate, for mutual TLS.")
+    key_file: File | None = Field(default=None, description="Key of the client certificate.")
+    headers: dict[HeaderName, HeaderValue] = Field(
+        default_factory=dict, description="Further headers, such as X-Scope-OrgID; no secrets."
+    )
+    external_labels: dict[LabelName, LabelValue] = Field(
+        default_factory=dict,
+        description="Labels of every series. job (haprobe) and instance (the host's name) are there without.",
+    )
+    send_interval: Annotated[float, duration("100ms", "1m")] = Field(
+        default=5.0, description="Between two looks at what has become certain."
+    )
+    lag: Annotated[float, duration("0s", "10m")] = Field(
+        default=2.0,
+        description="How much longer than a loss takes to be one to wait for late replies: what is written stays.",
+    )
+    spool: Directory | None = Field(
+        default=None, description="Directory for what the store has not taken yet. None: remote-write in the journal's."
+    )
+    spool_limit: Annotated[int, number(int, 1, 1_000_000, "1 to 1000000 MiB")] = Field(
+        default=256, description="MiB it may hold; beyond, the oldest is dropped, counted and logged."
+    )
+
+
 # --- drill ---------------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +373,9 @@ class AgentConfig(_Part):
     reflector: Reflector | None = Field(default=None, description="Answers other agents' probes.")
     engines: Engines = Field(default_factory=Engines, description="Where the probing processes run.")
     watchers: Watchers = Field(default_factory=Watchers, description="HA state to read.")
+    remote_write: RemoteWrite | None = Field(
+        default=None, description="Where exact windows are written for Grafana. None: nowhere."
+    )
     agents: dict[Name, Agent] = Field(
         default_factory=dict, description="For `drill --config.file`: whose measurements to merge."
     )

@@ -164,6 +164,7 @@ def cross_problems(data: object, need: Need, bad: set[Location]) -> list[Problem
     problems += _reflector_problems(data)
     problems += _aws_problems(data)
     problems += _fortigate_problems(data)
+    problems += _remote_write_problems(data)
     problems += _agents_problems(data)
     problems += _drill_problems(data)
     problems += _empty_problems(data, need)
@@ -251,6 +252,18 @@ def _one_of(here: Location, part: dict[str, Any], keys: tuple[str, ...]) -> Iter
         yield (*here, keys[0]), f"is missing; allowed: one of {', '.join(keys)}"
     for key in given[1:]:
         yield (*here, key), f"stands beside {given[0]}; allowed: one of {', '.join(keys)}"
+
+
+def _remote_write_problems(data: dict[str, Any]) -> Iterator[Problem]:
+    remote = _dict(data.get("remote_write"))
+    pairs = (("cert_file", "key_file"), ("username", "password_file"))
+    for one, other in (pair for a, b in pairs for pair in ((a, b), (b, a))):
+        if remote.get(one) and not remote.get(other):
+            yield ("remote_write", one), f"needs {other} as well; allowed: both or neither"
+    if remote.get("token_file") and remote.get("username"):
+        yield ("remote_write", "token_file"), "stands beside username; allowed: one of them"
+    if "__name__" in _dict(remote.get("external_labels")):
+        yield ("remote_write", "external_labels", "__name__"), "is the name of a metric; allowed: other labels"
 
 
 def _agents_problems(data: dict[str, Any]) -> Iterator[Problem]:

@@ -165,6 +165,11 @@ Url = Annotated[
         {"type": "string", "pattern": "^https?://"},
     ),
 ]
+LabelName = Annotated[str, text(r"[A-Za-z_][A-Za-z0-9_]*", "a label name: A-Z a-z 0-9 _, not beginning with a digit")]
+LabelValue = Annotated[str, text(r"[^\x00-\x1f\x7f]+", "1 to 255 printable characters")]
+HeaderName = Annotated[str, text(r"[A-Za-z0-9-]+", "the name of an HTTP header")]
+HeaderValue = Annotated[str, text(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?", "one line of ASCII", limit=1024)]
+Directory = Annotated[str, text(r"[^\x00]+", "a path to a directory", limit=4096)]
 Command = Annotated[list[str], Checked("a command line, or a list of words; run without a shell", _command, _WORDS)]
 UserName = Annotated[str, text(r"[^:\s]+", "a user name without colon")]
 Fingerprint = Annotated[

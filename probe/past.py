@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from probe.core.events import TimelineEvent
+from probe.core.events import Outage, TimelineEvent, outage_of
 from probe.store.journal import Record, replay
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,16 @@ class Past:
         if records.damage:
             log.warning("journal %s: %d damaged lines skipped", directory, len(records.damage))
         return past
+
+    def outages_by_flow(self) -> dict[str, list[Outage]]:
+        """The outages as records, by flow, all with id 0: they are no outages of this process."""
+        found: dict[str, list[Outage]] = {}
+        for one in self.outages:
+            try:
+                found.setdefault(one["flow"], []).append(outage_of(one))
+            except (KeyError, TypeError):  # another version's
+                continue
+        return found
 
     def _take(self, record: Record, process: int, newest: dict[tuple[int, str, int], dict[str, Any]]) -> None:
         if record.kind == "outage":

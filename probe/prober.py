@@ -139,10 +139,9 @@ class Prober:
         """Send no further probe."""
         self.engine.send({"command": "halt"})
 
-    def refresh(self) -> None:
-        """Bring the record up to date, open outages included."""
-        if self.engine.alive():
-            self.recorder.refresh(lambda: self.engine.send({"command": "tell"}))
+    def refresh(self) -> bool:
+        """Bring the record up to date, open outages included; whether the engine has answered."""
+        return self.engine.alive() and self.recorder.refresh(lambda: self.engine.send({"command": "tell"}))
 
     def renew(self, track: FlowTrack) -> None:
         """Begin a new session for a kept TCP flow whose session has ended."""

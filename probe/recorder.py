@@ -83,7 +83,9 @@ class Recorder:
         self._listener = listener or (lambda kind, data: None)
         self._tracks: dict[int, FlowTrack] = {}
         self._shared: SharedState | None = None
-        self._told = threading.Event()
+        self._told = threading.Condition()
+        self._asking = threading.Lock()
+        self._asked = self._answered = 0
         self.history = History()
 
     def attach(self, shared: SharedState) -> None:
@@ -117,7 +119,9 @@ class Recorder:
     def take(self, message: dict[str, Any]) -> None:
         """Take in one event of the engine."""
         if message["event"] == "told":
-            self._told.set()
+            with self._told:
+                self._answered += 1
+                self._told.notify_all()
         if message["event"] == "recording_ended":
             self._listener("recording_ended", {"reason": message["reason"]})
         if message["event"] == "unobserved":
@@ -215,12 +219,20 @@ class Recorder:
             track.translations_ns.append(message["at_ns"])
         self._listener("translation", {"flow": track.spec.name, "seen_as": track.translation})
 
-    def refresh(self, ask: Callable[[], None], timeout_s: float = 1.0) -> None:
-        """Have the engine tell how open outages stand: `ask` sends the command, this waits until it is answered."""
-        self._told.clear()
-        ask()
-        self._told.wait(timeout_s)
+    def refresh(self, ask: Callable[[], None], timeout_s: float = 1.0) -> bool:
+        """Have the engine tell how open outages stand: `ask` sends the command, this waits until it is answered.
+
+        Returns:
+            Whether it was. Then all that the engine had found when it was asked has been taken in.
+        """
+        with self._asking:
+            self._asked += 1
+            mine = self._asked  # it answers in the order of asking, each once
+            ask()
+        with self._told:
+            answered = self._told.wait_for(lambda: self._answered >= mine, timeout_s)
         self.sample()
+        return answered
 
     def _take_done(self, track: FlowTrack, message: dict[str, Any]) -> None:
         track.done = True
@@ -235,6 +247,12 @@ class Recorder:
         """A flow's outages with their episodes, oldest first."""
         with self._lock:
             return self._numbered(track)
+
+    def since(self, track: FlowTrack, since_ns: int) -> tuple[list[Outage], list[tuple[int, int]]]:
+        """A flow's outages and unobserved spans that end after an instant, without episodes."""
+        with self._lock:
+            outages = [o for o in track.outages.values() if o.end_ns > since_ns or o.first_ok_ns == 0]
+            return outages, [(u.start_ns, u.end_ns) for u in track.unobserved if u.end_ns > since_ns]
 
     def _numbered(self, track: FlowTrack) -> list[Outage]:
         return with_episodes(track.outages.values())

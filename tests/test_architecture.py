@@ -50,7 +50,7 @@ ONLY = {
     "botocore": ("watch/", "lab/", "drill/triggers"),
     "moto": ("lab/",),
     "asyncssh": ("watch/", "lab/"),
-    "httpx": ("watch/", "drill/"),
+    "httpx": ("watch/", "drill/", "export/remote_client.py"),
     "prometheus_client": ("export/",),
     "pyarrow": ("store/",),
     "pyroute2.netns": ("lab/",),

@@ -412,6 +412,36 @@ def test_a_wrong_shape_is_told(text: str, start: str) -> None:
     assert any(line.startswith(start) for line in problems(text)), problems(text)
 
 
+REMOTE = "reflector: {udp: 862}\nremote_write:\n  url: https://mimir.example/api/v1/push\n"
+
+
+def test_remote_write_with_its_defaults() -> None:
+    remote = parse(REMOTE).remote_write
+    assert remote is not None
+    assert (remote.send_interval, remote.lag, remote.spool, remote.spool_limit) == (5.0, 2.0, None, 256)
+    assert remote.external_labels == remote.headers == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "what"),
+    [
+        ("cert_file: c.pem", "cert_file", "needs key_file as well; allowed: both or neither"),
+        ("password_file: p", "password_file", "needs username as well; allowed: both or neither"),
+        ("external_labels: {a-b: c}", "external_labels.a-b", "'a-b' does not fit; allowed: a label name"),
+        ("external_labels: {__name__: c}", "external_labels.__name__", "is the name of a metric; allowed: other"),
+        ("send_interval: 1ms", "send_interval", "'1ms' is out of range; allowed: 100ms to 1m"),
+        ("spool_limit: 0", "spool_limit", "0 is out of range; allowed: 1 to 1000000 MiB"),
+    ],
+)
+def test_a_mistake_in_remote_write_is_told(line: str, field: str, what: str) -> None:
+    assert problem(f"{REMOTE}  {line}\n").startswith(f"f.yml:4: remote_write.{field}: {what}")
+
+
+def test_a_token_and_a_user_are_one_too_many() -> None:
+    found = problem(f"{REMOTE}  username: u\n  password_file: p\n  token_file: t\n")
+    assert found == "f.yml:6: remote_write.token_file: stands beside username; allowed: one of them"
+
+
 def test_a_drill_needs_agents() -> None:
     assert problem("reflector: {udp: 862}\n", need="drill").startswith(
         "f.yml:1: agents: a drill needs agents to ask; allowed: "

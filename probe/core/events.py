@@ -166,6 +166,31 @@ class Outage:
         }
 
 
+def outage_of(document: dict[str, Any]) -> Outage:
+    """The outage of a contract-form entry that also names its flow; without id and evidence."""
+    edges, duration = document["edges_ns"], document["duration_ns"]
+    return Outage(
+        flow=document["flow"],
+        id=0,
+        direction=document["direction"],
+        start_ns=document["start_ns"],
+        end_ns=document["end_ns"],
+        last_ok_ns=edges["last_ok"],
+        first_lost_ns=edges["first_lost"],
+        last_lost_ns=edges["last_lost"],
+        first_ok_ns=edges["first_ok"],
+        lower_ns=duration["lower"],
+        estimate_ns=duration["estimate"],
+        upper_ns=duration["upper"],
+        lost=document["lost"],
+        first_lost_seq=document["first_lost_seq"],
+        last_lost_seq=document["last_lost_seq"],
+        censored=document["censored"],
+        unobserved_ns=document["unobserved_ns"],
+        episode=document["episode"],
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Unobserved:
     """A span in which a flow did not probe on schedule, or our own rings dropped: neither up nor down."""

@@ -27,7 +27,7 @@ from prometheus_client.metrics_core import (
 
 from probe.core.events import VERDICTS, FlowState
 from probe.export.metrics import FAMILIES, PROBE_COUNTS
-from probe.export.view import AgentView, FlowSnapshot, Ownership, WatcherSnapshot
+from probe.export.view import AgentView, FlowSnapshot, Ownership, RemoteWriteSnapshot, WatcherSnapshot
 
 FlowKey = tuple[str, str, str, str]  # values of the labels metrics.FLOW
 
@@ -201,9 +201,20 @@ def _add_agent(page: _Page, view: AgentView) -> None:
     error_ns = view.clock_max_error_ns()
     # An unknown bound is no bound: 0 would claim a perfect clock, and NaN would never trip an alert.
     page.add("haprobe_clock_max_error_seconds", (), math.inf if error_ns is None else _seconds(error_ns))
+    _add_remote_write(page, view.remote_write())
     page.add("haprobe_ready", (), view.ready()[0])
     page.add("haprobe_build_info", (view.version, platform.python_version()))
     page.add("haprobe_config_last_reload_successful", (), view.last_reload_successful())
+
+
+def _add_remote_write(page: _Page, remote: RemoteWriteSnapshot | None) -> None:
+    if remote is None:
+        return
+    for result in ("sent", "refused", "dropped"):
+        page.add("haprobe_remote_write_samples_total", (result,), getattr(remote, result))
+    page.add("haprobe_remote_write_spool_bytes", (), remote.spooled_octets)
+    page.add("haprobe_remote_write_last_success_timestamp_seconds", (), _seconds(remote.last_success_ns))
+    page.add("haprobe_remote_write_revised_outages_total", (), remote.revised)
 
 
 def _edge(seconds: float) -> str:

@@ -21,6 +21,8 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 
+from probe.export.remote_lines import FLOW_STATE, HA_EVENT, OUTAGE_SECONDS
+
 Kind = Literal["counter", "gauge", "histogram", "info"]
 
 # Flow series carry these four and no address: an address that changes must not start new series.
@@ -39,7 +41,8 @@ class Family:
     @property
     def unit(self) -> str:
         """Base unit as its name says it; "" for counts and flags."""
-        return "seconds" if self.name.removesuffix("_total").endswith("_seconds") else ""
+        last = self.name.removesuffix("_total").rpartition("_")[2]
+        return last if last in ("seconds", "bytes") else ""
 
     def sample_names(self) -> tuple[str, ...]:
         """The series names a query can ask for."""
@@ -228,6 +231,25 @@ def _families() -> Iterator[Family]:
             ("watcher",),
             "When the watcher last got a good answer, Unix epoch; 0 before any.",
         ),
+        Family(
+            "haprobe_remote_write_samples_total",
+            "counter",
+            ("result",),
+            "Samples of remote write: sent, refused by the store for good, or dropped as the spool was full.",
+        ),
+        Family("haprobe_remote_write_spool_bytes", "gauge", (), "Requests on disk that the store has not taken yet."),
+        Family(
+            "haprobe_remote_write_last_success_timestamp_seconds",
+            "gauge",
+            (),
+            "When the store last took a request, Unix epoch; 0 before any.",
+        ),
+        Family(
+            "haprobe_remote_write_revised_outages_total",
+            "counter",
+            (),
+            "Outages that a late reply corrected after their edges were written; a longer lag makes them fewer.",
+        ),
         Family("haprobe_ready", "gauge", (), "1 once every flow and watcher has started."),
         Family(
             "haprobe_clock_max_error_seconds",
@@ -242,11 +264,40 @@ def _families() -> Iterator[Family]:
 
 FAMILIES: dict[str, Family] = {family.name: family for family in _families()}
 
+# Series that remote write stamps itself (`remote_lines.py`); a scrape does not show them. The first shares its name
+# with a family above and differs by its labels: `direction` here, `state` there.
+WRITTEN = (
+    Family(
+        FLOW_STATE,
+        "gauge",
+        (*FLOW, "direction"),
+        "1 up, 0 in an outage of that direction (`round_trip` `forward` `reverse`, as in the result document),"
+        " 2 unobserved for 100 ms or longer, neither up nor down. An outage is 0 from `start_ns` until just before"
+        " `end_ns`; there is a sample at each edge and one 1 ms before it, and one at least every 15 s.",
+    ),
+    Family(
+        OUTAGE_SECONDS,
+        "gauge",
+        (*FLOW, "direction", "bound"),
+        "Duration of each outage (bounds `lower` `estimate` `upper`): one sample, stamped with its end.",
+    ),
+    Family(
+        HA_EVENT,
+        "gauge",
+        ("source", "event", "unit", "subject"),
+        "An HA event of the timeline (`eip_moved` `route_moved` `role_change` ...): one sample, stamped with its"
+        " instant, which is the value as well. `unit` is the one it moved to or that tells, `subject` the address,"
+        " route, role or operation.",
+    ),
+)
+
 
 def markdown_table() -> str:
     """docs/metrics.md: every family with its type, labels and meaning."""
     rows = [f"| `{f.name}` | {f.kind} | {_markdown_labels(f)} | {f.help} |" for f in FAMILIES.values()]
-    return "\n".join([_MARKDOWN_HEAD, "| Metric | Type | Labels | Meaning |", "| --- | --- | --- | --- |", *rows, ""])
+    head = ["| Metric | Type | Labels | Meaning |", "| --- | --- | --- | --- |"]
+    written = [f"| `{f.name}` | {f.kind} | {_markdown_labels(f)} | {f.help} |" for f in WRITTEN]
+    return "\n".join([_MARKDOWN_HEAD, *head, *rows, _MARKDOWN_WRITTEN, *head, *written, ""])
 
 
 def _markdown_labels(family: Family) -> str:
@@ -264,6 +315,19 @@ Generated from `probe/export/metrics.py` by `make docs`; do not edit.
 so that an address that changes does not start new series. Timestamps are Unix epoch in seconds, exact to the
 microsecond whatever the scrape interval. Every series of a flow exists from its start, at zero. What a watcher
 cannot see now is absent, never a stale answer.
+"""
+
+_MARKDOWN_WRITTEN = """
+## By remote write
+
+With `remote_write` in the config, an agent also writes these series, stamped to the millisecond (floor), so that an
+outage stands in Grafana where it was at any scrape interval. Ask for raw samples by an instant query of a range, such
+as `haprobe_flow_state{direction!=""}[$__range]`. `job` is `haprobe` and `instance` the agent's name unless
+`external_labels` says otherwise. Samples lag by the loss threshold, K probes and `lag`, as nothing is written before it
+is certain: so they come in order, and no out-of-order window is needed. Only if the path to the store may be down for
+longer than an hour, give Prometheus one (`storage.tsdb.out_of_order_time_window`): it refuses what is older than that.
+A series of a removed flow ends; after a restart, what no process has observed is 2. A 1 before a restart that nobody
+could write any more is 2 as well, an outage in the journal is not lost.
 """
 
 

@@ -96,6 +96,19 @@ class WatcherSnapshot:
     captures: Sequence[CaptureSnapshot] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class RemoteWriteSnapshot:
+    """How remote write goes. Counts are samples of this process's life."""
+
+    sent: int
+    refused: int  # by the store, for good
+    dropped: int  # by the limit of the spool
+    revised: int  # outages corrected after they were written
+    spooled_octets: int
+    last_success_ns: int  # Unix epoch; 0 before any
+    reason: str  # why the last request failed; "" when it did not
+
+
 class AgentView(Protocol):
     """All that `export` may ask of an agent. Every method is quick and safe to call from any thread."""
 
@@ -104,6 +117,9 @@ class AgentView(Protocol):
     def flows(self) -> Sequence[FlowSnapshot]: ...
 
     def watchers(self) -> Sequence[WatcherSnapshot]: ...
+
+    def remote_write(self) -> RemoteWriteSnapshot | None:
+        """None when it is not configured."""
 
     def clock_max_error_ns(self) -> int | None:
         """Bound on this host's offset from UTC; None when unknown."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from probe.core.events import Counts, Outage, TimelineEvent
-from probe.export.view import ApiCalls, FlowSnapshot, Ownership, WatcherSnapshot
+from probe.export.view import ApiCalls, FlowSnapshot, Ownership, RemoteWriteSnapshot, WatcherSnapshot
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
@@ -125,6 +125,7 @@ class FakeAgent:
     version: str = "1.2.3"
     flow_list: list[FlowSnapshot] = field(default_factory=lambda: [KEPT, NEW])
     watcher_list: list[WatcherSnapshot] = field(default_factory=lambda: [AWS, FORTIGATE])
+    remote: RemoteWriteSnapshot | None = None
     clock_error_ns: int | None = 2_000_000
     is_ready: tuple[bool, str] = (True, "")
     reload_error: Exception | None = None
@@ -140,6 +141,9 @@ class FakeAgent:
 
     def watchers(self) -> list[WatcherSnapshot]:
         return self.watcher_list
+
+    def remote_write(self) -> RemoteWriteSnapshot | None:
+        return self.remote
 
     def clock_max_error_ns(self) -> int | None:
         return self.clock_error_ns

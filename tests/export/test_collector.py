@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from probe.core.events import VERDICTS, Counts
 from probe.export.collector import exposition, registry
 from probe.export.metrics import FAMILIES
+from probe.export.view import RemoteWriteSnapshot
 
 from .fakes import AWS, FORTIGATE, KEPT, NEW, OUTAGE, FakeAgent
 
@@ -231,3 +232,13 @@ def test_promtool_finds_nothing_to_complain_about():
     body, _ = exposition(registry(FakeAgent()))
     done = subprocess.run(["promtool", "check", "metrics"], input=body, capture_output=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
+def test_remote_write_shows_its_health_once_it_is_configured():
+    assert Scrape(FakeAgent()).all("haprobe_remote_write_samples_total") == []
+    scrape = Scrape(FakeAgent(remote=RemoteWriteSnapshot(100, 20, 3, 4, 5000, 1_700_000_000_500_000_000, "")))
+    for result, count in (("sent", 100), ("refused", 20), ("dropped", 3)):
+        assert scrape.value("haprobe_remote_write_samples_total", result=result) == count
+    assert scrape.value("haprobe_remote_write_spool_bytes") == 5000
+    assert scrape.value("haprobe_remote_write_last_success_timestamp_seconds") == 1_700_000_000.5
+    assert scrape.value("haprobe_remote_write_revised_outages_total") == 4

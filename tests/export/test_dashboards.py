@@ -68,9 +68,9 @@ def test_queries_name_metrics_that_exist(query):
 def test_rules_name_metrics_that_exist():
     for group in yaml.safe_load(RULES.read_text())["groups"]:
         for rule in group["rules"]:
-            named = set(re.findall(r"\bhaprobe_\w+", rule["expr"]))
-            assert named <= SERIES, rule
-            assert named or "up{" in rule["expr"], rule
+            named = set(re.findall(r"\b(?:\w+:)*haprobe[_:]\w+(?::\w+)*", rule["expr"]))
+            assert named <= SERIES | set(RECORDED), rule
+            assert named or "up{" in rule["expr"] or rule["expr"].startswith("vector("), rule
 
 
 def test_every_part_of_a_drill_is_shown():
