@@ -231,3 +231,13 @@ def test_promtool_finds_nothing_to_complain_about():
     body, _ = exposition(registry(FakeAgent()))
     done = subprocess.run(["promtool", "check", "metrics"], input=body, capture_output=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
+def test_streams_have_series_of_their_own_and_others_have_not():
+    stream = replace(
+        KEPT, name="s", protocol="tcp", stack="kernel", stalls_total=2, stall_seconds_total=7.9, retransmissions_total=5
+    )
+    scrape = Scrape(FakeAgent(flow_list=[KEPT, stream]))
+    for name, value in (("stalls", 2), ("stall_seconds", 7.9), ("retransmissions", 5)):
+        assert scrape.value(f"haprobe_stream_{name}_total", {**FLOW, "flow": "s", "protocol": "tcp"}) == value
+        assert [labels["flow"] for labels in scrape.all(f"haprobe_stream_{name}_total")] == ["s"]
