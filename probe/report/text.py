@@ -17,7 +17,7 @@ from rich.text import Text
 from probe.core.verdict import shown
 from probe.report import phrases as say
 
-WIDE = 120
+WIDE, WIDE_STREAMS = 120, 160
 # A flapping path has thousands of outages; a terminal shows the first, the stored page all of them.
 MOST_ROWS = 100
 _STYLE = {"good": "green", "warn": "yellow", "bad": "bold red", "none": "dim", "ha": "cyan"}
@@ -96,8 +96,8 @@ def _matrix(document: Mapping[str, Any], console: Console) -> None:
     protocols, rows = say.matrix_rows(document)
     if not rows:
         return
-    wide = console.width >= WIDE
     # Streams have a column where there is room, else a line of their own, under the last protocol.
+    wide = console.width >= (WIDE_STREAMS if "stream" in protocols else WIDE)
     columns = [p for p in protocols if wide or p != "stream"] or protocols
     table = table_for(console, "Verdicts: old and new sessions, longest absence")
     table.add_column("path", no_wrap=True)

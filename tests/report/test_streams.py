@@ -95,7 +95,7 @@ def test_the_report_sets_it_beside_the_packets_of_its_path() -> None:
     assert "stall_end" in events
 
 
-@pytest.mark.parametrize("width", [80, 140])
+@pytest.mark.parametrize("width", [80, 140, 160])
 def test_the_matrix_has_room_for_streams_on_any_terminal(width: int) -> None:
     drill = build.drill()
     flows = [*drill["flows"], stream(stall(7_900 * MS))]
