@@ -42,7 +42,7 @@ def agent() -> Agent:
     bare._vigil = Vigil()
     bare._aws = Watcher()
     bare._fortigate = FortigateWatcher()
-    bare._reflector = None
+    bare._reflector = bare._echo = None
     bare._prober = SimpleNamespace(
         recorder=SimpleNamespace(sample=lambda: None), engine=SimpleNamespace(check=lambda: None)
     )

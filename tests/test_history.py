@@ -309,3 +309,12 @@ def test_any_span_of_a_real_ledger_obeys_the_laws(seed, spans, delay):
             assert counts.lost == sum(f == 4 for f in inside) and counts.late == sum(f == 3 for f in inside)
     shared.close()
     assert set(COUNT_NAMES) == set(COLUMN)
+
+
+def test_what_was_late_may_be_lost_after_all(engine):
+    """A stream's keystrokes, when their connection dies."""
+    a = engine.step(received=10)
+    b = engine.step(late=3)
+    engine.history.correct(**engine.correct(0, b, "late", "lost_unattributed", 2))
+    assert (engine.span(a, b).late, engine.span(a, b).lost, engine.span(a, b).lost_unattributed) == (1, 2, 2)
+    assert engine.span(a, b).broken_laws() == []

@@ -9,9 +9,10 @@ import threading
 import pytest
 
 from probe.core.events import FlowSpec
+from probe.errors import UsageError
 from probe.measure import _silence, _state, flow_specs, interruptible
 from probe.recorder import FlowTrack
-from probe.targets import parse
+from probe.targets import Target, parse
 
 
 def specs(*urls: str, sessions: tuple[str, ...] = ("kept",)) -> list[FlowSpec]:
@@ -91,3 +92,20 @@ def test_silence_is_told_with_what_to_look_at() -> None:
     assert "listen on port 443" in said("tcp://192.0.2.1:443", sent=9)
     assert "is the interface up?" in said("icmp://192.0.2.1", unsent=9)
     assert "nothing was sent to 192.0.2.1 yet" in said("icmp://192.0.2.1")
+
+
+def test_a_stream_is_one_kept_session_at_a_typists_pace() -> None:
+    target = Target("tcp", "h", 7, "kernel")
+    (spec,) = flow_specs([target], None, ("kept", "fresh"), "p", None, 1)
+    assert (spec.name, spec.stack, spec.session, spec.rate_pps) == ("stream-h-7", "kernel", "kept", 10.0)
+    (faster,) = flow_specs([target], 200.0, ("kept",), "p", None, 1)
+    assert faster.rate_pps == 200.0
+    with pytest.raises(UsageError, match="one kept session"):
+        flow_specs([target], None, ("fresh",), "p", None, 1)
+    with pytest.raises(UsageError, match="up to 1000"):
+        flow_specs([target], 1001.0, ("kept",), "p", None, 1)
+
+
+def test_packets_have_their_usual_rate_beside_a_stream() -> None:
+    targets = [Target("udp", "h", 862), Target("tcp", "h", 7, "kernel")]
+    assert [spec.rate_pps for spec in flow_specs(targets, None, ("kept",), "p", None, 1)] == [1000.0, 10.0]

@@ -18,7 +18,7 @@ from probe.core.verdict import shown
 from probe.report import phrases as say
 from probe.report.endings import endings
 
-WIDE = 120
+WIDE, WIDE_STREAMS = 120, 160
 # A flapping path has thousands of outages; a terminal shows the first, the stored page all of them.
 MOST_ROWS = 100
 _STYLE = {"good": "green", "warn": "yellow", "bad": "bold red", "none": "dim", "ha": "cyan"}
@@ -99,23 +99,34 @@ def _matrix(document: Mapping[str, Any], console: Console) -> None:
     protocols, rows = say.matrix_rows(document)
     if not rows:
         return
-    wide = console.width >= WIDE
+    # Streams have a column where there is room, else a line of their own, under the last protocol.
+    wide = console.width >= (WIDE_STREAMS if "stream" in protocols else WIDE)
+    columns = [p for p in protocols if wide or p != "stream"] or protocols
     table = table_for(console, "Verdicts: old and new sessions, longest absence")
     table.add_column("path", no_wrap=True)
     if not wide:
         table.add_column("", no_wrap=True)
-    for protocol in protocols:
-        for title in (f"{protocol} old", f"{protocol} new") if wide else (protocol,):
+    for protocol in columns:
+        for title in _titles(protocol) if wide else (protocol,):
             table.add_column(title, no_wrap=True)
     for row in rows:
         if wide:
-            cells = [_cell(row.cells.get((protocol, key))) for protocol in protocols for key in ("kept", "fresh")]
+            halves = [(p, key) for p in columns for key in ("kept", "fresh")[: len(_titles(p))]]
+            cells = [_cell(row.cells.get(half)) for half in halves]
             table.add_row(_plain(row.path), *cells)
             continue
         for key, word in (("kept", "old"), ("fresh", "new")):
-            cells = [_cell(row.cells.get((protocol, key))) for protocol in protocols]
+            cells = [_cell(row.cells.get((protocol, key))) for protocol in columns]
             table.add_row(_plain(row.path) if key == "kept" else "", word, *cells)
+        stream = row.cells.get(("stream", "kept"))
+        if stream is not None and columns != protocols:
+            table.add_row("", "stream", *[""] * (len(columns) - 1), _cell(stream))
     console.print(table)
+
+
+def _titles(protocol: str) -> tuple[str, ...]:
+    """The columns of a protocol where there is room; a stream is one session."""
+    return ("stream",) if protocol == "stream" else (f"{protocol} old", f"{protocol} new")
 
 
 def _cell(cell: say.Cell | None) -> Text:

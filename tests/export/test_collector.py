@@ -242,3 +242,13 @@ def test_remote_write_shows_its_health_once_it_is_configured():
     assert scrape.value("haprobe_remote_write_spool_bytes") == 5000
     assert scrape.value("haprobe_remote_write_last_success_timestamp_seconds") == 1_700_000_000.5
     assert scrape.value("haprobe_remote_write_revised_outages_total") == 4
+
+
+def test_streams_have_series_of_their_own_and_others_have_not():
+    stream = replace(
+        KEPT, name="s", protocol="tcp", stack="kernel", stalls_total=2, stall_seconds_total=7.9, retransmissions_total=5
+    )
+    scrape = Scrape(FakeAgent(flow_list=[KEPT, stream]))
+    for name, value in (("stalls", 2), ("stall_seconds", 7.9), ("retransmissions", 5)):
+        assert scrape.value(f"haprobe_stream_{name}_total", {**FLOW, "flow": "s", "protocol": "tcp"}) == value
+        assert [labels["flow"] for labels in scrape.all(f"haprobe_stream_{name}_total")] == ["s"]

@@ -60,9 +60,9 @@ def document(flow: dict[str, Any], *, twin: bool = False) -> dict[str, Any]:
     return made
 
 
-def printed(made: dict[str, Any]) -> str:
+def printed(made: dict[str, Any], width: int = 140) -> str:
     out = StringIO()
-    text.render(made, Console(file=out, width=140))
+    text.render(made, Console(file=out, width=width))
     return out.getvalue()
 
 
@@ -93,6 +93,17 @@ def test_the_report_sets_it_beside_the_packets_of_its_path() -> None:
     events = [event["event"] for event in made["timeline"]]
     assert events.index("outage_start") < events.index("stall_start") < events.index("outage_end")
     assert "stall_end" in events
+
+
+@pytest.mark.parametrize("width", [80, 140, 160])
+def test_the_matrix_has_room_for_streams_on_any_terminal(width: int) -> None:
+    drill = build.drill()
+    flows = [*drill["flows"], stream(stall(7_900 * MS))]
+    output = printed(new_document(run=drill["run"], flows=flows, timeline=build.events()), width)
+    matrix = output[output.index("Verdicts") : output.index("Diagnosis")]
+    assert "↻ survived 7.90 s" in matrix
+    assert "…" not in matrix
+    assert max(map(len, matrix.splitlines())) <= width
 
 
 def test_a_stream_that_is_still_frozen_says_when_the_next_try_is() -> None:

@@ -148,7 +148,7 @@ def test_a_stall_is_told_with_its_retransmissions() -> None:
     world.run(S)
     world.run(S, echo=False)
     wall = world.clock.wall_ns()
-    world.wire.stamps = [(10**6, wall), (50, wall + 2 * MS)]  # a first transmission, and one of octets sent before
+    world.wire.stamps = [(10**6, wall), (10**6, wall + 2 * MS)]  # a first transmission, and the same octets again
     world.run(5 * MS, echo=False)
     world.run(S)
     last = world.events("stall")[-1]
