@@ -29,7 +29,7 @@ class _Sample:
     generation: int
     settled_to: int
     settled: Ints  # (flows, columns)
-    delay_at: Ints  # flat positions in the histograms that grew since the sample before
+    delay_at: Ints  # flat positions in the histograms that grew since the sample before, ascending
     delay_by: Ints
 
     @property
@@ -164,12 +164,15 @@ class History:
 
     def delays(self, flow: int, start_ns: int | None, end_ns: int | None) -> Ints:
         """Histogram of the delays of replies that arrived in the span."""
+        if start_ns is None and end_ns is None and self._latest is not None:
+            whole: Ints = self._latest.histogram[flow].astype(np.int64)
+            return whole
         first = 0 if start_ns is None else max(0, bisect_right(self._times, start_ns))
         last = len(self._samples) if end_ns is None else bisect_left(self._times, end_ns) + 1
         total = np.zeros(BINS, np.int64)
         for sample in self._samples[first:last]:
-            mine = (sample.delay_at >= flow * BINS) & (sample.delay_at < (flow + 1) * BINS)
-            np.add.at(total, sample.delay_at[mine] - flow * BINS, sample.delay_by[mine])
+            low, high = np.searchsorted(sample.delay_at, (flow * BINS, (flow + 1) * BINS))
+            total[sample.delay_at[low:high] - flow * BINS] += sample.delay_by[low:high]
         if end_ns is None and self._latest is not None:  # and what came after the last sample
             total += self._latest.histogram[flow]
             if self._histogram is not None and flow < len(self._histogram):
