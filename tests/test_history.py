@@ -239,6 +239,7 @@ def test_memory_is_bounded(engine, monkeypatch):
     assert history._octets <= 50_000 and 2 <= len(history._samples) < 100
     assert history._octets == sum(s.octets for s in history._samples)
     assert engine.span(None, None).received == 300
+    assert history.delays(0, None, None).sum() == 900  # as with the counts: of the whole life, however long
     newest = history._times[-2]
     assert engine.span(newest, None).received == 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,10 +23,13 @@ def bins_of(delay_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.minimum(np.maximum(place, 0, out=place), BINS - 1, out=place)
 
 
+@cache
 def edges_ns() -> npt.NDArray[np.float64]:
     """The BINS + 1 edges of the bins."""
     place = np.arange(BINS + 1)
-    return 2.0 ** (LOWEST_OCTAVE + place // STEPS) * (1 + (place % STEPS) / STEPS)
+    edges: npt.NDArray[np.float64] = 2.0 ** (LOWEST_OCTAVE + place // STEPS) * (1 + (place % STEPS) / STEPS)
+    edges.flags.writeable = False
+    return edges
 
 
 def quantile_ns(counts: npt.NDArray[np.int64], q: float) -> int:
