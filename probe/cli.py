@@ -253,6 +253,16 @@ def _lab_options(parser: argparse.ArgumentParser) -> None:
         "--session-pickup", choices=("on", "off"), help="synchronise TCP sessions between the units (default: on)"
     )
     lab.add_argument(
+        "--session-pickup-connectionless",
+        choices=("on", "off"),
+        help="synchronise UDP and ICMP sessions as well (default: off)",
+    )
+    lab.add_argument(
+        "--single-az",
+        choices=("on", "off"),
+        help="both units in one zone: secondary addresses move instead of the elastic IP (default: off)",
+    )
+    lab.add_argument(
         "--reset-sessionless-tcp",
         choices=("on", "off"),
         help="answer TCP without a session by RST instead of silence (default: off)",

@@ -8,7 +8,7 @@ from typing import Any
 from probe.errors import PeerError
 from probe.lab import state
 from probe.lab.lab import Lab
-from probe.lab.plan import CLUSTER_EIP, ENIS, LabOptions, Plan
+from probe.lab.plan import CLUSTER_EIP, LabOptions, Plan
 from probe.progress import Progress
 
 
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 def options_of(args: argparse.Namespace) -> LabOptions:
     """The lab's options from the command line: switches are "on" or "off", times are seconds, None is the default."""
     found: dict[str, Any] = {}
-    for name in ("session_pickup", "reset_sessionless_tcp"):
+    for name in ("session_pickup", "session_pickup_connectionless", "reset_sessionless_tcp", "single_az"):
         value = getattr(args, name, None)
         if value is not None:
             found[name] = value in ("on", True)
@@ -40,13 +40,15 @@ def options_of(args: argparse.Namespace) -> LabOptions:
 
 def summary(status: dict[str, Any]) -> str:
     """A lab's status for people."""
-    owner = {one.address: one.unit for one in ENIS}
+    plan = Plan(options=LabOptions(**status["options"]))
+    owner = {one.address: one.unit for one in plan.enis}
     eip = status["eips"].get(CLUSTER_EIP, "")
     lines = [f"active unit   {status['active_unit'] or 'none'}"]
     for name, unit in status["units"].items():
         flags = ", ".join(flag for flag in ("forwarding", "failover_set", "session_pickup") if unit.get(flag))
         lines.append(f"{name:13} {unit['role']}" + (f" ({flags})" if flags else ""))
     lines.append(f"cluster EIP   {CLUSTER_EIP} -> {eip or 'nobody'}" + (f" ({owner[eip]})" if eip in owner else ""))
+    lines += [f"shared IP     {address} -> {name}" for address, name in status["private_ips"].items()]
     lines.append(f"transit route 0.0.0.0/0 -> {status['routes']['transit'].get('0.0.0.0/0', 'none')}")
     lines.append(f"cloud API     {status['endpoint_url'] or 'none'}")
     for name, at in status["ssh"].items():
