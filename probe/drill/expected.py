@@ -8,7 +8,6 @@ from typing import Any
 from probe.core.diagnosis import RULES
 from probe.drill.scenarios import PATHS, PROTOCOLS, SCENARIOS, Scenario
 
-
 _CAVEATS = frozenset(rule.code for rule in RULES if rule.caveat)
 
 

@@ -110,9 +110,10 @@ _ALL = (
     Scenario(
         "connectionless",
         "UDP and ICMP sessions are synchronised as well (session-pickup-connectionless)",
-        "as failover: across zones a translated session has no way back, synchronised or not",
+        "as failover, but behind NAT to the internet UDP and ICMP are lost as well: a session that is known keeps the"
+        " translation of the unit that died for it, where an unknown one gets a new one",
         {"session_pickup_connectionless": True},
-        cells=_MULTI_AZ,
+        cells={**_MULTI_AZ, "egress": _row("lost lost lost")},
     ),
     Scenario(
         "single-az",

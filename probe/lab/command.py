@@ -8,7 +8,7 @@ from typing import Any
 from probe.errors import PeerError
 from probe.lab import state
 from probe.lab.lab import Lab
-from probe.lab.plan import CLUSTER_EIP, LabOptions, Plan
+from probe.lab.plan import CLUSTER_EIP, ENIS, LabOptions, Plan
 from probe.progress import Progress
 
 
@@ -40,15 +40,15 @@ def options_of(args: argparse.Namespace) -> LabOptions:
 
 def summary(status: dict[str, Any]) -> str:
     """A lab's status for people."""
-    plan = Plan(options=LabOptions(**status["options"]))
-    owner = {one.address: one.unit for one in plan.enis}
+    shared = status.get("private_ips", {})
+    owner = {one.address: one.unit for one in ENIS} | {one: name.rpartition("-")[0] for one, name in shared.items()}
     eip = status["eips"].get(CLUSTER_EIP, "")
     lines = [f"active unit   {status['active_unit'] or 'none'}"]
     for name, unit in status["units"].items():
         flags = ", ".join(flag for flag in ("forwarding", "failover_set", "session_pickup") if unit.get(flag))
         lines.append(f"{name:13} {unit['role']}" + (f" ({flags})" if flags else ""))
     lines.append(f"cluster EIP   {CLUSTER_EIP} -> {eip or 'nobody'}" + (f" ({owner[eip]})" if eip in owner else ""))
-    lines += [f"shared IP     {address} -> {name}" for address, name in status["private_ips"].items()]
+    lines += [f"shared IP     {address} -> {name}" for address, name in shared.items()]
     lines.append(f"transit route 0.0.0.0/0 -> {status['routes']['transit'].get('0.0.0.0/0', 'none')}")
     lines.append(f"cloud API     {status['endpoint_url'] or 'none'}")
     for name, at in status["ssh"].items():

@@ -5,7 +5,7 @@
     nothing, TCP; it once knew it       reset: one of its ends has closed it
     nothing, TCP; it never did          lost, or reset where unknown TCP is answered by a reset
     an entry, closed                    reset
-    an entry, its translation leads     lost (TCP) or dark: packets leave by an address that is the other unit's
+    an entry, its translation leads     lost: packets leave by an address that is the other unit's
       nowhere
     an entry, packets in one direction  half
     an entry, no packets                as nothing
@@ -80,8 +80,7 @@ def _truth(flow: str, told: Sequence[Mapping[str, Any]], resets: bool) -> Truth:
     if tcp and entry["state"] in _CLOSED:
         return Truth(flow, "reset", f"{unit} has seen its end ({entry['state']})")
     if not entry["way"]:
-        because = f"{unit} has it translated to {entry['translated']}, which does not lead there"
-        return Truth(flow, "lost" if tcp else "dark", because)
+        return Truth(flow, "lost", f"{unit} has it, with a translation that does not lead there: {entry['translated']}")
     if not entry["out"] and not entry["back"]:
         return Truth(flow, "lost" if tcp else "dark", f"{unit} has it, but no packet passes")
     if not entry["out"] or not entry["back"]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from probe.core.diagnosis import RULES, Facts, diagnose, table_markdown
-from probe.core.events import Outage, SessionEnd, TimelineEvent
+from probe.core.events import Counts, Outage, SessionEnd, TimelineEvent
 from probe.core.verdict import FlowRecord
 
 S = 1_000_000_000
@@ -145,6 +145,19 @@ def test_nothing_happened() -> None:
     assert codes(quiet, [TRIGGER]) == ["no_failover_seen"]
     assert codes(quiet, [], trigger=False) == []  # a plain measurement
     assert codes(quiet, GOOD) == ["failover_clean"]
+
+
+def test_loss_without_a_move_is_no_failover_where_somebody_has_looked() -> None:
+    measured = [replace(f, counts=Counts(scheduled=400, sent=400, received=280, lost=120)) for f in flows()]
+    [finding] = found(measured, [TRIGGER])
+    assert finding.code == "no_failover_seen"
+    assert finding.evidence[1] == "agent/east-west-icmp (east-west icmp): 120 of 400 probes lost (30%), 1 outages"
+    assert codes(measured, [TRIGGER], watched=()) == ["failover_clean"], "nobody looked"
+    blind = [at(1, "watcher_down", "aws", watcher="aws", reason="timeout"), at(3, "watcher_up", "aws", watcher="aws")]
+    assert "no_failover_seen" not in codes(measured, [TRIGGER, *blind])
+    assert codes(flows(**dark("ingress")), [TRIGGER]) == ["eip_routes_not_moved"], (
+        "a path is down: something had to move"
+    )
 
 
 @pytest.mark.parametrize(
