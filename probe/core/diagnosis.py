@@ -261,7 +261,24 @@ def _one_direction(facts: Facts) -> list[str]:
     for flow in (f for f in facts.flows if f.verdict == "half"):
         stuck = ", ".join(sorted({o.direction for o in flow.open_outages})) or "one direction"
         lines.append(f"{flow_label(flow)} ({flow.path} {flow.protocol}): {stuck} still dark at the end")
-    return lines
+    return lines + _split_routes(facts)
+
+
+def _split_routes(facts: Facts) -> list[str]:
+    """Routes that lead to different units while a path is down.
+
+    Of a path without any reply a sender cannot tell which direction is dark; the routes can.
+    """
+    down = facts.path_down()
+    leads = {
+        (e.detail.get("route_table"), e.detail.get("destination")): str(e.detail["to_unit"])
+        for e in facts.routes
+        if e.detail.get("to_unit")
+    }
+    if not down or len(set(leads.values())) < 2:
+        return []
+    told = [f"route {destination} in {table} leads to {unit}" for (table, destination), unit in leads.items()]
+    return [*told, *_verdicts(down)]
 
 
 def _second(facts: Facts) -> list[str]:

@@ -140,9 +140,9 @@ _ALL = (
     Scenario(
         "asymmetric-return",
         "after the failover the way back to workload A leads to the old unit",
-        "east-west stays dark on the way back, all else as failover; one_direction_dark",
+        "east-west gets no reply any more, all else as failover; one_direction_dark, by the routes",
         steps=(Step("set_route", 1.0, {"destination": "10.99.98.0/26", "target": "fgt-a-port2"}),),
-        cells={**_MULTI_AZ, "east-west": _row("half half half", "half half half")},
+        cells={**_MULTI_AZ, "east-west": _row("dark dark dark", "dark dark dark")},
         diagnosis="one_direction_dark",
         limit_s=15.0,
     ),

@@ -436,7 +436,7 @@ class Lab:
         return handles
 
     def restart_agent(self, name: str) -> None:
-        """Kill an agent that this process has started, as a reboot of its host would, and start it anew.
+        """Kill all that runs on the host of an agent we have started, as a reboot would, and start the agent anew.
 
         It answers at the same URL. Nothing says goodbye: the host's kernel refuses what comes in the meantime.
 
@@ -446,7 +446,7 @@ class Lab:
         if name not in self._agents:
             raise LabError(f"agent {name} was not started by this program")
         at_ns = time.time_ns()
-        processes.kill([one for one in self._record.processes if one.name == f"agent {name}"])
+        processes.kill(processes.inside([self.plan.namespace(agents.HOST_OF[name])]))  # its engine as well
         self._reap()
         config, port = self._agents[name], int(self._record.agents[name].rpartition(":")[2])
         _, child = agents.start(self.plan, name, config, config.parent, port=port)

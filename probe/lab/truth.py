@@ -57,12 +57,13 @@ def agrees(flow: str, implied: str, given: str) -> bool:
 
     Of a session that lived, the tables cannot tell whether it was dark for a while. Of ICMP the probes cannot tell
     whether it is translated otherwise than before: the far end's kernel answers, and says nothing about the source.
+    And without any reply they cannot tell that packets arrive at the far end.
     """
     if implied in _ALIVE:
         return given in _ALIVE
     if implied == "rebound" and flow.endswith("-icmp"):
         return given in (*_ALIVE, "rebound")
-    return given == implied
+    return given == implied or (implied, given) == ("half", "dark")
 
 
 def _truth(flow: str, told: Sequence[Mapping[str, Any]], resets: bool) -> Truth:

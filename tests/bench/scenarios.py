@@ -35,6 +35,7 @@ from probe.lab.truth import agrees, truths
 from .bed import ROOT
 
 PREFIX = "hpbs-"
+READY_S = 60.0  # for agents to start, on a machine that others use as well
 
 
 @dataclass
@@ -137,6 +138,7 @@ def drill(scenario: Scenario, out: Path, given: argparse.Namespace) -> dict[str,
         out=out,
     )
     stage = LabStage(plan.lab or LabOptions(), scenario.trigger, scenario.steps, lab_type=OwnLab(out / "lab"))
+    stage.ready_timeout_s = READY_S
     told = io.StringIO()
     try:
         run_drills(plan, stage, Wall(Console(file=told, width=200)), Console(file=told, width=160))

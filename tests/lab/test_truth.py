@@ -90,3 +90,5 @@ def test_what_fits() -> None:
     assert agrees("a-icmp", "rebound", "survived"), "an echo tells nothing of its translation"
     assert not agrees("a-icmp", "dark", "survived")
     assert not agrees("a-tcp", "lost", "reset")
+    assert agrees("a-tcp", "half", "dark"), "without a reply nobody knows what arrives"
+    assert not agrees("a-tcp", "dark", "half")
