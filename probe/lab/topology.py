@@ -74,7 +74,7 @@ _LOSS = """
 table inet loss {
   chain forward {
     type filter hook forward priority filter; policy accept;
-    oifname "spoke-a" numgen random mod 100 < %d drop
+    oifname "spoke-a" %s drop
   }
 }
 """
@@ -198,7 +198,7 @@ def set_private_ip(plan: Plan, address: str, eni_name: str | None) -> None:
         with IPRoute() as ipr:
             if interface is None:
                 with suppress(NetlinkError):  # as wished
-                    ipr.route("del", dst=f"{address}/32")
+                    ipr.route("del", dst=f"{address}/32", scope=_LINK)
             else:
                 ipr.route("replace", dst=f"{address}/32", oif=_index(ipr, interface), scope=_LINK)
 
@@ -224,7 +224,8 @@ def set_loss(plan: Plan, percent: int) -> None:
 
     Every flow of the agents passes there once, in one direction.
     """
-    text = _LOSS_CLEAR if not percent else _LOSS_CLEAR + _LOSS % percent
+    chance = "" if percent >= 100 else f"numgen random mod 100 < {percent}"
+    text = _LOSS_CLEAR if not percent else _LOSS_CLEAR + _LOSS % chance
     namespace.run(namespace.command_inside(plan.namespace_path("tgw"), ["nft", "-f", "-"]), text)
 
 
