@@ -289,6 +289,8 @@ def _lab(commands: _Commands[_Parser]) -> None:
     status = _command(actions, "status", "tell the roles, owners and processes")
     status.add_argument("--json", action="store_true", help="as JSON")
     _command(actions, "scenarios", "list what can be rehearsed")
+    truth = _command(actions, "truth", "tell what the firewalls' session tables imply for a run of the lab")
+    truth.add_argument("run", metavar="RUN", help="directory of a stored run, or its report.json")
     failover = _command(
         actions, "failover", "fail over, gracefully unless told otherwise", "As `execute ha failover set`: sticky."
     )

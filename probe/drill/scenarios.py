@@ -61,6 +61,8 @@ _MULTI_AZ = {
     "ingress": _row("survived rebound lost"),
 }
 _ALL_SURVIVE = dict.fromkeys(PATHS, _row("survived survived survived"))
+# The second failover brings the old addresses back; UDP has meanwhile been seen behind the other unit's.
+_THERE_AND_BACK = {**_ALL_SURVIVE, "ingress": _row("survived rebound survived")}
 
 
 def _tcp(verdict: str) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -120,14 +122,14 @@ _ALL = (
         "both units in one zone: the secondary addresses of their data ports move",
         "kept sessions survive, through NAT too",
         {"single_az": True},
-        cells={**_ALL_SURVIVE},
+        cells=_ALL_SURVIVE,
     ),
     Scenario(
         "single-az-connectionless",
         "as single-az, and UDP and ICMP sessions are synchronised as well",
         "kept sessions survive, through NAT too",
         {"single_az": True, "session_pickup_connectionless": True},
-        cells={**_ALL_SURVIVE},
+        cells=_ALL_SURVIVE,
     ),
     Scenario(
         "single-az-no-pickup",
@@ -151,7 +153,7 @@ _ALL = (
         "failover, then `execute ha failover unset`: the first unit takes over again",
         "sessions that were lost behind NAT find their old address again and go on; second_failover",
         steps=(Step("unset", 3.0),),
-        cells=_ALL_SURVIVE,
+        cells=_THERE_AND_BACK,
         diagnosis="second_failover",
     ),
     Scenario(
@@ -160,7 +162,7 @@ _ALL = (
         "as failback; second_failover",
         {"failback_on_unset": False},
         steps=(Step("unset", 3.0), Step("failover", 0.0)),
-        cells=_ALL_SURVIVE,
+        cells=_THERE_AND_BACK,
         diagnosis="second_failover",
     ),
     Scenario(

@@ -1,15 +1,17 @@
-"""`haprobe lab up | down | status | scenarios | failover`."""
+"""`haprobe lab up | down | status | scenarios | failover | truth`."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from probe.errors import PeerError
+from probe.errors import PeerError, UsageError
 from probe.lab import state
 from probe.lab.lab import Lab
 from probe.lab.plan import CLUSTER_EIP, ENIS, LabOptions, Plan
+from probe.lab.truth import agrees, truths
 from probe.progress import Progress
+from probe.store import runs
 
 
 def run(args: argparse.Namespace) -> int:
@@ -19,9 +21,15 @@ def run(args: argparse.Namespace) -> int:
         HaprobeError: If it cannot be done; says why.
     """
     progress = Progress(quiet=bool(getattr(args, "quiet", False)))
-    return {"up": _up, "down": _down, "status": _status, "scenarios": _scenarios, "failover": _failover}[args.action](
-        args, progress
-    )
+    actions = {
+        "up": _up,
+        "down": _down,
+        "status": _status,
+        "scenarios": _scenarios,
+        "failover": _failover,
+        "truth": _truth,
+    }
+    return actions[args.action](args, progress)
 
 
 def options_of(args: argparse.Namespace) -> LabOptions:
@@ -103,6 +111,20 @@ def _failover(args: argparse.Namespace, progress: Progress) -> int:
         lab.failover("crash" if crash else "graceful")
         lab.wait_moved(before)
     print(summary(lab.status()))
+    return 0
+
+
+def _truth(args: argparse.Namespace, progress: Progress) -> int:
+    """What the firewalls' session tables imply for a stored run, beside what its probes say."""
+    document = runs.load(args.run)
+    options = ((document["run"].get("config") or {}).get("lab")) or {}
+    told = truths(document["timeline"], resets=bool(options.get("reset_sessionless_tcp")))
+    if not told:
+        raise UsageError(f"{args.run}: the session tables were not read in this run; drills with --lab do that")
+    for flow in (one for one in document["flows"] if one["session"] == "kept" and one["name"] in told):
+        truth = told[flow["name"]]
+        fits = "" if agrees(flow["name"], truth.implied, flow["verdict"]) else "   DIFFERENT"
+        print(f"{flow['name']:16} {flow['verdict']:11} tables: {truth.implied:11} {truth.because}{fits}")
     return 0
 
 

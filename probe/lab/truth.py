@@ -59,6 +59,8 @@ def agrees(flow: str, implied: str, given: str) -> bool:
     whether it is translated otherwise than before: the far end's kernel answers, and says nothing about the source.
     And without any reply they cannot tell that packets arrive at the far end.
     """
+    if given == "unobserved":
+        return True
     if implied in _ALIVE:
         return given in _ALIVE
     if implied == "rebound" and flow.endswith("-icmp"):
@@ -81,7 +83,7 @@ def _truth(flow: str, told: Sequence[Mapping[str, Any]], resets: bool) -> Truth:
     if tcp and entry["state"] in _CLOSED:
         return Truth(flow, "reset", f"{unit} has seen its end ({entry['state']})")
     if not entry["way"]:
-        return Truth(flow, "lost", f"{unit} has it, with a translation that does not lead there: {entry['translated']}")
+        return Truth(flow, "lost", f"{unit} has it, with a translation of its peer's, which leads elsewhere")
     if not entry["out"] and not entry["back"]:
         return Truth(flow, "lost" if tcp else "dark", f"{unit} has it, but no packet passes")
     if not entry["out"] or not entry["back"]:

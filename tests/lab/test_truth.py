@@ -86,6 +86,7 @@ def test_what_fits() -> None:
     assert agrees("a-udp", "survived", "survived")
     assert agrees("a-udp", "unaffected", "survived"), "the tables know nothing of loss"
     assert not agrees("a-udp", "survived", "rebound")
+    assert agrees("a-udp", "lost", "unobserved"), "which claims nothing"
     assert not agrees("a-udp", "rebound", "survived")
     assert agrees("a-icmp", "rebound", "survived"), "an echo tells nothing of its translation"
     assert not agrees("a-icmp", "dark", "survived")
