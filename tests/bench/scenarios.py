@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -34,7 +35,7 @@ from probe.lab.truth import agrees, truths
 
 from .bed import ROOT
 
-PREFIX = "hpbs-"
+PREFIX = f"hpb{os.getpid()}-"
 READY_S = 60.0  # for agents to start, on a machine that others use as well
 
 
@@ -142,6 +143,8 @@ def drill(scenario: Scenario, out: Path, given: argparse.Namespace) -> dict[str,
     told = io.StringIO()
     try:
         run_drills(plan, stage, Wall(Console(file=told, width=200)), Console(file=told, width=160))
+        if "ending early" in told.getvalue():  # a drill takes Ctrl-C as its own end
+            raise KeyboardInterrupt
     except NoFailoverError:
         pass  # of some scenarios that is the point; the diagnosis has to say so
     finally:
