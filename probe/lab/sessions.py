@@ -73,7 +73,8 @@ def find(plan: Plan, unit: str) -> dict[str, Kept]:
     where = {(source, target): path for path, (source, targets) in paths(plan).items() for target in targets}
     protocols = {number: name for name, number in _NUMBER.items()}
     found: dict[str, Kept] = {}
-    for message in namespace.inside(plan.namespace_path(unit), _marked):
+    # The newest last: of a drill before this one there may be sessions that have not timed out yet.
+    for message in sorted(namespace.inside(plan.namespace_path(unit), _marked), key=_made_ns):
         original = NFCTAttrTuple.from_netlink(socket.AF_INET, message.get_attr("CTA_TUPLE_ORIG"))
         path = where.get((original.saddr, original.daddr))
         protocol = protocols.get(original.proto)
@@ -177,15 +178,19 @@ def _entry(message: Any, protocol: str) -> Entry:
     if protocol == "tcp":
         info = message.get_attr("CTA_PROTOINFO").get_attr("CTA_PROTOINFO_TCP")
         state = TCP_CONNTRACK_TO_NAME.get(info.get_attr("CTA_PROTOINFO_TCP_STATE"), "?")
-    stamp = message.get_attr("CTA_TIMESTAMP")
     number = reply.icmp_id if protocol == "icmp" else reply.dport
     return Entry(
         original.daddr,
         (reply.daddr, number),
         state,
-        (stamp.get_attr("CTA_TIMESTAMP_START") or 0) if stamp else 0,
+        _made_ns(message),
         (_packets(message, "CTA_COUNTERS_ORIG"), _packets(message, "CTA_COUNTERS_REPLY")),
     )
+
+
+def _made_ns(message: Any) -> int:
+    stamp = message.get_attr("CTA_TIMESTAMP")
+    return int(stamp.get_attr("CTA_TIMESTAMP_START") or 0) if stamp else 0
 
 
 def _packets(message: Any, name: str) -> int:

@@ -151,6 +151,8 @@ def drill(scenario: Scenario, out: Path, given: argparse.Namespace) -> dict[str,
         (out / "told.txt").write_text(told.getvalue())
     (stored,) = out.glob("*/report.json")
     document: dict[str, Any] = json.loads(stored.read_text())
+    if not set(scenario.cells) <= set(document["matrix"]):
+        raise HaprobeError("an agent gave no report")
     return document
 
 

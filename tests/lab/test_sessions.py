@@ -96,6 +96,14 @@ def test_a_session_is_found_by_its_many_packets_and_followed_to_the_other_unit(t
             topology.set_eips(lab.plan, {"203.0.113.10": "10.99.99.90"})
             ways = {flow: entry["way"] for flow, entry in told(lab, "end").detail["flows"].items()}
             assert ways == {"east-west-udp": True, "egress-udp": False, "ingress-udp": False}
+
+            client = namespace.inside(lab.plan.namespace_path("wl-a"), lambda: socket.socket(type=socket.SOCK_DGRAM))
+            with client:  # a next drill's session, while the one before has not timed out
+                client.settimeout(5)
+                client.connect((TARGET["east-west"], 862))
+                _, port = talk((client, pairs["east-west"][1]), KEPT_PACKETS + 2)
+                talk(pairs["east-west"], KEPT_PACKETS)
+            assert told(lab, "before").detail["flows"]["east-west-udp"]["seen_as"].endswith(f":{port}")
     finally:
         lab.down()
 
