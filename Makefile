@@ -59,6 +59,7 @@ docs: ## write the generated files in docs/ again
 	$(BIN)/python -m probe.config_docs docs
 	$(BIN)/python -m probe.export.metrics > docs/metrics.md
 	$(BIN)/python -m probe.report.awsd_page > docs/awsd.md
+	$(BIN)/python -m probe.drill.expected > docs/scenarios.md
 
 lock: ## pin all dependencies again (needs uv); an existing pin stays while it fits, UPGRADE=--upgrade renews it
 	@tools/lock $(UPGRADE)

@@ -257,6 +257,16 @@ def _lab_options(parser: argparse.ArgumentParser) -> None:
         "--session-pickup", choices=("on", "off"), help="synchronise TCP sessions between the units (default: on)"
     )
     lab.add_argument(
+        "--session-pickup-connectionless",
+        choices=("on", "off"),
+        help="synchronise UDP and ICMP sessions as well (default: off)",
+    )
+    lab.add_argument(
+        "--single-az",
+        choices=("on", "off"),
+        help="both units in one zone: secondary addresses move instead of the elastic IP (default: off)",
+    )
+    lab.add_argument(
         "--reset-sessionless-tcp",
         choices=("on", "off"),
         help="answer TCP without a session by RST instead of silence (default: off)",
@@ -283,6 +293,8 @@ def _lab(commands: _Commands[_Parser]) -> None:
     status = _command(actions, "status", "tell the roles, owners and processes")
     status.add_argument("--json", action="store_true", help="as JSON")
     _command(actions, "scenarios", "list what can be rehearsed")
+    truth = _command(actions, "truth", "tell what the firewalls' session tables imply for a run of the lab")
+    truth.add_argument("run", metavar="RUN", help="directory of a stored run, or its report.json")
     failover = _command(
         actions, "failover", "fail over, gracefully unless told otherwise", "As `execute ha failover set`: sticky."
     )

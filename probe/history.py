@@ -29,7 +29,7 @@ class _Sample:
     generation: int
     settled_to: int
     settled: Ints  # (flows, columns)
-    delay_at: Ints  # flat positions in the histograms that grew since the sample before
+    delay_at: Ints  # flat positions in the histograms that grew since the sample before, ascending
     delay_by: Ints
 
     @property
@@ -170,8 +170,8 @@ class History:
         last = len(self._samples) if end_ns is None else bisect_left(self._times, end_ns) + 1
         total = np.zeros(BINS, np.int64)
         for sample in self._samples[first:last]:
-            mine = (sample.delay_at >= flow * BINS) & (sample.delay_at < (flow + 1) * BINS)
-            np.add.at(total, sample.delay_at[mine] - flow * BINS, sample.delay_by[mine])
+            low, high = np.searchsorted(sample.delay_at, (flow * BINS, (flow + 1) * BINS))
+            total[sample.delay_at[low:high] - flow * BINS] += sample.delay_by[low:high]
         if end_ns is None and self._latest is not None:  # and what came after the last sample
             total += self._latest.histogram[flow]
             if self._histogram is not None and flow < len(self._histogram):

@@ -331,6 +331,7 @@ def test_drill_gets_all_of_its_options(replace: Any) -> None:
     drill = replace("probe.drill.run", "drill_command", 4)
     options = "--scenario s --repeat 3 --label a=b --label c=d=e --budget f --out o --keep-lab --trigger crash"
     lab = "--session-pickup off --reset-sessionless-tcp on --api-latency 0.5 --propagation 80ms"
+    lab += " --session-pickup-connectionless on --single-az on"
     assert cli.main(["drill", "--lab", *options.split(), *lab.split()]) == 4
     (args,), _ = drill.only
     assert isinstance(args, argparse.Namespace)
@@ -349,6 +350,8 @@ def test_drill_gets_all_of_its_options(replace: Any) -> None:
         "dry_run": False,
         "trigger": "crash",
         "session_pickup": "off",
+        "session_pickup_connectionless": "on",
+        "single_az": "on",
         "reset_sessionless_tcp": "on",
         "api_latency": 0.5,
         "propagation": 0.08,

@@ -184,9 +184,23 @@ def _verdict(f: FlowRecord) -> str:
 
 
 def _no_failover(facts: Facts) -> list[str]:
-    if not facts.trigger_ns or facts.failover_seen or facts.incident is not None:
+    if not facts.trigger_ns or facts.failover_seen:
         return []
-    return [f"no flow of {len(facts.flows)} had an outage", "no role change and no move in the cloud was seen"]
+    moved = "no role change and no move in the cloud was seen"
+    if facts.incident is None:
+        return [f"no flow of {len(facts.flows)} had an outage", moved]
+    # Loss alone is no failover, but only who has looked all the time can say so.
+    if not facts.watched or facts.path_down() or _blind(facts):
+        return []
+    return [moved, *map(_loss, [f for f in facts.flows if f.outages])]
+
+
+def _loss(flow: FlowRecord) -> str:
+    share = flow.counts.lost / max(flow.counts.sent, 1)
+    return (
+        f"{flow_label(flow)} ({flow.path} {flow.protocol}): {flow.counts.lost} of {flow.counts.sent} probes lost"
+        f" ({share:.0%}), {len(flow.outages)} outages"
+    )
 
 
 def _nothing_moved(facts: Facts) -> list[str]:
@@ -274,7 +288,24 @@ def _one_direction(facts: Facts) -> list[str]:
     for flow in (f for f in facts.flows if f.verdict == "half"):
         stuck = ", ".join(sorted({o.direction for o in flow.open_outages})) or "one direction"
         lines.append(f"{flow_label(flow)} ({flow.path} {flow.protocol}): {stuck} still dark at the end")
-    return lines
+    return lines + _split_routes(facts)
+
+
+def _split_routes(facts: Facts) -> list[str]:
+    """Routes that lead to different units while a path is down.
+
+    Of a path without any reply a sender cannot tell which direction is dark; the routes can.
+    """
+    down = facts.path_down()
+    leads = {
+        (e.detail.get("route_table"), e.detail.get("destination")): str(e.detail["to_unit"])
+        for e in facts.routes
+        if e.detail.get("to_unit")
+    }
+    if not down or len(set(leads.values())) < 2:
+        return []
+    told = [f"route {destination} in {table} leads to {unit}" for (table, destination), unit in leads.items()]
+    return [*told, *_verdicts(down)]
 
 
 def _second(facts: Facts) -> list[str]:
@@ -360,11 +391,12 @@ RULES: tuple[Rule, ...] = (
     Rule("failover_clean", "The failover worked: every path carries new sessions again.", _clean),
     Rule(
         "no_failover_seen",
-        "The trigger was pulled, but no failover was seen.",
+        "No failover was seen after the trigger; loss, where there was any, has another cause.",
         _no_failover,
         (
             "`get system ha status` on both units: is the pair formed, did the primary change?",
             "Do the probed paths cross the pair at all? Compare the routes' targets with its interfaces.",
+            "Loss without a move: errors and drops of the interfaces on the way, the far end's log, another change.",
         ),
     ),
     Rule(

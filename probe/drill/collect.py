@@ -104,7 +104,12 @@ def assemble(
 
 
 def shows_failover(document: Mapping[str, Any], since_ns: int) -> bool:
-    """Whether a run's document holds any sign of a failover after an instant: an outage, a move, a role change."""
+    """Whether a run's document holds any sign of a failover after an instant: an outage, a move, a role change.
+
+    Not an outage of which the diagnosis knows, from watchers that saw nothing move, that no failover was its cause.
+    """
+    if any(finding["code"] == "no_failover_seen" for finding in document.get("diagnosis", ())):
+        return False
     outages = (outage for flow in document["flows"] for outage in flow["outages"])
     signs = ("eip_moved", "route_moved", "private_ip_moved", "role_change")
     return any(outage["end_ns"] >= since_ns for outage in outages) or any(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from probe.drill.client import AgentEndpoint
-from probe.drill.scenarios import SCENARIOS
+from probe.drill.scenarios import SCENARIOS, Step
 from probe.errors import UsageError
 from probe.lab.plan import LabOptions
 from probe.watch.access import Account
@@ -21,16 +21,17 @@ from probe.watch.access import Account
 S = 1_000_000_000
 
 TriggerKind = Literal[
-    "graceful", "crash", "manual", "command", "lab", "fortigate", "aws-stop-instance", "aws-reboot-instance"
+    "graceful", "crash", "script", "manual", "command", "lab", "fortigate", "aws-stop-instance", "aws-reboot-instance"
 ]
-"""`lab` is a graceful failover of a lab that somebody raised before, with agents of a config file."""
+"""`lab` is a graceful failover of a lab that somebody raised before, with agents of a config file; `script` is none
+at all, but a scenario's steps."""
 
 LAB_STEADY_NS = 5 * S
 LAB_VALIDATION_NS = 5 * S  # RFC 6412, section 3.7.5: five probes of each flow, at least 5 s
-LAB_LIMIT_NS = 60 * S
 LAB_PATIENCE_NS = 20 * S  # for the flows to come up and get clean, on top of the steady time
 MAX_LAB_DELAY_S = 60
-LAB_ONLY = ("scenario", "trigger", "keep_lab", "session_pickup", "reset_sessionless_tcp", "api_latency", "propagation")
+LAB_SWITCHES = ("session_pickup", "session_pickup_connectionless", "reset_sessionless_tcp", "single_az")
+LAB_ONLY = ("scenario", "trigger", "keep_lab", *LAB_SWITCHES, "api_latency", "propagation")
 DEFAULT_OUT = Path("runs")
 
 
@@ -51,6 +52,7 @@ class DrillPlan:
     agents: tuple[AgentEndpoint, ...] = ()  # of the config file
     config_file: Path | None = None
     scenario: str = ""
+    steps: tuple[Step, ...] = ()  # of the scenario, after the trigger
     repeat: int = 1
     labels: Mapping[str, str] = field(default_factory=dict)
     budget: Path | None = None
@@ -142,20 +144,21 @@ def _lab_plan(args: argparse.Namespace) -> DrillPlan:
         steady_ns=LAB_STEADY_NS,
         patience_ns=LAB_PATIENCE_NS,
         validation_ns=LAB_VALIDATION_NS,
-        limit_ns=LAB_LIMIT_NS,
+        limit_ns=round(scenario.limit_s * S),
         lab=replace(LabOptions(), **{**scenario.options, **_lab_options(args)}),
         keep_lab=bool(getattr(args, "keep_lab", False)),
         scenario=name,
+        steps=scenario.steps,
     )
 
 
 def _lab_options(args: argparse.Namespace) -> dict[str, Any]:
     """Fields of LabOptions that the command line names."""
     found: dict[str, Any] = {}
-    for option, name in (("session_pickup", "session_pickup"), ("reset_sessionless_tcp", "reset_sessionless_tcp")):
+    for option in LAB_SWITCHES:
         value = getattr(args, option, None)
         if value is not None:
-            found[name] = value if isinstance(value, bool) else _switch(option, value)
+            found[option] = value if isinstance(value, bool) else _switch(option, value)
     for option, name in (("api_latency", "api_latency_ms"), ("propagation", "propagation_ms")):
         value = getattr(args, option, None)
         if value is not None:

@@ -59,8 +59,13 @@ class Recovery:
         self._outage_seen = False
         self._moved = False
 
-    def update(self, poll: Poll) -> RecoveryProgress:
-        """Judge one more poll. Polls come in the order of their `mono_ns`."""
+    def update(self, poll: Poll, pending: str = "") -> RecoveryProgress:
+        """Judge one more poll. Polls come in the order of their `mono_ns`.
+
+        Args:
+            poll: The newest.
+            pending: What is still to happen before anything can be called recovered; "" for nothing.
+        """
         flows = poll.by_key
         self._outage_seen |= any(self._is_out(flow) for flow in flows.values())
         self._moved |= bool(self._owner_before and poll.owner and poll.owner != self._owner_before)
@@ -68,6 +73,7 @@ class Recovery:
         settled = {key: self._settle(key, flows) for key in self._before}
         waiting = [_waiting_phrase(key, flows.get(key)) for key, how in settled.items() if how == "no"]
         waiting += [f"agent {name}: {why}" for name, why in poll.failures.items()]
+        waiting += [pending] if pending else []
         lost = {key: flow.counts.lost + flow.counts.reset for key, flow in flows.items()}
         # Losses of the outage itself are counted one loss threshold after the flow is back. Waiting them out
         # costs that much and needs no knowledge of which probe was lost.

@@ -179,6 +179,7 @@ class Drill:
             trigger_ns = trigger.fire()
             self._fired = True
             self._watch_recovery(pool, trigger)
+            trigger.look_back()
         except NoFailoverError as error:
             unfired = str(error)
         except (UsageError, PrivilegeError):
@@ -271,7 +272,7 @@ class Drill:
         assert self._clean is not None, "triggered before the steady state"
         recovery = Recovery(self._clean, begun_ns, self._plan.validation_ns)
         for poll in self._polls(pool):
-            progress = recovery.update(poll)
+            progress = recovery.update(poll, trigger.pending())
             state = WallState(
                 "recovery",
                 progress.since_trigger_ns / 1e9,

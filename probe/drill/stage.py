@@ -14,7 +14,8 @@ from typing import Any, Literal, Protocol, cast
 from probe.core.events import TimelineEvent
 from probe.drill.client import AgentEndpoint
 from probe.drill.plan import DrillPlan
-from probe.drill.triggers import CommandTrigger, LabTrigger, ManualTrigger, Trigger, terminal_input
+from probe.drill.scenarios import Step
+from probe.drill.triggers import CommandTrigger, LabKind, LabTrigger, ManualTrigger, Trigger, terminal_input
 from probe.errors import PeerError
 from probe.lab.plan import LabOptions
 
@@ -51,6 +52,7 @@ class LabStage:
     Args:
         options: How it behaves.
         kind: How its active unit fails.
+        steps: What a scenario does to it afterwards.
         keep: Leave it standing, agents and all, for a look around.
         lab_type: `probe.lab.lab.Lab`, unless a test brings its own.
     """
@@ -58,10 +60,17 @@ class LabStage:
     ready_timeout_s = 20.0
 
     def __init__(
-        self, options: LabOptions, kind: Literal["graceful", "crash"], *, keep: bool = False, lab_type: Any = None
+        self,
+        options: LabOptions,
+        kind: LabKind,
+        steps: Sequence[Step] = (),
+        *,
+        keep: bool = False,
+        lab_type: Any = None,
     ):
         self._options = options
         self._kind = kind
+        self._steps = tuple(steps)
         self._keep = keep
         self._lab_type = lab_type
         self._lab: Any = None
@@ -77,14 +86,14 @@ class LabStage:
         return self._endpoints
 
     def trigger(self, first_loss: Callable[[], int | None]) -> Trigger:
-        return LabTrigger(self._lab, self._kind, stays=self._keep)
+        return LabTrigger(self._lab, self._kind, self._steps, stays=self._keep)
 
     def events(self, since_ns: int) -> list[TimelineEvent]:
         return list(self._lab.events(since_ns))
 
     def renew(self, tell: Tell) -> None:
-        """After a graceful failover, fail back and start new agents; a crashed unit needs a new lab."""
-        if self._kind == "crash":
+        """After a graceful failover, fail back and start new agents; after a crash or steps, have a new lab."""
+        if self._kind == "crash" or self._steps:
             self._take_down(tell)
             self.prepare(tell)
             return
@@ -205,7 +214,7 @@ def stage_for(plan: DrillPlan) -> Stage:
     """The stage that a plan asks for."""
     if plan.lab is None:
         return ConfiguredStage(plan)
-    return LabStage(plan.lab, cast(Literal["graceful", "crash"], plan.trigger), keep=plan.keep_lab)
+    return LabStage(plan.lab, cast(LabKind, plan.trigger), plan.steps, keep=plan.keep_lab)
 
 
 def in_main_thread() -> bool:

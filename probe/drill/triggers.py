@@ -13,10 +13,12 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Literal
 
 from probe.clock import Clock, SystemClock
 from probe.core.events import TimelineEvent
+from probe.drill.scenarios import Step
+from probe.drill.steps import Script, SteppedLab
 from probe.errors import HaprobeError, NoFailoverError, UsageError
 
 UNDO_LIMIT_S = 600.0  # for a command that undoes another
@@ -66,6 +68,14 @@ class Trigger(ABC):
         """Why the trigger did not do its work, as far as known by now; "" when nothing speaks against it."""
         return ""
 
+    def pending(self) -> str:
+        """What of it is still to come, in a few words; the recovery is not over before. "" when all is done."""
+        return ""
+
+    def look_back(self) -> None:
+        """The recovery has been watched, the run is about to end: note what the report needs besides."""
+        return
+
     def undo(self) -> str:
         """How to undo it, for a person; "" when nothing stays changed."""
         return ""
@@ -83,40 +93,63 @@ class Trigger(ABC):
         return
 
 
-class FailoverLab(Protocol):
-    """The part of a lab that a trigger needs."""
-
-    def failover(self, kind: Literal["graceful", "crash"]) -> int: ...
+LabKind = Literal["graceful", "crash", "script"]
+_LAB_KINDS: dict[LabKind, str] = {
+    "graceful": "graceful failover: execute ha failover set 1 on the active unit",
+    "crash": "crash: every link of the active unit down, its processes killed",
+    "script": "no failover",
+}
 
 
 class LabTrigger(Trigger):
-    """The lab's own failover: graceful (`execute ha failover set 1`) or a crash of the active unit.
+    """The lab's own failover: graceful (`execute ha failover set 1`) or a crash of the active unit; then steps.
 
     Args:
         lab: The lab.
-        kind: How.
+        kind: How; "script" does the steps alone.
+        steps: What else is done to the lab afterwards.
         stays: Whether the lab stays up afterwards, failed over.
     """
 
-    def __init__(self, lab: FailoverLab, kind: Literal["graceful", "crash"], *, stays: bool = False):
+    def __init__(self, lab: SteppedLab, kind: LabKind, steps: Sequence[Step] = (), *, stays: bool = False):
         self.kind: str = kind
         self._how = kind
         self._lab = lab
+        self._steps = tuple(steps)
+        self._script = Script(lab, steps)
         self._stays = stays
 
     def describe(self) -> str:
-        if self._how == "graceful":
-            return "graceful failover: execute ha failover set 1 on the active unit"
-        return "crash: every link of the active unit down, its processes killed"
+        return "; ".join([_LAB_KINDS[self._how], *(step.describe() for step in self._steps)])
 
     def fire(self) -> int:
-        return self._lab.failover(self._how)
+        self._lab.note_sessions("before")
+        before = self._lab.active_unit()
+        if self._how == "script":
+            at_ns = time.time_ns()
+            self._script.start("")
+        else:
+            at_ns = self._lab.failover(self._how)
+            self._script.start(before)
+        return at_ns
 
     def event(self, at_ns: int) -> TimelineEvent:
         return TimelineEvent(at_ns=at_ns, source="lab", event="trigger", detail={"kind": self.kind})
 
+    def failure(self) -> str:
+        return self._script.error
+
+    def pending(self) -> str:
+        return "the rest of the scenario" if self._script.running else ""
+
+    def look_back(self) -> None:
+        self._lab.note_sessions("end")
+
+    def close(self) -> None:
+        self._script.close()
+
     def undo(self) -> str:
-        if not self._stays:
+        if not self._stays or self._how == "script":
             return ""
         return "haprobe lab failover --unset" if self._how == "graceful" else "haprobe lab up raises the lab anew"
 

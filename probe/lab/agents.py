@@ -81,7 +81,7 @@ def configs(
         "jumphost": {"flows": _flows("ingress", CLUSTER_EIP, rate)},
         "internet": {"reflector": reflector},
     }
-    watchers = {} if ids is None else {"aws": _aws_watcher(ids)}
+    watchers = {} if ids is None else {"aws": _aws_watcher(ids, Plan(options=options))}
     if credentials is not None:
         watchers["fortigate"] = _fortigate_watcher(credentials)
     if watchers:
@@ -115,6 +115,7 @@ def start(
     config: Path,
     directory: Path,
     command: Callable[[Path, str, Path], Sequence[str]] = agent_command,
+    port: int = 0,
 ) -> tuple[AgentHandle, subprocess.Popen[bytes]]:
     """Start one agent in its namespace.
 
@@ -124,13 +125,14 @@ def start(
         config: Its config file.
         directory: For its log and journal.
         command: (config, listen address, journal directory) to command line.
+        port: Where it answers in the root namespace; 0: anywhere.
 
     Returns:
         The handle, and the process, which the caller has to wait for some day.
     """
     log, journal = directory / f"{name}.log", directory / f"{name}.journal"
     journal.mkdir(parents=True, exist_ok=True)
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+    with socket.create_server(("127.0.0.1", port), backlog=64) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         process = processes.spawn(
             f"agent {name}",
@@ -156,8 +158,10 @@ def _flows(path: str, target: str, rate_pps: int) -> list[dict[str, Any]]:
     return flows
 
 
-def _aws_watcher(ids: CloudIds) -> dict[str, Any]:
+def _aws_watcher(ids: CloudIds, plan: Plan) -> dict[str, Any]:
+    shared = [ids.enis[one.name] for one in plan.enis if one.shared]
     return {
+        **({"network_interfaces": shared} if shared else {}),
         "region": REGION,
         "addresses": [ids.allocations["cluster"]],
         "route_tables": [ids.route_tables[TRANSIT_TABLE]],

@@ -1,4 +1,8 @@
-"""What a FortiGate's awsd does on the unit that has just become primary (multi-AZ): EIPs first, then routes.
+"""What a FortiGate's awsd does on the unit that has just become primary: addresses first, then routes.
+
+Across zones the Elastic IPs are associated anew. In one zone the secondary private addresses of the data ports are
+taken over (AssignPrivateIpAddresses with AllowReassignment), and take their Elastic IPs along; what awsd prints about
+that is in no public sample, so the lines here are our own.
 
 Every call is made after the previous one has been answered, as the real daemon does, which is why ingress and
 east-west come back at different times. Its log speaks the newer wording of the real one, so that a person, or
@@ -23,7 +27,7 @@ from botocore.exceptions import ClientError
 from probe.core.events import TimelineEvent
 from probe.lab.client import lab_client
 from probe.lab.ids import CloudIds
-from probe.lab.plan import Plan, eni_of, peer_of
+from probe.lab.plan import Plan, peer_of
 from probe.lab.state import append_event
 from probe.watch.access import result_of
 
@@ -83,7 +87,7 @@ class Awsd:
             self._stood_down.clear()
             self._print("HA event", "HA state: primary")
             for port in ("port1", "port2"):
-                address = eni_of(self._unit, port).address
+                address = self._plan.eni_of(self._unit, port).port_address
                 self._print(f"send_vip_arp: vd root primary 1 intf {port} ip {address}")
             ids = CloudIds.load(self._plan.cloud_file)
             self._print(
@@ -94,14 +98,19 @@ class Awsd:
                 "awsd checking ha status for vdom root",
             )
             try:
-                ours, theirs = self._interfaces(ids)
+                ours, peer = self._interfaces(ids)
             except _Failed:
                 return False
-            eips_moved = self._move_eips(ours, theirs)
-            return self._move_routes(ids.vpc, ours, theirs) and eips_moved
+            theirs = {eni["NetworkInterfaceId"]: index for index, eni in peer.items()}
+            moved = [
+                self._move_private_ips(ours, peer),
+                self._move_eips(ours, theirs),
+                self._move_routes(ids.vpc, ours, theirs),
+            ]
+            return all(moved)
 
-    def _interfaces(self, ids: CloudIds) -> tuple[dict[int, dict[str, Any]], dict[str, int]]:
-        """Our interfaces by device index, and the device index of each of theirs."""
+    def _interfaces(self, ids: CloudIds) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]]]:
+        """Our interfaces and the peer's, by device index."""
         own, peer = ids.instances[self._unit], ids.instances[peer_of(self._unit)]
         with self._call("DescribeInstances", own):
             answer = self._client.describe_instances(InstanceIds=[own, peer])
@@ -110,7 +119,28 @@ class Awsd:
             for instance in reservation["Instances"]:
                 for eni in instance["NetworkInterfaces"]:
                     found[instance["InstanceId"]][eni["Attachment"]["DeviceIndex"]] = eni
-        return found[own], {eni["NetworkInterfaceId"]: index for index, eni in found[peer].items()}
+        return found[own], found[peer]
+
+    def _move_private_ips(self, ours: dict[int, dict[str, Any]], peer: dict[int, dict[str, Any]]) -> bool:
+        moved = True
+        for index in DATA_PORTS:
+            for address in peer[index].get("PrivateIpAddresses", ()):
+                if not address.get("Primary"):
+                    moved = self._move_private_ip(address["PrivateIpAddress"], ours[index]) and moved
+        return moved
+
+    def _move_private_ip(self, address: str, to: dict[str, Any]) -> bool:
+        eni = to["NetworkInterfaceId"]
+        self._print(f"awsd assign private ip {address} to eni {eni}")
+        try:
+            with self._call("AssignPrivateIpAddresses", address, eni):
+                self._client.assign_private_ip_addresses(
+                    NetworkInterfaceId=eni, PrivateIpAddresses=[address], AllowReassignment=True
+                )
+        except _Failed:
+            return False
+        self._print(f"awsd assign private ip {address} successfully")
+        return True
 
     def _move_eips(self, ours: dict[int, dict[str, Any]], theirs: dict[str, int]) -> bool:
         try:
@@ -227,6 +257,9 @@ def _warm_up(client: Any) -> None:
     client.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": ["vpc-0"]}])
     client.associate_address(
         AllocationId="eipalloc-0", NetworkInterfaceId="eni-0", PrivateIpAddress="192.0.2.1", AllowReassociation=True
+    )
+    client.assign_private_ip_addresses(
+        NetworkInterfaceId="eni-0", PrivateIpAddresses=["192.0.2.1"], AllowReassignment=True
     )
     client.replace_route(RouteTableId="rtb-0", DestinationCidrBlock="0.0.0.0/0", NetworkInterfaceId="eni-0")
     client.meta.events.unregister("before-send.ec2", unique_id="warm-up")

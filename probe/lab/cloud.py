@@ -32,7 +32,7 @@ from probe.lab.corrections import Corrections, correct_models
 from probe.lab.fabric import DataPlane, Fabric, KernelPlane
 from probe.lab.faults import FaultBook, Faults
 from probe.lab.ids import CloudIds
-from probe.lab.plan import ELASTIC_IPS, ENIS, REGION, ROUTE_TABLES, SUBNETS, UNITS, VPC_CIDR, Plan
+from probe.lab.plan import ELASTIC_IPS, REGION, ROUTE_TABLES, SUBNETS, UNITS, VPC_CIDR, Plan
 from probe.lab.query import Call
 from probe.lab.state import append_event
 
@@ -93,23 +93,31 @@ class Cloud:
             self.on_change(call)
 
 
-def seed(client: Any) -> CloudIds:
+def seed(client: Any, plan: Plan | None = None) -> CloudIds:
     """Make everything the plan has, through the API like anybody else.
+
+    Args:
+        client: Of the cloud.
+        plan: The lab; one with all defaults when None.
 
     Returns:
         The ids that the cloud gave.
     """
+    plan = plan or Plan()
     vpc = client.create_vpc(CidrBlock=VPC_CIDR, **_tags("vpc", "fortigate"))["Vpc"]["VpcId"]
     igw = client.create_internet_gateway(**_tags("internet-gateway", "igw"))["InternetGateway"]["InternetGatewayId"]
     client.attach_internet_gateway(InternetGatewayId=igw, VpcId=vpc)
     tgw = client.create_transit_gateway(Description="tgw")["TransitGateway"]["TransitGatewayId"]
     subnets = {
         one.name: client.create_subnet(
-            VpcId=vpc, CidrBlock=one.cidr, AvailabilityZone=one.az, **_tags("subnet", one.name)
+            VpcId=vpc,
+            CidrBlock=one.cidr,
+            AvailabilityZone=SUBNETS[0].az if plan.options.single_az else one.az,
+            **_tags("subnet", one.name),
         )["Subnet"]["SubnetId"]
         for one in SUBNETS
     }
-    enis, instances = _seed_units(client, subnets)
+    enis, instances = _seed_units(client, plan, subnets)
     targets = {**enis, "igw": igw, "tgw": tgw}
     return CloudIds(
         region=REGION,
@@ -120,13 +128,13 @@ def seed(client: Any) -> CloudIds:
         enis=enis,
         instances=instances,
         route_tables=_seed_route_tables(client, vpc, subnets, targets),
-        allocations=_seed_eips(client, enis),
+        allocations=_seed_eips(client, plan, enis),
     )
 
 
-def _seed_units(client: Any, subnets: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+def _seed_units(client: Any, plan: Plan, subnets: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     enis, instances = {}, {}
-    for one in ENIS:
+    for one in plan.enis:
         answer = client.create_network_interface(
             SubnetId=subnets[one.subnet.name],
             PrivateIpAddress=one.address,
@@ -135,8 +143,12 @@ def _seed_units(client: Any, subnets: Mapping[str, str]) -> tuple[dict[str, str]
         )
         enis[one.name] = answer["NetworkInterface"]["NetworkInterfaceId"]
         client.modify_network_interface_attribute(NetworkInterfaceId=enis[one.name], SourceDestCheck={"Value": False})
+        if one.shared and one.unit == UNITS[0]:
+            client.assign_private_ip_addresses(NetworkInterfaceId=enis[one.name], PrivateIpAddresses=[one.shared])
     for unit in UNITS:
-        nics = [{"DeviceIndex": e.device_index, "NetworkInterfaceId": enis[e.name]} for e in ENIS if e.unit == unit]
+        nics = [
+            {"DeviceIndex": e.device_index, "NetworkInterfaceId": enis[e.name]} for e in plan.enis if e.unit == unit
+        ]
         answer = client.run_instances(
             ImageId=IMAGE,
             InstanceType="c6i.xlarge",
@@ -164,13 +176,17 @@ def _seed_route_tables(client: Any, vpc: str, subnets: Mapping[str, str], target
     return tables
 
 
-def _seed_eips(client: Any, enis: Mapping[str, str]) -> dict[str, str]:
+def _seed_eips(client: Any, plan: Plan, enis: Mapping[str, str]) -> dict[str, str]:
     """Moto draws random addresses, even in 127/8, unless told which: the plan says which."""
     allocations = {}
     for one in ELASTIC_IPS:
         answer = client.allocate_address(Domain="vpc", Address=one.address, **_tags("elastic-ip", one.name))
         allocations[one.name] = answer["AllocationId"]
-        client.associate_address(AllocationId=allocations[one.name], NetworkInterfaceId=enis[one.eni])
+        client.associate_address(
+            AllocationId=allocations[one.name],
+            NetworkInterfaceId=enis[one.eni],
+            PrivateIpAddress=plan.eni(one.eni).port_address,
+        )
     return allocations
 
 
@@ -189,13 +205,14 @@ def raise_cloud(plan: Plan, listeners: Sequence[socket.socket], plane: DataPlane
     cloud = Cloud({FIREWALLS: plan.options.api_latency_ms})
     urls = [cloud.serve(listener) for listener in listeners]
     url = urls[0]
-    ids = seed(lab_client(url, "lab"))
+    ids = seed(lab_client(url, "lab"), plan)
     fabric = Fabric(
         ids,
         lab_client(url, "fabric"),
         plane,
         lambda event: append_event(plan, event),
         plan.options.propagation_ms * 1_000_000,
+        [one.name for one in plan.enis if one.shared],
     )
     cloud.on_change = fabric.changed
     fabric.start()

@@ -1,15 +1,17 @@
-"""`haprobe lab up | down | status | scenarios | failover`."""
+"""`haprobe lab up | down | status | scenarios | failover | truth`."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from probe.errors import PeerError
+from probe.errors import PeerError, UsageError
 from probe.lab import state
 from probe.lab.lab import Lab
 from probe.lab.plan import CLUSTER_EIP, ENIS, LabOptions, Plan
+from probe.lab.truth import agrees, truths
 from probe.progress import Progress
+from probe.store import runs
 
 
 def run(args: argparse.Namespace) -> int:
@@ -19,15 +21,21 @@ def run(args: argparse.Namespace) -> int:
         HaprobeError: If it cannot be done; says why.
     """
     progress = Progress(quiet=bool(getattr(args, "quiet", False)))
-    return {"up": _up, "down": _down, "status": _status, "scenarios": _scenarios, "failover": _failover}[args.action](
-        args, progress
-    )
+    actions = {
+        "up": _up,
+        "down": _down,
+        "status": _status,
+        "scenarios": _scenarios,
+        "failover": _failover,
+        "truth": _truth,
+    }
+    return actions[args.action](args, progress)
 
 
 def options_of(args: argparse.Namespace) -> LabOptions:
     """The lab's options from the command line: switches are "on" or "off", times are seconds, None is the default."""
     found: dict[str, Any] = {}
-    for name in ("session_pickup", "reset_sessionless_tcp"):
+    for name in ("session_pickup", "session_pickup_connectionless", "reset_sessionless_tcp", "single_az"):
         value = getattr(args, name, None)
         if value is not None:
             found[name] = value in ("on", True)
@@ -40,13 +48,15 @@ def options_of(args: argparse.Namespace) -> LabOptions:
 
 def summary(status: dict[str, Any]) -> str:
     """A lab's status for people."""
-    owner = {one.address: one.unit for one in ENIS}
+    shared = status.get("private_ips", {})
+    owner = {one.address: one.unit for one in ENIS} | {one: name.rpartition("-")[0] for one, name in shared.items()}
     eip = status["eips"].get(CLUSTER_EIP, "")
     lines = [f"active unit   {status['active_unit'] or 'none'}"]
     for name, unit in status["units"].items():
         flags = ", ".join(flag for flag in ("forwarding", "failover_set", "session_pickup") if unit.get(flag))
         lines.append(f"{name:13} {unit['role']}" + (f" ({flags})" if flags else ""))
     lines.append(f"cluster EIP   {CLUSTER_EIP} -> {eip or 'nobody'}" + (f" ({owner[eip]})" if eip in owner else ""))
+    lines += [f"shared IP     {address} -> {name}" for address, name in shared.items()]
     lines.append(f"transit route 0.0.0.0/0 -> {status['routes']['transit'].get('0.0.0.0/0', 'none')}")
     lines.append(f"cloud API     {status['endpoint_url'] or 'none'}")
     for name, at in status["ssh"].items():
@@ -101,6 +111,20 @@ def _failover(args: argparse.Namespace, progress: Progress) -> int:
         lab.failover("crash" if crash else "graceful")
         lab.wait_moved(before)
     print(summary(lab.status()))
+    return 0
+
+
+def _truth(args: argparse.Namespace, progress: Progress) -> int:
+    """What the firewalls' session tables imply for a stored run, beside what its probes say."""
+    document = runs.load(args.run)
+    options = ((document["run"].get("config") or {}).get("lab")) or {}
+    told = truths(document["timeline"], resets=bool(options.get("reset_sessionless_tcp")))
+    if not told:
+        raise UsageError(f"{args.run}: the session tables were not read in this run; drills with --lab do that")
+    for flow in (one for one in document["flows"] if one["session"] == "kept" and one["name"] in told):
+        truth = told[flow["name"]]
+        fits = "" if agrees(flow["name"], truth.implied, flow["verdict"]) else "   DIFFERENT"
+        print(f"{flow['name']:16} {flow['verdict']:11} tables: {truth.implied:11} {truth.because}{fits}")
     return 0
 
 

@@ -1,8 +1,8 @@
 """Session pickup: one conntrackd per unit, FTFW mode, unicast over the heartbeat port.
 
-FortiOS `session-pickup` synchronises TCP sessions and nothing else; so does this. Only sessions that got as
-far as ESTABLISHED are sent, so that the SYN probes of fresh flows do not drown them. The role changes follow
-the primary-backup procedure of the conntrack-tools manual.
+FortiOS `session-pickup` synchronises TCP sessions and nothing else, unless `session-pickup-connectionless` is
+enabled too; so does this. Only TCP sessions that got as far as ESTABLISHED are sent, so that the SYN probes of
+fresh flows do not drown them. The role changes follow the primary-backup procedure of the conntrack-tools manual.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ General {{
     NetlinkOverrunResync on
     Filter From Kernelspace {{
         Protocol Accept {{
-            TCP
+            {protocols}
         }}
         State Accept {{
             ESTABLISHED CLOSE_WAIT TIME_WAIT for TCP
@@ -82,10 +82,15 @@ def config(plan: Plan, unit: str) -> str:
         own=eni_of(unit, "port3").address,
         peer=eni_of(peer_of(unit), "port3").address,
         port=_PORT,
+        protocols="\n            ".join(_protocols(plan)),
         log=stem.with_suffix(".log"),
         lock=stem.with_suffix(".lock"),
         socket=stem.with_suffix(".ctl"),
     )
+
+
+def _protocols(plan: Plan) -> tuple[str, ...]:
+    return ("TCP", "UDP", "ICMP") if plan.options.session_pickup_connectionless else ("TCP",)
 
 
 @dataclass

@@ -1,8 +1,7 @@
 """Where moto differs from EC2 in a way that matters here, put right. One function or class per difference.
 
 Some differences are put right on the way in (`Corrections`, WSGI middleware around moto), some in moto's own
-objects (`correct_models`). Each names what moto 5.2 does and what EC2 does. What the lab does not use stays
-moto's: per-address EIPs on secondary addresses are refused openly instead of being quietly wrong.
+objects (`correct_models`). Each names what moto 5.2 does and what EC2 does. What the lab does not use stays moto's.
 """
 
 from __future__ import annotations
@@ -41,14 +40,12 @@ def existing_route_is_an_error(call: Call, backend: Any) -> ApiError | None:
     return None
 
 
-def private_address_must_be_the_primary(call: Call, backend: Any) -> ApiError | None:
-    """Moto ignores AssociateAddress's PrivateIpAddress; EC2 honours it, and refuses one the interface lacks."""
+def private_address_must_be_the_interfaces(call: Call, backend: Any) -> ApiError | None:
+    """Moto ignores AssociateAddress's PrivateIpAddress; EC2 refuses one that the interface lacks."""
     wanted = call.fields.get("PrivateIpAddress")
     eni = backend.enis.get(call.fields.get("NetworkInterfaceId", ""))
-    if call.action != "AssociateAddress" or not wanted or eni is None or wanted == eni.private_ip_address:
+    if call.action != "AssociateAddress" or not wanted or eni is None or wanted in _addresses(eni):
         return None
-    if wanted in (one["PrivateIpAddress"] for one in eni.private_ip_addresses):
-        return ApiError(400, "UnsupportedOperation", "This stand-in associates primary private addresses only.")
     return ApiError(400, "InvalidParameterValue", f"The address {wanted} is not assigned to {eni.id}.")
 
 
@@ -59,17 +56,67 @@ def reassociation_is_the_default(call: Call, backend: Any) -> ApiError | None:
     return None
 
 
+def an_address_in_use_stays(call: Call, backend: Any) -> ApiError | None:
+    """Moto gives a private address to a second interface; EC2 moves it with AllowReassignment, and refuses without."""
+    if call.action != "AssignPrivateIpAddresses" or call.fields.get("AllowReassignment", "").lower() == "true":
+        return None
+    own = call.fields.get("NetworkInterfaceId")
+    for address in _asked_for(call):
+        if any(address in _addresses(eni) for eni in backend.enis.values() if eni.id != own):
+            return ApiError(400, "InvalidParameterValue", f"[{address}] is already assigned to another interface.")
+    return None
+
+
+def _asked_for(call: Call) -> list[str]:
+    return [value for name, value in call.fields.items() if name.startswith("PrivateIpAddress.")]
+
+
+def _addresses(eni: Any) -> list[str]:
+    return [one["PrivateIpAddress"] for one in eni.private_ip_addresses]
+
+
+class AddressMoves:
+    """After a private address was assigned anew, moto has it at both interfaces, and its EIP at the old one.
+
+    EC2 has it at the new one alone, and its EIP with it.
+    """
+
+    def __init__(self, call: Call, backend: Any):
+        self._backend = backend
+        self._to = backend.enis.get(call.fields.get("NetworkInterfaceId", ""))
+        self._moved = _asked_for(call) if call.action == "AssignPrivateIpAddresses" else []
+
+    def after(self) -> None:
+        for address in self._moved:
+            for eni in self._backend.enis.values():
+                if eni is self._to or address not in _addresses(eni):
+                    continue
+                eni.private_ip_addresses = [
+                    one for one in eni.private_ip_addresses if one["PrivateIpAddress"] != address
+                ]
+                for eip in self._backend.addresses:
+                    if eip.eni is eni and _eip_address(eip) == address:
+                        eip.eni, eip.instance, self._to.public_ip = self._to, None, eip.public_ip
+                        eni.public_ip = None
+
+
 class AssociationMoves:
-    """After an EIP has moved, moto still shows it at its old interface as well; EC2 at the new one only."""
+    """After an EIP has moved, moto still shows it at its old interface as well; EC2 at the new one only.
+
+    Moto knows no private address of an association; EC2 tells the one asked for.
+    """
 
     def __init__(self, call: Call, backend: Any):
         self._backend = backend
         self._allocation = call.fields.get("AllocationId", "")
         eip = self._eip() if call.action == "AssociateAddress" else None
         self._old_eni = eip.eni if eip else None
+        self._private_ip = call.fields.get("PrivateIpAddress", "") if eip else None
 
     def after(self) -> None:
         eip = self._eip()
+        if eip is not None and self._private_ip is not None:
+            eip.associated_with = self._private_ip
         if eip is None or eip.eni is None:
             return
         if self._old_eni is not None and self._old_eni is not eip.eni and self._old_eni.public_ip == eip.public_ip:
@@ -82,7 +129,8 @@ class AssociationMoves:
 BEFORE: tuple[Before, ...] = (
     dry_run_never_executes,
     existing_route_is_an_error,
-    private_address_must_be_the_primary,
+    private_address_must_be_the_interfaces,
+    an_address_in_use_stays,
     reassociation_is_the_default,
 )
 
@@ -111,11 +159,12 @@ class Corrections:
                     return refusal.respond(start_response)
             if call.action:
                 call.put_into(environ)
-            move = AssociationMoves(call, self._backend)
+            moves = (AssociationMoves(call, self._backend), AddressMoves(call, self._backend))
             body, status, headers = run_wsgi_app(self._app, environ, buffered=True)
             succeeded = status.startswith("200")
             if succeeded:
-                move.after()
+                for move in moves:
+                    move.after()
         if succeeded and call.mutating and self._on_change is not None:
             self._on_change(call)
         start_response(status, list(headers))
@@ -149,12 +198,20 @@ def _eip_instance(eip: Any) -> str:
     return str(instance.id) if instance else ""
 
 
+def _eip_address(eip: Any) -> str | None:
+    """Moto always tells the interface's primary address; EC2 the one that was asked for."""
+    if eip.eni is None:
+        return None
+    return getattr(eip, "associated_with", "") or str(eip.eni.private_ip_address)
+
+
 def correct_models() -> None:
     """Put right what moto's objects say of themselves, for this process. Calling it again changes nothing."""
     truths: tuple[tuple[type, str, Callable[[Any], str | None]], ...] = (
         (Route, "state", _route_state),
         (Route, "instance_id", _route_instance),
         (ElasticAddress, "instance_id", _eip_instance),
+        (ElasticAddress, "private_ip_address", _eip_address),
     )
     for model, name, truth in truths:
         setattr(model, name, property(truth))

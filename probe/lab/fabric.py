@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from probe.core.events import TimelineEvent
@@ -19,7 +19,7 @@ from probe.core.ha import HaChange, HaSnapshot, RouteTarget, changes
 from probe.lab import plan as lab_plan
 from probe.lab.ids import CloudIds
 from probe.lab.query import Call
-from probe.watch.ec2 import read_eips, read_routes
+from probe.watch.ec2 import read_eips, read_private_ips, read_routes
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +28,13 @@ RETRY_NS = 200_000_000
 
 
 class DataPlane(Protocol):
-    """The two things the cloud controls, in the plan's names."""
+    """What the cloud controls, in the plan's names."""
 
     def set_route(self, table: str, destination: str, target: str | None) -> None: ...
 
     def set_eips(self, mapping: Mapping[str, str]) -> None: ...
+
+    def set_private_ip(self, address: str, eni: str | None) -> None: ...
 
 
 class KernelPlane:
@@ -51,6 +53,9 @@ class KernelPlane:
     def set_eips(self, mapping: Mapping[str, str]) -> None:
         self._topology.set_eips(self._plan, mapping)
 
+    def set_private_ip(self, address: str, eni: str | None) -> None:
+        self._topology.set_private_ip(self._plan, address, eni)
+
 
 class Fabric:
     """Follows the cloud from a thread of its own.
@@ -61,6 +66,7 @@ class Fabric:
         plane: Where to apply.
         events: Takes each `applied` event.
         propagation_ns: From a change in the cloud until the data plane follows.
+        shared: ENI names between which secondary addresses move; none across zones.
     """
 
     def __init__(
@@ -70,12 +76,14 @@ class Fabric:
         plane: DataPlane,
         events: Callable[[TimelineEvent], None],
         propagation_ns: int,
+        shared: Sequence[str] = (),
     ):
         self._ids = ids
         self._client = client
         self._plane = plane
         self._events = events
         self._propagation_ns = propagation_ns
+        self._shared = [ids.enis[name] for name in shared]
         self._units = ids.units()
         self._seen: HaSnapshot | None = None  # the cloud, as last read
         self._eips: dict[str, str] = {}  # the data plane: public address to private address
@@ -93,6 +101,8 @@ class Fabric:
         self._set_eips(self._seen)
         for (table, destination), route in self._seen.routes.items():
             self._set_route(table, destination, route)
+        for address, owner in self._seen.private_ips.items():
+            self._plane.set_private_ip(address, self._ids.eni_name(owner.eni))
         self._thread.start()
 
     def stop(self) -> None:
@@ -131,7 +141,8 @@ class Fabric:
         asked_ns = time.time_ns()
         eips = read_eips(self._client, list(self._ids.allocations.values()))["eips"]
         routes = read_routes(self._client, list(self._ids.route_tables.values()))["routes"]
-        return HaSnapshot(asked_ns, time.time_ns(), eips=eips, routes=routes, spans=None)
+        addresses = read_private_ips(self._client, self._shared)["private_ips"] if self._shared else {}
+        return HaSnapshot(asked_ns, time.time_ns(), eips=eips, routes=routes, private_ips=addresses, spans=None)
 
     def _notice(self, announced: dict[str, int]) -> None:
         """Read the cloud and schedule what differs.
@@ -176,6 +187,8 @@ class Fabric:
                 mapping[change.key["address"]] = change.key["to_private_ip"]
             self._plane.set_eips(mapping)
             self._eips = mapping
+        elif change.kind == "private_ip":
+            self._plane.set_private_ip(change.key["address"], self._ids.eni_name(change.new))
         elif change.kind == "route":
             self._set_route(change.key["route_table"], change.key["destination"], RouteTarget(change.new))
         elif change.kind == "route_state":
@@ -195,14 +208,14 @@ class Fabric:
 
     def _event(self, change: HaChange, started_ns: int, ended_ns: int) -> TimelineEvent | None:
         """When the kernel took it: somewhere in the call, which ends at the event's time."""
-        if change.kind not in ("eip", "route", "route_state"):
+        if change.kind not in ("eip", "route", "route_state", "private_ip"):
             return None
         key = change.key
-        what = "eip" if change.kind == "eip" else "route"
+        what = "route" if change.kind == "route_state" else change.kind
         detail = {
             **key,
             "what": what,
-            "target": key["address"] if what == "eip" else f"{key['route_table']} {key['destination']}",
+            "target": f"{key['route_table']} {key['destination']}" if what == "route" else key["address"],
             "from": change.old,
             "to": change.new,
             "from_unit": change.old_unit,
@@ -215,15 +228,17 @@ class Fabric:
 
 
 def _subject_of_call(call: Call) -> str:
-    """What a mutating call changes: an allocation, or a route; "" for anything else."""
+    """What a mutating call changes: an allocation, a private address, or a route; "" for anything else."""
     destination = call.fields.get("DestinationCidrBlock")
     if destination:
         return f"{call.fields.get('RouteTableId')} {destination}"
-    return call.fields.get("AllocationId", "")
+    return call.fields.get("AllocationId") or call.fields.get("PrivateIpAddress.1", "")
 
 
 def _subject_of_change(change: HaChange) -> str:
     """The same for a difference between two readings."""
     if change.kind in ("eip", "eip_association"):
         return change.key["allocation_id"]
+    if change.kind in ("private_ip", "private_ip_eip"):
+        return change.key["address"]
     return f"{change.key.get('route_table')} {change.key.get('destination')}"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from probe.lab import namespace
-from probe.lab.plan import WORKLOAD_A, LabOptions, eni_of
+from probe.lab.plan import WORKLOAD_A, LabOptions, Plan
 
 # Settings of connection tracking in a unit, as FortiOS has them where it has a default of its own. The short
 # ones keep the session table small under fresh flows: it is bounded for the whole machine, not per namespace.
@@ -31,7 +31,13 @@ CONNTRACK: dict[str, int] = {
     "nf_conntrack_udp_timeout": 20,
     "nf_conntrack_udp_timeout_stream": 180,  # FortiOS udp-idle-timer
     "nf_conntrack_icmp_timeout": 10,
+    # For `sessions`: which sessions are long ones, which were handed over, which still carry packets.
+    "nf_conntrack_acct": 1,
+    "nf_conntrack_timestamp": 1,
 }
+KEPT_MARK = 0x6B
+"""Mark of a session that has seen more packets than any fresh flow's ever does."""
+KEPT_PACKETS = 40
 
 _RULES = """\
 table inet firewall {{
@@ -49,6 +55,7 @@ table inet firewall {{
   }}
   chain forward {{
     type filter hook forward priority filter; policy drop;
+    ct mark 0 ct original packets > {kept_packets} ct mark set {kept_mark}
     ct state established,related accept
     ct state invalid goto sessionless
     iifname "port2" oifname {{ "port1", "port2" }} accept
@@ -104,11 +111,12 @@ def options_for(unit: str, options: LabOptions) -> FirewallOptions:
     With `vip_extip="fixed"` both units' VIP is bound to fgt-a's address. That is the workshop's trap: the
     firewall configuration is synchronised, addresses are not, and after a failover the VIP matches nothing.
     """
-    own = eni_of(unit, "port1").address
-    extip = own if options.vip_extip == "own" else eni_of("fgt-a", "port1").address
+    plan = Plan(options=options)
+    own = plan.eni_of(unit, "port1").port_address
+    extip = own if options.vip_extip == "own" else plan.eni_of("fgt-a", "port1").port_address
     return FirewallOptions(
         own,
-        eni_of(unit, "port2").address,
+        plan.eni_of(unit, "port2").port_address,
         extip,
         reset_sessionless_tcp=options.reset_sessionless_tcp,
         ingress_snat=options.ingress_snat,
@@ -121,7 +129,13 @@ def ruleset(options: FirewallOptions) -> str:
     reset = "tcp flags & rst == 0 reject with tcp reset" if options.reset_sessionless_tcp else ""
     ingress = f'oifname "port2" ct status dnat snat to {options.port2}' if options.ingress_snat else ""
     return _RULES.format(
-        sessionless=reset, extip=options.extip, mapped=options.mapped, port1=options.port1, ingress=ingress
+        sessionless=reset,
+        extip=options.extip,
+        mapped=options.mapped,
+        port1=options.port1,
+        ingress=ingress,
+        kept_packets=KEPT_PACKETS,
+        kept_mark=KEPT_MARK,
     )
 
 

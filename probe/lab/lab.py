@@ -23,9 +23,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from pyroute2.netlink.exceptions import NetlinkError
+
 from probe.core.events import TimelineEvent
 from probe.errors import PrivilegeError
-from probe.lab import agents, credentials, namespace, processes, state, topology, unit
+from probe.lab import agents, credentials, namespace, processes, sessions, state, topology, unit
 from probe.lab.agents import AgentHandle
 from probe.lab.credentials import Credentials
 from probe.lab.ids import CloudIds
@@ -39,7 +41,6 @@ from probe.lab.plan import (
     UNITS,
     LabOptions,
     Plan,
-    eni_of,
     management_addresses,
     peer_of,
 )
@@ -66,6 +67,8 @@ class Lab:
         self._claim = claim
         self._record = record
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._agents: dict[str, Path] = {}  # those we started: name to config file
+        self._kept: dict[str, sessions.Kept] = {}
 
     # Up and down
 
@@ -301,7 +304,9 @@ class Lab:
             return bool(status["takeover"] != "running")
         transit = topology.routes(self.plan)[TRANSIT_TABLE].get("0.0.0.0/0")
         eip = topology.eips(self.plan).get(CLUSTER_EIP)
-        return transit == f"{active}-port2" and eip == eni_of(active, "port1").address
+        shared = [name.rpartition("-")[0] for name in topology.private_ips(self.plan).values()]
+        at_home = eip == self.plan.eni_of(active, "port1").port_address and shared == [active] * len(shared)
+        return transit == f"{active}-port2" and at_home
 
     @staticmethod
     def _roles_settled(units: dict[str, dict[str, Any]]) -> bool:
@@ -316,7 +321,50 @@ class Lab:
     def _event(self, at_ns: int, name: str, **detail: Any) -> None:
         state.append_event(self.plan, TimelineEvent(at_ns, "lab", name, detail=detail))
 
+    # Trouble of other kinds
+
+    def drop(self, percent: int) -> None:
+        """Lose that share of all packets to workload A at the transit gateway; 0 for none."""
+        topology.set_loss(self.plan, percent)
+        self._event(time.time_ns(), "loss", percent=percent, towards="workload-a")
+
+    def set_route(self, destination: str, target: str) -> None:
+        """Add a route to the transit table in the cloud, as somebody would who does not know of the failover.
+
+        Args:
+            destination: CIDR.
+            target: ENI name.
+        """
+        from probe.lab.client import lab_client  # boto3 takes long to load, and few need it here
+
+        ids = CloudIds.load(self.plan.cloud_file)
+        lab_client(self.endpoint_url, "operator").create_route(
+            RouteTableId=ids.route_tables[TRANSIT_TABLE],
+            DestinationCidrBlock=destination,
+            NetworkInterfaceId=ids.enis[target],
+        )
+        self._event(time.time_ns(), "route_added", table=TRANSIT_TABLE, destination=destination, target=target)
+
     # Looking
+
+    def note_sessions(self, moment: Literal["before", "moved", "end"]) -> None:
+        """Put the active unit's table of the kept sessions into the timeline (event `sessions`); never raises.
+
+        Args:
+            moment: "before" a failover, which is when the kept sessions are found; "moved", after one; or at the
+                "end", which also says what all tables together imply (`truth`).
+        """
+        active = self.active_unit() or next((n for n, u in self._units().items() if u["role"] == "primary"), "")
+        detail: dict[str, Any] = {"moment": moment, "unit": active}
+        try:
+            if moment == "before":
+                self._kept = sessions.find(self.plan, active)
+            began = [e.at_ns for e in self.events() if e.event == "forwarding" and e.detail["unit"] == active]
+            eips = topology.eips(self.plan)
+            detail["flows"] = sessions.account(self.plan, active, self._kept, eips, max(began, default=0))
+        except (OSError, KeyError, NetlinkError, LabError) as error:
+            detail["error"] = f"{type(error).__name__}: {error}"
+        self._event(time.time_ns(), "sessions", **detail)
 
     @property
     def endpoint_url(self) -> str:
@@ -339,6 +387,7 @@ class Lab:
             "units": self._units(),
             "active_unit": self.active_unit(),
             "eips": topology.eips(self.plan),
+            "private_ips": topology.private_ips(self.plan),
             "routes": topology.routes(self.plan),
             "namespaces": state.namespaces(self.plan),
             "processes": alive,
@@ -380,10 +429,30 @@ class Lab:
         for name, config in agents.write_configs(Path(directory).resolve(), self.plan.options, ids, keys).items():
             handle, child = agents.start(self.plan, name, config, config.parent, command)
             self._keep(f"agent {name}", child)
+            self._agents[name] = config
             self._record.agents[name] = handle.url
             self._record.save(self.plan)  # at once: a killed drill must not leave an agent nobody knows
             handles.append(handle)
         return handles
+
+    def restart_agent(self, name: str) -> None:
+        """Kill all that runs on the host of an agent we have started, as a reboot would, and start the agent anew.
+
+        It answers at the same URL. Nothing says goodbye: the host's kernel refuses what comes in the meantime.
+
+        Raises:
+            LabError: If there is no such agent.
+        """
+        if name not in self._agents:
+            raise LabError(f"agent {name} was not started by this program")
+        at_ns = time.time_ns()
+        processes.kill(processes.inside([self.plan.namespace(agents.HOST_OF[name])]))  # its engine as well
+        self._reap()
+        config, port = self._agents[name], int(self._record.agents[name].rpartition(":")[2])
+        _, child = agents.start(self.plan, name, config, config.parent, port=port)
+        self._keep(f"agent {name}", child)
+        self._record.save(self.plan)
+        self._event(at_ns, "agent_restarted", agent=name)
 
     def stop_agents(self) -> None:
         """End the agents, in order; after five seconds by force."""

@@ -1,8 +1,9 @@
 """What the lab consists of: namespaces, links, addresses, subnets, interfaces, route tables. No I/O but one file.
 
 The figures are those of the workshop (multi-AZ, FortiGate VPC 10.99.99.0/24): every address a person knows
-from there is found here. Everything that takes part in the lab (topology, firewalls, cloud, agents) reads
-this plan, so that a name means the same thing everywhere:
+from there is found here. With `single_az` the data ports of both units are in one subnet each, and share an address
+there. Everything that takes part in the lab (topology, firewalls, cloud, agents) reads this plan, so that a name
+means the same thing everywhere:
 
     host            a network namespace, `plan.namespace(host)` is its name: "wl-a", "tgw", "vpc", "fgt-a" ...
     unit            a host that is a FortiGate stand-in: "fgt-a", "fgt-b"
@@ -52,6 +53,7 @@ class LabOptions:
     """How this lab behaves; everything a scenario may vary."""
 
     session_pickup: bool = True  # conntrackd synchronises TCP sessions between the units
+    session_pickup_connectionless: bool = False  # and UDP and ICMP as well; without session_pickup nothing is
     reset_sessionless_tcp: bool = False  # answer mid-stream TCP without a session with RST instead of silence
     api_latency_ms: int = 150  # added to every call of a FortiGate to the cloud
     propagation_ms: int = 80  # from the cloud's answer until the data plane obeys
@@ -61,6 +63,8 @@ class LabOptions:
     # The workshop's exercise 1: ingress is translated to the unit's port2, so that replies need no route that moves.
     ingress_snat: bool = True
     failback_on_unset: bool = True  # `execute ha failover unset` lets priority decide again: a second failover
+    # Both units in one zone: the secondary private addresses of their data ports move, with the Elastic IP on one.
+    single_az: bool = False
     agent_rate_pps: int = 200  # probes per second of each flow of the lab's agents
 
 
@@ -90,6 +94,12 @@ class Eni:
     subnet: Subnet
     mac: str
     device_index: int
+    shared: str = ""  # secondary address that belongs to whichever unit is active; in one zone, on data ports
+
+    @property
+    def port_address(self) -> str:
+        """What FortiOS has on the port: in one zone both units have the address that they share."""
+        return self.shared or self.address
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,18 +165,26 @@ _SUBNET = {subnet.name: subnet for subnet in SUBNETS}
 _PORT_SUBNET = {"port1": "public", "port2": "private", "port3": "hasync", "port4": "mgmt"}
 
 
-def _enis() -> tuple[Eni, ...]:
+DATA_PORTS = ("port1", "port2")
+
+
+def _enis(single_az: bool) -> tuple[Eni, ...]:
     enis = []
-    for unit, az in zip(UNITS, "ab", strict=True):
+    for number, (unit, az) in enumerate(zip(UNITS, "ab", strict=True)):
         for index, port in enumerate(PORTS):
-            subnet = _SUBNET[f"{_PORT_SUBNET[port]}-{az}"]
+            # In one zone the data ports of both units share a subnet: only within one can an address move.
+            together = single_az and port in DATA_PORTS
+            subnet = _SUBNET[f"{_PORT_SUBNET[port]}-{'a' if together else az}"]
             first = int(subnet.cidr.split("/")[0].rsplit(".", 1)[1])
-            mac = f"02:99:00:00:0{'ab'.index(az) + 1}:0{index + 1}"
-            enis.append(Eni(f"{unit}-{port}", unit, port, f"10.99.99.{first + 10}", subnet, mac, index))
+            mac = f"02:99:00:00:0{number + 1}:0{index + 1}"
+            address = f"10.99.99.{first + 10 + (number if together else 0)}"
+            shared = f"10.99.99.{first + 12}" if together else ""
+            enis.append(Eni(f"{unit}-{port}", unit, port, address, subnet, mac, index, shared))
     return tuple(enis)
 
 
-ENIS: tuple[Eni, ...] = _enis()
+ENIS: tuple[Eni, ...] = _enis(single_az=False)
+_ENIS_SINGLE_AZ: tuple[Eni, ...] = _enis(single_az=True)
 
 TRANSIT_TABLE = "transit"
 ROUTE_TABLES: tuple[RouteTable, ...] = (
@@ -187,7 +205,7 @@ ELASTIC_IPS: tuple[ElasticIp, ...] = (
 )
 
 
-def _links() -> tuple[Link, ...]:
+def _links(enis: tuple[Eni, ...]) -> tuple[Link, ...]:
     links = [
         Link(End("wl-a", "eth0", f"{WORKLOAD_A}/26"), End("tgw", "spoke-a", "10.99.98.1/26")),
         Link(End("wl-b", "eth0", f"{WORKLOAD_B}/26"), End("tgw", "spoke-b", "10.99.97.1/26")),
@@ -200,18 +218,19 @@ def _links() -> tuple[Link, ...]:
         # The EC2 interface endpoint: the management ports reach the cloud without the internet gateway.
         Link(End("cloud", "endpoint", "169.254.0.6/30"), End("vpc", "endpoint", "169.254.0.5/30")),
     ]
-    for eni in ENIS:
+    for eni in enis:
         length = eni.subnet.prefix_length
         links.append(
             Link(
-                End(eni.unit, eni.port, f"{eni.address}/{length}", eni.mac),
+                End(eni.unit, eni.port, f"{eni.port_address}/{length}", eni.mac),
                 End("vpc", eni.name, f"{eni.subnet.gateway}/{length}"),
             )
         )
     return tuple(links)
 
 
-LINKS: tuple[Link, ...] = _links()
+LINKS: tuple[Link, ...] = _links(ENIS)
+_LINKS_SINGLE_AZ: tuple[Link, ...] = _links(_ENIS_SINGLE_AZ)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +246,24 @@ class Plan:
     prefix: str = DEFAULT_PREFIX
     state: Path = DEFAULT_STATE
     options: LabOptions = field(default_factory=LabOptions)
+
+    @property
+    def enis(self) -> tuple[Eni, ...]:
+        """The units' network interfaces."""
+        return _ENIS_SINGLE_AZ if self.options.single_az else ENIS
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """The veth pairs."""
+        return _LINKS_SINGLE_AZ if self.options.single_az else LINKS
+
+    def eni(self, name: str) -> Eni:
+        """The ENI of that name ("fgt-a-port1")."""
+        return {one.name: one for one in self.enis}[name]
+
+    def eni_of(self, unit: str, port: str) -> Eni:
+        """The ENI behind a unit's port."""
+        return self.eni(f"{unit}-{port}")
 
     def namespace(self, host: str) -> str:
         """Name of a host's network namespace, as in `ip netns list`."""
@@ -286,12 +323,12 @@ class Plan:
 
 
 def eni(name: str) -> Eni:
-    """The ENI of that name ("fgt-a-port1")."""
+    """The ENI of that name ("fgt-a-port1") across zones; `Plan.eni` knows the lab's own."""
     return _ENI[name]
 
 
 def eni_of(unit: str, port: str) -> Eni:
-    """The ENI behind a unit's port."""
+    """The ENI behind a unit's port across zones; of port3 and port4 in one zone as well."""
     return _ENI[f"{unit}-{port}"]
 
 

@@ -12,7 +12,8 @@ What is real and what stands in:
   effect for the next packet, whatever session it belongs to. (Addresses quoted inside ICMP errors are not
   translated; a real gateway does that as well.)
 
-`set_route` and `set_eips` are the data plane's whole control surface. Nothing here reaches the root namespace.
+`set_route`, `set_eips` and `set_private_ip` are the data plane's whole control surface; `set_loss` spoils it. Nothing
+here reaches the root namespace.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from probe.lab.plan import (
     ELASTIC_IPS,
     ENIS,
     HOSTS,
-    LINKS,
     PORTS,
     PRIVATE_CIDRS,
     ROUTE_TABLES,
@@ -44,7 +44,6 @@ from probe.lab.plan import (
     End,
     Plan,
     Target,
-    eni,
     eni_of,
     peer_of,
     subnet,
@@ -52,6 +51,7 @@ from probe.lab.plan import (
 )
 
 MAIN = 254
+_LINK = 253  # scope of a destination without a gateway
 _ENDPOINT_TABLE = 90  # vpc: to the EC2 interface endpoint
 _SPOKE_TABLE = {"spoke-a": (201, "10.99.99.145", "transit-a"), "spoke-b": (202, "10.99.99.65", "transit-b")}
 _GATEWAY_OF = {"wl-a": "10.99.98.1", "wl-b": "10.99.97.1", "jump": "198.51.100.1", "inet": "198.51.100.129"}
@@ -65,6 +65,16 @@ table inet silent {
   chain output {
     type filter hook output priority filter; policy accept;
     icmp type { destination-unreachable, time-exceeded, parameter-problem, redirect } drop
+  }
+}
+"""
+
+_LOSS_CLEAR = "table inet loss\ndelete table inet loss\n"
+_LOSS = """
+table inet loss {
+  chain forward {
+    type filter hook forward priority filter; policy accept;
+    oifname "spoke-a" %s drop
   }
 }
 """
@@ -100,11 +110,14 @@ def create(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> None
     progress("links and routers")
     namespace.inside(plan.namespace_path(HOSTS[0]), _veths, plan)
     for host in HOSTS:
-        namespace.inside(plan.namespace_path(host), _configure, host)
+        namespace.inside(plan.namespace_path(host), _configure, plan, host)
     for route_table in ROUTE_TABLES:
         for destination, target in route_table.routes:
             set_route(plan, route_table.name, destination, target)
-    set_eips(plan, {one.address: eni(one.eni).address for one in ELASTIC_IPS})
+    set_eips(plan, {one.address: plan.eni(one.eni).port_address for one in ELASTIC_IPS})
+    for one in plan.enis:
+        if one.shared and one.unit == UNITS[0]:
+            set_private_ip(plan, one.shared, one.name)
 
 
 def destroy(plan: Plan) -> None:
@@ -126,7 +139,7 @@ def set_route(plan: Plan, table_name: str, destination: str, target: Target) -> 
         KeyError: If there is no such table or ENI.
     """
     number = table(table_name).number
-    hop = None if target is None else _next_hop(table_name, target)
+    hop = None if target is None else _next_hop(plan, table_name, target)
     namespace.inside(plan.namespace_path("vpc"), _set_route, number, destination, hop)
 
 
@@ -173,6 +186,49 @@ def eips(plan: Plan) -> dict[str, str]:
     return {public.strip(): private.strip() for public, private in pairs}
 
 
+def set_private_ip(plan: Plan, address: str, eni_name: str | None) -> None:
+    """Let the ENI of that name have a secondary address; None: nobody has it.
+
+    Raises:
+        KeyError: If there is no such ENI.
+    """
+    interface = None if eni_name is None else plan.eni(eni_name).name
+
+    def change() -> None:
+        with IPRoute() as ipr:
+            if interface is None:
+                with suppress(NetlinkError):  # as wished
+                    ipr.route("del", dst=f"{address}/32", scope=_LINK)
+            else:
+                ipr.route("replace", dst=f"{address}/32", oif=_index(ipr, interface), scope=_LINK)
+
+    namespace.inside(plan.namespace_path("vpc"), change)
+
+
+def private_ips(plan: Plan) -> dict[str, str]:
+    """Who has the addresses that move with the active unit by now: address to ENI name; empty across zones."""
+    shared = {one.shared for one in plan.enis if one.shared}
+
+    def read() -> dict[str, str]:
+        with IPRoute() as ipr:
+            names = {link["index"]: str(link.get("ifname")) for link in ipr.get_links()}
+            found = {route.get("dst"): names[route.get("oif")] for route in ipr.get_routes(family=2, table=MAIN)
+                     if route.get("dst") in shared and route["dst_len"] == 32}  # fmt: skip
+        return found
+
+    return namespace.inside(plan.namespace_path("vpc"), read) if shared else {}
+
+
+def set_loss(plan: Plan, percent: int) -> None:
+    """Let the transit gateway lose that share of all packets to workload A, at random; 0 for none.
+
+    Every flow of the agents passes there once, in one direction.
+    """
+    chance = "" if percent >= 100 else f"numgen random mod 100 < {percent}"
+    text = _LOSS_CLEAR if not percent else _LOSS_CLEAR + _LOSS % chance
+    namespace.run(namespace.command_inside(plan.namespace_path("tgw"), ["nft", "-f", "-"]), text)
+
+
 def set_ports(plan: Plan, unit: str, state: str) -> tuple[int, int]:
     """Put all ports of a unit "up" or "down". Down takes its routes along, up brings them back.
 
@@ -188,7 +244,7 @@ def set_ports(plan: Plan, unit: str, state: str) -> tuple[int, int]:
                 ipr.link("set", index=index, state=state)
             last_ns = time.time_ns()
             if state == "up":
-                _routes_of(ipr, unit)
+                _routes_of(ipr, plan, unit)
         return first_ns, last_ns
 
     return namespace.inside(plan.namespace_path(unit), change)
@@ -198,13 +254,13 @@ def _elements(mapping: Mapping[str, str]) -> str:
     return ", ".join(f"{key} : {value}" for key, value in mapping.items())
 
 
-def _next_hop(table_name: str, target: str) -> tuple[str, str]:
+def _next_hop(plan: Plan, table_name: str, target: str) -> tuple[str, str]:
     """(gateway, interface) on host vpc."""
     if target == "igw":
         return "169.254.0.2", "igw"
     if target == "tgw":  # the attachment in the table's own zone
         return ("10.99.99.68", "transit-b") if table_name.endswith("-b") else ("10.99.99.148", "transit-a")
-    return eni(target).address, target
+    return plan.eni(target).address, target
 
 
 def _set_route(number: int, destination: str, hop: tuple[str, str] | None) -> None:
@@ -242,7 +298,7 @@ def _sysctls(host: str) -> None:
 
 def _veths(plan: Plan) -> None:
     with IPRoute() as ipr:
-        for link in LINKS:
+        for link in plan.links:
             ipr.link("add", kind="veth", **_veth_end(plan, link.a), peer=_veth_end(plan, link.b))
 
 
@@ -253,43 +309,43 @@ def _veth_end(plan: Plan, end: End) -> dict[str, Any]:
     return wish
 
 
-def _ends(host: str) -> Iterator[End]:
-    for link in LINKS:
+def _ends(plan: Plan, host: str) -> Iterator[End]:
+    for link in plan.links:
         for end in (link.a, link.b):
             if end.host == host:
                 yield end
 
 
-def _configure(host: str) -> None:
-    for end in _ends(host):
+def _configure(plan: Plan, host: str) -> None:
+    for end in _ends(plan, host):
         # What a sender counts as one packet must be one packet everywhere, with its checksum filled in.
         settings = [word for offload in _OFFLOADS for word in (offload, "off")]
         namespace.run(["ethtool", "-K", end.interface, *settings])
     with IPRoute() as ipr:
         ipr.link("set", index=1, state="up")
-        for end in _ends(host):
+        for end in _ends(plan, host):
             index = _index(ipr, end.interface)
             if end.address:
                 address, length = end.address.split("/")
                 ipr.addr("add", index=index, address=address, prefixlen=int(length))
             ipr.link("set", index=index, state="up")
-        _routes_of(ipr, host)
+        _routes_of(ipr, plan, host)
     if host in SILENT_ROUTERS:
         namespace.run(["nft", "-f", "-"], _SILENT)
     if host == "igw":
         namespace.run(["nft", "-f", "-"], _GATEWAY)
 
 
-def _routes_of(ipr: Any, host: str) -> None:
+def _routes_of(ipr: Any, plan: Plan, host: str) -> None:
     """Static routes, rules and neighbours of a host. Can be repeated after its links were down."""
 
     def via(destination: str, gateway: str, interface: str, number: int = MAIN) -> None:
         ipr.route("replace", table=number, dst=destination, gateway=gateway, oif=_index(ipr, interface))
 
     if host == "vpc":
-        _routes_of_vpc(ipr, via)
+        _routes_of_vpc(ipr, plan, via)
     elif host in UNITS:
-        _routes_of_unit(ipr, host, via)
+        _routes_of_unit(ipr, plan, host, via)
     elif host == "tgw":
         for priority, (interface, (number, gateway, out)) in enumerate(_SPOKE_TABLE.items(), 100):
             ipr.rule("add", priority=priority, iifname=interface, table=number)
@@ -303,24 +359,28 @@ def _routes_of(ipr: Any, host: str) -> None:
         via("0.0.0.0/0", _GATEWAY_OF[host], "eth0")
 
 
-def _routes_of_vpc(ipr: Any, via: Callable[..., None]) -> None:
-    for one in ENIS:
-        ipr.neigh("replace", dst=one.address, lladdr=one.mac, ifindex=_index(ipr, one.name), state="permanent")
+def _routes_of_vpc(ipr: Any, plan: Plan, via: Callable[..., None]) -> None:
+    for one in plan.enis:
+        index = _index(ipr, one.name)
+        for address in filter(None, (one.address, one.shared)):
+            ipr.neigh("replace", dst=address, lladdr=one.mac, ifindex=index, state="permanent")
+        if one.shared:  # its subnet is behind the peer's interface as well
+            ipr.route("replace", dst=f"{one.address}/32", oif=index, scope=_LINK)
     # The local route of a VPC precedes every route table.
     ipr.rule("add", priority=100, dst=VPC_CIDR, table=MAIN)
     ipr.route("replace", dst=VPC_CIDR, type="blackhole")
     via(CLOUD_CIDR, "169.254.0.6", "endpoint", _ENDPOINT_TABLE)
-    ingress = {one.name: one.subnet for one in ENIS} | {name: subnet(name) for name in ("transit-a", "transit-b")}
+    ingress = {one.name: one.subnet for one in plan.enis} | {name: subnet(name) for name in ("transit-a", "transit-b")}
     for priority, (interface, where) in enumerate(ingress.items(), 200):
         if where.name.startswith("mgmt"):
             ipr.rule("add", priority=110, iifname=interface, dst=CLOUD_CIDR, table=_ENDPOINT_TABLE)
         ipr.rule("add", priority=priority, iifname=interface, table=table(where.table).number)
 
 
-def _routes_of_unit(ipr: Any, unit: str, via: Callable[..., None]) -> None:
-    via("0.0.0.0/0", eni_of(unit, "port1").subnet.gateway, "port1")
+def _routes_of_unit(ipr: Any, plan: Plan, unit: str, via: Callable[..., None]) -> None:
+    via("0.0.0.0/0", plan.eni_of(unit, "port1").subnet.gateway, "port1")
     for private in PRIVATE_CIDRS:
-        via(private, eni_of(unit, "port2").subnet.gateway, "port2")
+        via(private, plan.eni_of(unit, "port2").subnet.gateway, "port2")
     via(eni_of(peer_of(unit), "port3").subnet.cidr, eni_of(unit, "port3").subnet.gateway, "port3")
     management = eni_of(unit, "port4")
     via("0.0.0.0/0", management.subnet.gateway, "port4", _MGMT_TABLE)

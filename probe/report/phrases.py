@@ -381,6 +381,14 @@ def describe(event: Mapping[str, Any]) -> str:
         return f"{d.get('unit', '?')} {'forwards' if d.get('enabled') else 'stops forwarding'}"
     if name == "sessions_committed":
         return f"{d.get('unit', '?')} takes over the synchronised sessions"
+    if name == "sessions":
+        return _session_table(d)
+    if name == "loss":
+        return f"{d.get('percent', '?')} % of the packets to {d.get('towards', '?')} are dropped on the way"
+    if name == "route_added":
+        return f"route {d.get('destination', '?')} to {d.get('target', '?')} is added to table {d.get('table', '?')}"
+    if name == "agent_restarted":
+        return f"agent {d.get('agent', '?')} is killed and started anew"
     detail = ", ".join(f"{k} {v}" for k, v in d.items() if not isinstance(v, dict | list))
     return str(name).replace("_", " ") + (f": {detail}" if detail else "")
 
@@ -392,6 +400,26 @@ def sent_by(d: Mapping[str, Any]) -> str:
     who = ENDED_BY[d.get("by", "unknown")]
     beside = f", the far end's is {d['peer_ttl']}" if d.get("peer_ttl") else ""
     return f" from {d['from']}, TTL {d.get('ttl', 0)}{beside}: {who}"
+
+
+def _session_table(d: Mapping[str, Any]) -> str:
+    """A firewall's table of the kept sessions, as the lab reads it."""
+    if d.get("error"):
+        return f"session table of {d.get('unit') or '?'}: {d['error']}"
+    flows: Mapping[str, Mapping[str, Any] | None] = d.get("flows", {})
+    kinds: dict[str, list[str]] = {}
+    for flow, entry in flows.items():
+        kinds.setdefault("holds" if d.get("moment") == "before" else _session(entry), []).append(flow)
+    told = [f"{kind} {', '.join(names)}" for kind, names in sorted(kinds.items())]
+    return f"session table of {d.get('unit', '?')}: " + ("; ".join(told) or "no kept session of the agents")
+
+
+def _session(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return "does not know"
+    if not entry["way"]:
+        return "knows, with a translation that leads nowhere,"
+    return "has made anew" if entry["known"] == "anew" else "knows"
 
 
 def _from_to(d: Mapping[str, Any]) -> str:

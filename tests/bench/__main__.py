@@ -7,6 +7,8 @@
   truth     outages of known probes through haprobe; outages of known length through haprobe, fping and irtt
   soak      a long time at 100,000/s: clean, with busy CPUs, with the engine stopped for 500 ms
 
+  scenarios [NAME ...] [--runs N]   not one of these: drills of the lab's scenarios; `scenarios --help` tells more
+
 Progress goes to stderr, a Markdown table to stdout, JSON and the same table to --out.
 """
 
@@ -22,7 +24,7 @@ from probe.errors import HaprobeError
 from probe.progress import Progress
 
 from . import bed as beds
-from . import lateness, rate, scrape, soak, timed, truth
+from . import lateness, rate, scenarios, scrape, soak, timed, truth
 from .results import Row, markdown, save
 
 RATES = "100k,300k,600k,1M"
@@ -99,7 +101,10 @@ BENCHES: dict[str, Callable[[beds.Bed, argparse.Namespace], list[Row]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    given = options(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["scenarios"]:
+        return scenarios.main(words[1:])
+    given = options(words)
     rows: list[Row] = []
     shown = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
     status = 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from probe.core.diagnosis import RULES, Facts, diagnose, table_markdown
-from probe.core.events import Outage, SessionEnd, TimelineEvent
+from probe.core.events import Counts, Outage, SessionEnd, TimelineEvent
 from probe.core.verdict import FlowRecord
 
 S = 1_000_000_000
@@ -146,6 +146,36 @@ def test_nothing_happened() -> None:
     assert codes(quiet, [TRIGGER]) == ["no_failover_seen"]
     assert codes(quiet, [], trigger=False) == []  # a plain measurement
     assert codes(quiet, GOOD) == ["failover_clean"]
+
+
+def test_routes_to_different_units_explain_a_path_that_is_down() -> None:
+    back = at(
+        7, "route_moved", "aws", 0.1, route_table="rtb-1", destination="10.99.98.0/26", to_unit="fgt-a", from_unit=""
+    )
+    [finding] = found(flows(**dark("eastwest")), [*GOOD, back])
+    assert finding.code == "one_direction_dark"
+    assert finding.evidence[:2] == (
+        "route 0.0.0.0/0 in rtb-1 leads to fgt-b",
+        "route 10.99.98.0/26 in rtb-1 leads to fgt-a",
+    )
+    assert "agent/east-west-udp_new (east-west udp, fresh): dark" in finding.evidence
+    assert codes(flows(), [*GOOD, back]) == ["failover_clean"], "nothing is down"
+    assert codes(flows(**dark("eastwest")), GOOD) == [], "both ways lead to the new unit"
+    mended = replace(back, at_ns=back.at_ns + S, detail={**back.detail, "to_unit": "fgt-b"})
+    assert "one_direction_dark" not in codes(flows(**dark("eastwest")), [*GOOD, back, mended])
+
+
+def test_loss_without_a_move_is_no_failover_where_somebody_has_looked() -> None:
+    measured = [replace(f, counts=Counts(scheduled=400, sent=400, received=280, lost=120)) for f in flows()]
+    [finding] = found(measured, [TRIGGER])
+    assert finding.code == "no_failover_seen"
+    assert finding.evidence[1] == "agent/east-west-icmp (east-west icmp): 120 of 400 probes lost (30%), 1 outages"
+    assert codes(measured, [TRIGGER], watched=()) == ["failover_clean"], "nobody looked"
+    blind = [at(1, "watcher_down", "aws", watcher="aws", reason="timeout"), at(3, "watcher_up", "aws", watcher="aws")]
+    assert "no_failover_seen" not in codes(measured, [TRIGGER, *blind])
+    assert codes(flows(**dark("ingress")), [TRIGGER]) == ["eip_routes_not_moved"], (
+        "a path is down: something had to move"
+    )
 
 
 @pytest.mark.parametrize(

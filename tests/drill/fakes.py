@@ -314,7 +314,7 @@ class FakeLab:
             for f in agent.flows:
                 f.outages.clear()
 
-    def failover(self, kind: str) -> int:
+    def failover(self, kind: str = "graceful") -> int:
         self._called(f"failover {kind}")
         at_ns = time.time_ns()
         self.log.append(TimelineEvent(at_ns, "lab", "trigger", detail={"kind": kind}))
@@ -331,6 +331,24 @@ class FakeLab:
             self.log.append(TimelineEvent(at_ns + 5 * MS, "lab", "role_change", detail=detail))
         self.after_failover()
         return at_ns
+
+    def active_unit(self) -> str:
+        return self.agents[0].active_unit if self.agents else "fgt-a"
+
+    def wait_moved(self, before: str) -> None:
+        pass
+
+    def note_sessions(self, moment: str) -> None:
+        self.log.append(TimelineEvent(time.time_ns(), "lab", "sessions", detail={"moment": moment, "flows": {}}))
+
+    def restart_agent(self, name: str) -> None:
+        self._called(f"restart_agent {name}")
+
+    def drop(self, percent: int) -> None:
+        self._called(f"drop {percent}")
+
+    def set_route(self, destination: str, target: str) -> None:
+        self._called(f"set_route {destination} {target}")
 
     def unset(self) -> None:
         self._called("unset")

@@ -80,3 +80,10 @@ def test_a_move_without_loss_is_a_failover(event: str) -> None:
     document = {"flows": [{"outages": []}], "timeline": [{"event": event, "at_ns": 10}]}
     assert shows_failover(document, 10)
     assert not shows_failover(document, 11)
+
+
+def test_loss_that_is_known_to_have_another_cause_is_no_failover() -> None:
+    document = {"flows": [{"outages": [{"end_ns": 10}]}], "timeline": [], "diagnosis": [{"code": "probe_unreliable"}]}
+    assert shows_failover(document, 1)
+    document["diagnosis"].append({"code": "no_failover_seen"})
+    assert not shows_failover(document, 1)

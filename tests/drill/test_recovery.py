@@ -32,6 +32,15 @@ def test_an_outage_that_ends_and_holds_is_done() -> None:
     assert steps[-1].since_trigger_ns == 4 * S
 
 
+def test_what_is_still_to_come_is_waited_for_and_the_validation_starts_after_it() -> None:
+    recovery = Recovery(BEFORE, BEFORE.mono_ns, 2 * S)
+    recovery.update(both(1, "down", "down"), "a second failover")
+    pending = [recovery.update(both(at, "up", "up", lost=9), "a second failover") for at in (2, 9)]
+    assert [one.waiting_for for one in pending] == [("a second failover",)] * 2
+    assert not recovery.update(both(10, "up", "up", lost=9)).done
+    assert recovery.update(both(12, "up", "up", lost=9)).done
+
+
 def test_new_loss_starts_the_validation_again() -> None:
     steps = play(
         both(1, "down", "down"), both(2, "up", "up", lost=9), both(3, "up", "up", lost=10), both(4, "up", "up", lost=10)

@@ -114,7 +114,8 @@ def test_the_labs_trigger_and_events(lab: FakeLab) -> None:
     trigger = stage.trigger(lambda: None)
     assert isinstance(trigger, LabTrigger)
     at_ns = trigger.fire()
-    assert [event.event for event in stage.events(at_ns)] == ["trigger"]
+    trigger.close()
+    assert [event.event for event in stage.events(at_ns)] == ["trigger", "sessions"]
     stage.close(nothing)
 
 
@@ -129,8 +130,10 @@ def test_the_lab_as_trigger_of_configured_agents(lab: FakeLab) -> None:
         stage.prepare(nothing)
     lab.up(OPTIONS, nothing)
     stage.prepare(nothing)
-    stage.trigger(lambda: None).fire()
-    assert len(stage.events(0)) == 1
+    trigger = stage.trigger(lambda: None)
+    trigger.fire()
+    trigger.close()
+    assert [event.event for event in stage.events(0)] == ["sessions", "trigger", "sessions"]
     stage.close(nothing)
     assert "down" not in lab.calls, "it was up before, it stays up"
 

@@ -9,24 +9,81 @@ import time
 import pytest
 
 from probe.clock import ManualClock
+from probe.drill.scenarios import Step
 from probe.drill.triggers import CommandTrigger, LabTrigger, ManualTrigger
-from probe.errors import NoFailoverError, UsageError
+from probe.errors import NoFailoverError, PeerError, UsageError
+
+from .fakes import FakeLab
 
 
-class Lab:
-    def failover(self, kind: str) -> int:
-        self.kind = kind
-        return 42
+def ended(trigger: LabTrigger) -> None:
+    deadline = time.monotonic() + 10
+    while trigger.pending():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("kind", ["graceful", "crash"])
 def test_the_labs_own(kind: str) -> None:
-    lab = Lab()
+    lab = FakeLab([])
     trigger = LabTrigger(lab, kind)
-    assert trigger.fire() == 42
-    assert lab.kind == kind
+    at_ns = trigger.fire()
+    ended(trigger)
+    trigger.look_back()
+    trigger.close()
+    assert lab.calls == [f"failover {kind}"]
+    assert at_ns == lab.events()[1].at_ns
     event = trigger.event(42)
     assert (event.at_ns, event.source, event.event, event.detail) == (42, "lab", "trigger", {"kind": kind})
+    moments = [one.detail["moment"] for one in lab.log if one.event == "sessions"]
+    assert moments == ["before", "moved", "end"]
+
+
+def test_steps_follow_the_failover_in_their_order_and_are_waited_for() -> None:
+    lab = FakeLab([])
+    steps = (Step("unset", 0.0), Step("failover", 0.0), Step("drop", 0.0, {"percent": 30}))
+    trigger = LabTrigger(lab, "graceful", steps)
+    trigger.fire()
+    ended(trigger)
+    assert lab.calls == ["failover graceful", "unset", "failover graceful", "drop 30"]
+    assert [one.detail["moment"] for one in lab.log if one.event == "sessions"] == ["before", *["moved"] * 3]
+    assert trigger.failure() == ""
+    trigger.close()
+
+
+def test_a_script_is_no_failover() -> None:
+    lab = FakeLab([])
+    trigger = LabTrigger(lab, "script", (Step("restart_agent", 0.0, {"name": "b"}),))
+    assert "no failover; 0 s later: restart agent b" in trigger.describe()
+    before_ns = time.time_ns()
+    assert before_ns <= trigger.fire() <= time.time_ns()
+    ended(trigger)
+    assert lab.calls == ["restart_agent b"]
+    assert trigger.undo() == ""
+
+
+def test_a_step_that_fails_ends_the_script_and_is_told() -> None:
+    lab = FakeLab([])
+
+    def refuse(name: str) -> None:
+        raise PeerError(f"no agent {name}")
+
+    lab.restart_agent = refuse
+    trigger = LabTrigger(lab, "script", (Step("restart_agent", 0.0, {"name": "b"}), Step("drop", 0.0, {"percent": 1})))
+    trigger.fire()
+    ended(trigger)
+    assert trigger.failure() == "the scenario's steps ended early: no agent b"
+    assert lab.calls == []
+
+
+def test_steps_to_come_are_given_up_when_the_drill_ends() -> None:
+    lab = FakeLab([])
+    trigger = LabTrigger(lab, "script", (Step("drop", 60.0, {"percent": 30}),))
+    trigger.fire()
+    assert trigger.pending()
+    trigger.close()
+    assert not trigger.pending()
+    assert lab.calls == []
 
 
 def wait_for_end(trigger: CommandTrigger) -> None:

@@ -146,13 +146,49 @@ def test_an_association_and_a_route_by_interface_name_the_instance(lab: Lab) -> 
 
 def test_the_private_address_of_an_association_must_be_the_interfaces(lab: Lab) -> None:
     assert code_of(lab.move_eip, PrivateIpAddress="10.99.99.11") == "InvalidParameterValue"
+    assert lab.eip()["NetworkInterfaceId"] == lab.ids.enis["fgt-a-port1"]
     lab.client.assign_private_ip_addresses(
         NetworkInterfaceId=lab.ids.enis["fgt-b-port1"], PrivateIpAddresses=["10.99.99.11"]
     )
-    assert code_of(lab.move_eip, PrivateIpAddress="10.99.99.11") == "UnsupportedOperation"
-    assert lab.eip()["NetworkInterfaceId"] == lab.ids.enis["fgt-a-port1"]
-    lab.move_eip(PrivateIpAddress="10.99.99.10")
+    for address in ("10.99.99.11", "10.99.99.10"):
+        lab.move_eip(PrivateIpAddress=address)
+        assert lab.eip()["NetworkInterfaceId"] == lab.ids.enis["fgt-b-port1"]
+        assert lab.eip()["PrivateIpAddress"] == address
+
+
+def secondary(lab: Lab, name: str) -> list[str]:
+    return [one["PrivateIpAddress"] for one in lab.eni(name)["PrivateIpAddresses"] if not one["Primary"]]
+
+
+def test_a_secondary_address_moves_when_told_to_and_takes_its_eip_along(lab: Lab) -> None:
+    def assign(to: str, **more: Any) -> None:
+        lab.client.assign_private_ip_addresses(
+            NetworkInterfaceId=lab.ids.enis[to], PrivateIpAddresses=["10.99.99.92"], **more
+        )
+
+    assign("fgt-a-port1")
+    lab.move_eip("fgt-a-port1", PrivateIpAddress="10.99.99.92")
+    assert code_of(assign, "fgt-b-port1") == "InvalidParameterValue"
+    assert (secondary(lab, "fgt-a-port1"), secondary(lab, "fgt-b-port1")) == (["10.99.99.92"], [])
+    lab.changes.clear()
+    assign("fgt-b-port1", AllowReassignment=True)
+    assert (secondary(lab, "fgt-a-port1"), secondary(lab, "fgt-b-port1")) == ([], ["10.99.99.92"])
     assert lab.eip()["NetworkInterfaceId"] == lab.ids.enis["fgt-b-port1"]
+    assert lab.eip()["PrivateIpAddress"] == "10.99.99.92"
+    assert lab.eip()["InstanceId"] == lab.ids.instances["fgt-b"]
+    assert "Association" not in lab.eni("fgt-a-port1")
+    assert lab.eni("fgt-b-port1")["Association"]["PublicIp"] == CLUSTER_EIP
+    assert lab.changes == ["AssignPrivateIpAddresses"]
+
+
+def test_an_eip_on_the_primary_address_stays_when_a_secondary_one_moves(lab: Lab) -> None:
+    enis = [lab.ids.enis[name] for name in ("fgt-a-port1", "fgt-b-port1")]
+    for eni in enis:
+        lab.client.assign_private_ip_addresses(
+            NetworkInterfaceId=eni, PrivateIpAddresses=["10.99.99.92"], AllowReassignment=True
+        )
+    assert secondary(lab, "fgt-b-port1") == ["10.99.99.92"]
+    assert lab.eip()["NetworkInterfaceId"] == enis[0]
 
 
 def test_a_dry_run_changes_nothing(lab: Lab) -> None:

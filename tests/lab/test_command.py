@@ -53,6 +53,36 @@ def lab(monkeypatch):
     return fake
 
 
+def stored(monkeypatch, events):
+    flows = [{"name": name, "session": "kept", "verdict": "survived"} for name in ("east-west-tcp", "egress-tcp")]
+    flows.append({"name": "egress-tcp-fresh", "session": "fresh", "verdict": "survived"})
+    document = {"run": {"config": {"lab": {}}}, "flows": flows, "timeline": events}
+    monkeypatch.setattr(command.runs, "load", {"a-run": document}.__getitem__)
+
+
+def reading(moment, unit, egress):
+    entry = {"known": "kept", "state": "ESTABLISHED", "seen_as": "x:1", "translated": "x", "way": True}
+    alive = {**entry, "out": 9, "back": 9}
+    flows = {"east-west-tcp": alive, "egress-tcp": alive if egress else None}
+    return {"event": "sessions", "detail": {"moment": moment, "unit": unit, "flows": flows}}
+
+
+def test_the_tables_of_a_run_are_told_beside_its_verdicts(monkeypatch, capsys):
+    stored(monkeypatch, [reading("before", "fgt-a", True), reading("end", "fgt-b", False)])
+    assert main(["lab", "truth", "a-run"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[:4] == ["east-west-tcp", "survived", "tables:", "survived"]
+    assert "DIFFERENT" not in first
+    assert second.split()[:4] == ["egress-tcp", "survived", "tables:", "lost"]
+    assert second.endswith("fgt-b does not know the session   DIFFERENT")
+
+
+def test_a_run_without_readings_is_refused(monkeypatch, capsys):
+    stored(monkeypatch, [])
+    assert main(["lab", "truth", "a-run"]) == 2
+    assert "the session tables were not read in this run" in capsys.readouterr().err
+
+
 def test_options_come_from_the_command_line():
     args = argparse.Namespace(session_pickup="off", reset_sessionless_tcp="on", api_latency=0.25, propagation=None)
     assert command.options_of(args) == LabOptions(session_pickup=False, reset_sessionless_tcp=True, api_latency_ms=250)

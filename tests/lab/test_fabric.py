@@ -6,12 +6,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from probe.core.events import TimelineEvent
+from probe.lab.awsd import Awsd
 from probe.lab.client import lab_client
 from probe.lab.cloud import Cloud, raise_cloud
 from probe.lab.fabric import Fabric
@@ -29,6 +31,7 @@ class Plane:
     def __init__(self) -> None:
         self.routes: dict[tuple[str, str], str | None] = {}
         self.eips: dict[str, str] = {}
+        self.private_ips: dict[str, str | None] = {}
         self.told: list[tuple[int, str]] = []
         self.failures = 0
 
@@ -39,6 +42,10 @@ class Plane:
     def set_eips(self, mapping: Mapping[str, str]) -> None:
         self._note("eip")
         self.eips = dict(mapping)
+
+    def set_private_ip(self, address: str, eni: str | None) -> None:
+        self._note("private_ip")
+        self.private_ips[address] = eni
 
     def _note(self, what: str) -> None:
         if self.failures:
@@ -88,7 +95,13 @@ def wait_for(condition: Callable[[], Any], within_s: float = 10.0) -> None:
 
 @pytest.fixture(name="lab")
 def _lab(tmp_path: Path) -> Iterator[Lab]:
-    plan = Plan("unused-", tmp_path, LabOptions(propagation_ms=PROPAGATION_NS // 1_000_000))
+    with raised(tmp_path) as lab:
+        yield lab
+
+
+@contextmanager
+def raised(tmp_path: Path, **options: Any) -> Iterator[Lab]:
+    plan = Plan("unused-", tmp_path, LabOptions(propagation_ms=PROPAGATION_NS // 1_000_000, **options))
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     plane = Plane()
@@ -166,6 +179,23 @@ def test_a_change_that_nobody_announced_is_found_by_polling(lab: Lab) -> None:
     lab.move_route()
     lab.applied(1)
     assert lab.plane.routes["transit", "0.0.0.0/0"] == "fgt-b-port2"
+
+
+def test_in_one_zone_private_addresses_move_with_their_eip_by_the_units_own_calls(tmp_path: Path) -> None:
+    shared = {"10.99.99.92": "port1", "10.99.99.108": "port2"}
+    with raised(tmp_path, single_az=True, api_latency_ms=0) as lab:
+        assert lab.plane.private_ips == {address: f"fgt-a-{port}" for address, port in shared.items()}
+        assert lab.plane.eips[CLUSTER_EIP] == "10.99.99.92"
+        assert Awsd(lab.plan, "fgt-b", lab.client.meta.endpoint_url).take_over()
+        wait_for(lambda: {e.detail["what"] for e in lab.events()} == {"private_ip", "eip", "route"})
+        wait_for(lambda: lab.plane.private_ips == {address: f"fgt-b-{port}" for address, port in shared.items()})
+        assert lab.plane.eips[CLUSTER_EIP] == "10.99.99.92", "the same address, elsewhere"
+        assert lab.plane.routes["transit", "0.0.0.0/0"] == "fgt-b-port2"
+        calls = [e.detail["operation"] for e in read_events(lab.plan) if e.event == "api_call"]
+        moved = ["AssignPrivateIpAddresses"] * 2
+        assert calls == ["DescribeInstances", *moved, "DescribeAddresses", "DescribeRouteTables", "ReplaceRoute"]
+        found = {e.detail["target"]: e.detail["to_name"] for e in lab.events() if e.detail["what"] == "private_ip"}
+        assert found == {address: f"fgt-b-{port}" for address, port in shared.items()}
 
 
 def test_a_data_plane_that_fails_is_tried_again(lab: Lab) -> None:

@@ -18,6 +18,14 @@ def test_each_unit_translates_to_its_own_port1():
         assert f"ip daddr {address} dnat to 10.99.98.10" in text
 
 
+def test_in_one_zone_both_units_translate_alike():
+    options = LabOptions(single_az=True)
+    a, b = (firewall.ruleset(firewall.options_for(unit, options)) for unit in ("fgt-a", "fgt-b"))
+    assert a == b
+    assert "ip daddr 10.99.99.92 dnat to 10.99.98.10" in a
+    assert "snat to 10.99.99.108" in a
+
+
 def test_a_fixed_vip_is_bound_to_the_first_units_address_on_both():
     for unit in ("fgt-a", "fgt-b"):
         options = firewall.options_for(unit, LabOptions(vip_extip="fixed"))
@@ -69,6 +77,16 @@ def test_the_two_conntrackds_talk_to_each_other_and_share_no_file(tmp_path):
     files = [{word for word in text.split() if word.startswith(str(tmp_path))} for text in (a, b)]
     assert len(files[0]) == 3
     assert not files[0] & files[1]
+
+
+def test_udp_and_icmp_are_synchronised_when_told(tmp_path):
+    plain, all_of_them = (
+        conntrackd.config(Plan(state=tmp_path, options=LabOptions(session_pickup_connectionless=on)), "fgt-a")
+        for on in (False, True)
+    )
+    accepted = all_of_them.split("Protocol Accept {")[1].split("}")[0].split()
+    assert accepted == ["TCP", "UDP", "ICMP"]
+    assert plain.split("Protocol Accept {")[1].split("}")[0].split() == ["TCP"]
 
 
 def _rules(path: Path) -> str:

@@ -54,6 +54,25 @@ def test_both_zones_share_one_transit_table_that_points_at_the_first_unit():
     assert table("transit").routes == (("0.0.0.0/0", "fgt-a-port2"),)
 
 
+def test_in_one_zone_the_data_ports_share_a_subnet_and_an_address_in_it():
+    plan = Plan(options=LabOptions(single_az=True))
+    for port, subnet_name, shared in (("port1", "public-a", "10.99.99.92"), ("port2", "private-a", "10.99.99.108")):
+        a, b = (plan.eni_of(unit, port) for unit in ("fgt-a", "fgt-b"))
+        assert a.subnet is b.subnet is subnet(subnet_name)
+        assert a.shared == b.shared == a.port_address == b.port_address == shared
+        assert a.address == eni_of("fgt-a", port).address
+        addresses = [ipaddress.ip_address(one) for one in (a.address, b.address, shared)]
+        assert len(set(addresses)) == 3
+        assert all(one in ipaddress.ip_network(a.subnet.cidr) for one in addresses)
+    for port in ("port3", "port4"):
+        assert [plan.eni_of(unit, port) for unit in ("fgt-a", "fgt-b")] == [
+            eni_of("fgt-a", port),
+            eni_of("fgt-b", port),
+        ]
+    assert len({one.mac for one in plan.enis}) == len(plan.enis)
+    assert Plan().enis is ENIS
+
+
 def test_names_and_numbers_are_unique():
     for values in (
         [one.name for one in ENIS],

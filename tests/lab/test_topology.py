@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from probe.lab import namespace, topology
-from probe.lab.plan import HOSTS, Plan
+from probe.lab.plan import HOSTS, LabOptions, Plan
 
 from .talk import echo_servers, needs_root, ping, pings, prefix, tcp_works, udp_works
 
@@ -148,6 +148,37 @@ def test_no_link_leads_to_the_root_namespace(plan):
         argv = namespace.command_inside(plan.namespace_path(host), ["ip", "-o", "link", "show", "type", "veth"])
         for line in namespace.run(argv).splitlines():
             assert any(f"link-netns {name} " in f"{line} " for name in names), line
+
+
+def test_packets_to_workload_a_can_be_lost(plan):
+    topology.set_loss(plan, 100)
+    assert ping(plan, "wl-a", "10.99.97.10", timeout_s=0.3) == (-1, "")
+    for _ in range(2):
+        topology.set_loss(plan, 0)
+        assert pings(plan, "wl-a", "10.99.97.10")
+
+
+def test_in_one_zone_a_shared_address_is_reached_where_it_is(tmp_path):
+    plan = Plan(prefix("tz"), tmp_path, LabOptions(single_az=True))
+    topology.create(plan)
+    try:
+        assert topology.private_ips(plan) == {"10.99.99.92": "fgt-a-port1", "10.99.99.108": "fgt-a-port2"}
+        assert topology.eips(plan) == {**EIP_AT_START, "203.0.113.10": "10.99.99.92"}
+        for unit in ("fgt-b", "fgt-a"):
+            topology.set_private_ip(plan, "10.99.99.92", f"{unit}-port1")
+            topology.set_private_ip(plan, "10.99.99.108", f"{unit}-port2")
+            topology.set_route(plan, "transit", "0.0.0.0/0", f"{unit}-port2")
+            assert topology.routes(plan)["transit"] == {"0.0.0.0/0": f"{unit}-port2"}
+            assert set(topology.private_ips(plan).values()) == {f"{unit}-port1", f"{unit}-port2"}
+            for port, client, target in (("port1", "jump", "203.0.113.10"), ("port2", "wl-a", "10.99.97.10")):
+                before = _sent(plan, port)
+                assert pings(plan, client, target)
+                assert _grown(before, _sent(plan, port)) == {unit}
+        topology.set_private_ip(plan, "10.99.99.92", None)
+        assert "10.99.99.92" not in topology.private_ips(plan)
+        assert pings(plan, "fgt-a", "10.99.99.58"), "the heartbeat ports are where they were"
+    finally:
+        topology.destroy(plan)
 
 
 def test_an_unknown_target_is_refused(plan):
