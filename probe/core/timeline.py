@@ -91,6 +91,17 @@ def merge(*sources: Iterable[TimelineEvent]) -> list[TimelineEvent]:
     return sorted(unique, key=lambda e: (e.at_ns, _rank(e.event)))
 
 
+def within(events: Iterable[TimelineEvent], first_ns: int, last_ns: int) -> list[TimelineEvent]:
+    """Events of a span, and before them the `watcher_down` of each watcher that was blind when it began."""
+    told = list(events)
+    blind: dict[str, TimelineEvent] = {}
+    for event in told:
+        if event.event in ("watcher_down", "watcher_up") and event.at_ns + event.uncertainty_ns < first_ns:
+            blind[str(event.detail.get("watcher"))] = event
+    begun = [event for event in blind.values() if event.event == "watcher_down"]
+    return begun + [e for e in told if first_ns <= e.at_ns + e.uncertainty_ns and e.at_ns <= last_ns]
+
+
 def _rank(event: str) -> int:
     return _RANK.index(event) if event in _RANK else len(_RANK)
 

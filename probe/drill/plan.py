@@ -21,13 +21,12 @@ from probe.watch.access import Account
 S = 1_000_000_000
 
 TriggerKind = Literal[
-    "graceful", "crash", "manual", "command", "lab", "fortigate", "aws-stop-instance", "aws-reboot-instance"
+    "graceful", "crash", "split", "manual", "command", "lab", "fortigate", "aws-stop-instance", "aws-reboot-instance"
 ]
 """`lab` is a graceful failover of a lab that somebody raised before, with agents of a config file."""
 
 LAB_STEADY_NS = 5 * S
 LAB_VALIDATION_NS = 5 * S  # RFC 6412, section 3.7.5: five probes of each flow, at least 5 s
-LAB_LIMIT_NS = 60 * S
 LAB_PATIENCE_NS = 20 * S  # for the flows to come up and get clean, on top of the steady time
 MAX_LAB_DELAY_S = 60
 LAB_ONLY = ("scenario", "trigger", "keep_lab", "session_pickup", "reset_sessionless_tcp", "api_latency", "propagation")
@@ -142,7 +141,7 @@ def _lab_plan(args: argparse.Namespace) -> DrillPlan:
         steady_ns=LAB_STEADY_NS,
         patience_ns=LAB_PATIENCE_NS,
         validation_ns=LAB_VALIDATION_NS,
-        limit_ns=LAB_LIMIT_NS,
+        limit_ns=scenario.limit_s * S,
         lab=replace(LabOptions(), **{**scenario.options, **_lab_options(args)}),
         keep_lab=bool(getattr(args, "keep_lab", False)),
         scenario=name,

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, cast
 from probe.core.events import TimelineEvent
 from probe.drill.client import AgentEndpoint
 from probe.drill.plan import DrillPlan
-from probe.drill.triggers import CommandTrigger, LabTrigger, ManualTrigger, Trigger, terminal_input
+from probe.drill.triggers import CommandTrigger, LabFailure, LabTrigger, ManualTrigger, Trigger, terminal_input
 from probe.errors import PeerError
 from probe.lab.plan import LabOptions
 
@@ -57,9 +57,7 @@ class LabStage:
 
     ready_timeout_s = 20.0
 
-    def __init__(
-        self, options: LabOptions, kind: Literal["graceful", "crash"], *, keep: bool = False, lab_type: Any = None
-    ):
+    def __init__(self, options: LabOptions, kind: LabFailure, *, keep: bool = False, lab_type: Any = None):
         self._options = options
         self._kind = kind
         self._keep = keep
@@ -83,8 +81,8 @@ class LabStage:
         return list(self._lab.events(since_ns))
 
     def renew(self, tell: Tell) -> None:
-        """After a graceful failover, fail back and start new agents; a crashed unit needs a new lab."""
-        if self._kind == "crash":
+        """After a graceful failover, fail back and start new agents; a crash or a split needs a new lab."""
+        if self._kind != "graceful":
             self._take_down(tell)
             self.prepare(tell)
             return
@@ -205,7 +203,7 @@ def stage_for(plan: DrillPlan) -> Stage:
     """The stage that a plan asks for."""
     if plan.lab is None:
         return ConfiguredStage(plan)
-    return LabStage(plan.lab, cast(Literal["graceful", "crash"], plan.trigger), keep=plan.keep_lab)
+    return LabStage(plan.lab, cast(LabFailure, plan.trigger), keep=plan.keep_lab)
 
 
 def in_main_thread() -> bool:

@@ -83,14 +83,17 @@ class Trigger(ABC):
         return
 
 
+LabFailure = Literal["graceful", "crash", "split"]
+
+
 class FailoverLab(Protocol):
     """The part of a lab that a trigger needs."""
 
-    def failover(self, kind: Literal["graceful", "crash"]) -> int: ...
+    def failover(self, kind: LabFailure) -> int: ...
 
 
 class LabTrigger(Trigger):
-    """The lab's own failover: graceful (`execute ha failover set 1`) or a crash of the active unit.
+    """The lab's own failover: graceful (`execute ha failover set 1`), a crash of the active unit, or a cut heartbeat.
 
     Args:
         lab: The lab.
@@ -98,15 +101,17 @@ class LabTrigger(Trigger):
         stays: Whether the lab stays up afterwards, failed over.
     """
 
-    def __init__(self, lab: FailoverLab, kind: Literal["graceful", "crash"], *, stays: bool = False):
+    def __init__(self, lab: FailoverLab, kind: LabFailure, *, stays: bool = False):
         self.kind: str = kind
-        self._how = kind
+        self._how: LabFailure = kind
         self._lab = lab
         self._stays = stays
 
     def describe(self) -> str:
         if self._how == "graceful":
             return "graceful failover: execute ha failover set 1 on the active unit"
+        if self._how == "split":
+            return "split: the heartbeat between the units is cut"
         return "crash: every link of the active unit down, its processes killed"
 
     def fire(self) -> int:
@@ -118,7 +123,7 @@ class LabTrigger(Trigger):
     def undo(self) -> str:
         if not self._stays:
             return ""
-        return "haprobe lab failover --unset" if self._how == "graceful" else "haprobe lab up raises the lab anew"
+        return "haprobe lab failover --unset" if self._how != "crash" else "haprobe lab up raises the lab anew"
 
 
 class CommandTrigger(Trigger):

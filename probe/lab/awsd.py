@@ -10,15 +10,18 @@ STATE/cloud.json. Everything else it asks the cloud.
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from botocore.awsrequest import AWSResponse
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EndpointConnectionError
+from urllib3.exceptions import NameResolutionError
 
 from probe.core.events import TimelineEvent
 from probe.lab.client import lab_client
@@ -66,6 +69,8 @@ class Awsd:
         self._stood_down = threading.Event()
         self._one_at_a_time = threading.Lock()
         _warm_up(self._client)
+        if not plan.options.awsd_dns:
+            self._client.meta.events.register("before-send.ec2", _unresolved)
 
     def stand_down(self) -> None:
         """This unit is secondary (again): a take-over under way ends before its next call."""
@@ -98,7 +103,8 @@ class Awsd:
             except _Failed:
                 return False
             eips_moved = self._move_eips(ours, theirs)
-            return self._move_routes(ids.vpc, ours, theirs) and eips_moved
+            forgotten = {ids.route_tables[name] for name in self._plan.options.forgotten_tables}
+            return self._move_routes(ids.vpc, ours, theirs, forgotten) and eips_moved
 
     def _interfaces(self, ids: CloudIds) -> tuple[dict[int, dict[str, Any]], dict[str, int]]:
         """Our interfaces by device index, and the device index of each of theirs."""
@@ -142,11 +148,14 @@ class Awsd:
         self._print(f"awsd associate elastic ip {address} successfully")
         return True
 
-    def _move_routes(self, vpc: str, ours: dict[int, dict[str, Any]], theirs: dict[str, int]) -> bool:
+    def _move_routes(
+        self, vpc: str, ours: dict[int, dict[str, Any]], theirs: dict[str, int], forgotten: Collection[str]
+    ) -> bool:
         try:
             with self._call("DescribeRouteTables"):
                 filters = [{"Name": "vpc-id", "Values": [vpc]}]
                 tables = self._client.describe_route_tables(Filters=filters)["RouteTables"]
+            tables = [one for one in tables if one["RouteTableId"] not in forgotten]
         except _Failed:
             return False
         moved = True
@@ -211,6 +220,17 @@ def _error_lines(error: Exception) -> list[str]:
         f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>"
         f"<RequestID>{answer['ResponseMetadata'].get('RequestId', '')}</RequestID></Response>",
     ]
+
+
+def _unresolved(request: Any, **_: Any) -> None:
+    """What a name that cannot be resolved comes to, without asking a resolver of this machine.
+
+    Raises:
+        EndpointConnectionError: Always.
+    """
+    host = urlsplit(request.url).hostname or ""
+    reason = NameResolutionError(host, None, socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"))  # type: ignore[arg-type]
+    raise EndpointConnectionError(endpoint_url=request.url, error=reason)
 
 
 def _warm_up(client: Any) -> None:

@@ -30,9 +30,9 @@ from probe.lab import plan as lab_plan
 from probe.lab.client import lab_client
 from probe.lab.corrections import Corrections, correct_models
 from probe.lab.fabric import DataPlane, Fabric, KernelPlane
-from probe.lab.faults import FaultBook, Faults
+from probe.lab.faults import FaultBook, FaultRule, Faults
 from probe.lab.ids import CloudIds
-from probe.lab.plan import ELASTIC_IPS, ENIS, REGION, ROUTE_TABLES, SUBNETS, UNITS, VPC_CIDR, Plan
+from probe.lab.plan import EDGE_TABLE, ELASTIC_IPS, ENIS, REGION, ROUTE_TABLES, SUBNETS, UNITS, VPC_CIDR, Plan
 from probe.lab.query import Call
 from probe.lab.state import append_event
 
@@ -93,8 +93,8 @@ class Cloud:
             self.on_change(call)
 
 
-def seed(client: Any) -> CloudIds:
-    """Make everything the plan has, through the API like anybody else.
+def seed(client: Any, *, edge: bool = False) -> CloudIds:
+    """Make everything the plan has, through the API like anybody else; the edge table if asked.
 
     Returns:
         The ids that the cloud gave.
@@ -119,7 +119,7 @@ def seed(client: Any) -> CloudIds:
         subnets=subnets,
         enis=enis,
         instances=instances,
-        route_tables=_seed_route_tables(client, vpc, subnets, targets),
+        route_tables=_seed_route_tables(client, vpc, subnets, targets, edge),
         allocations=_seed_eips(client, enis),
     )
 
@@ -149,9 +149,11 @@ def _seed_units(client: Any, subnets: Mapping[str, str]) -> tuple[dict[str, str]
     return enis, instances
 
 
-def _seed_route_tables(client: Any, vpc: str, subnets: Mapping[str, str], targets: Mapping[str, str]) -> dict[str, str]:
+def _seed_route_tables(
+    client: Any, vpc: str, subnets: Mapping[str, str], targets: Mapping[str, str], edge: bool
+) -> dict[str, str]:
     tables = {}
-    for table in ROUTE_TABLES:
+    for table in (*ROUTE_TABLES, *([EDGE_TABLE] if edge else [])):
         answer = client.create_route_table(VpcId=vpc, **_tags("route-table", table.name))
         tables[table.name] = answer["RouteTable"]["RouteTableId"]
         for destination, target in table.routes:
@@ -186,10 +188,11 @@ def raise_cloud(plan: Plan, listeners: Sequence[socket.socket], plane: DataPlane
         listeners: Sockets to answer at. The fabric talks to the first.
         plane: The data plane that has to obey.
     """
-    cloud = Cloud({FIREWALLS: plan.options.api_latency_ms})
+    book = FaultBook([FaultRule.from_document(one) for one in plan.options.api_faults])
+    cloud = Cloud({FIREWALLS: plan.options.api_latency_ms}, book)
     urls = [cloud.serve(listener) for listener in listeners]
     url = urls[0]
-    ids = seed(lab_client(url, "lab"))
+    ids = seed(lab_client(url, "lab"), edge=plan.options.edge_route_rewritten)
     fabric = Fabric(
         ids,
         lab_client(url, "fabric"),

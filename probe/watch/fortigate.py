@@ -23,7 +23,7 @@ from probe.watch.fortigate_capture import AwsdCapture, Record
 from probe.watch.fortigate_cli import HaStatus
 from probe.watch.fortigate_rest import TOTAL_TIMEOUT_S, RestClient, UnitAnswer
 from probe.watch.fortigate_unit import UnitPoll, UnitPoller, ssh_target, status_by_ssh
-from probe.watch.poller import Cadence
+from probe.watch.poller import NO_ANSWER_YET, Cadence
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class _Known:
     """What is known of one unit. `answer` is the newest, `role` the newest that was known."""
 
     answer: UnitAnswer | None = None
-    reason: str = "no answer yet"  # why there is no present answer; "" while there is one
+    reason: str = NO_ANSWER_YET  # why there is no present answer; "" while there is one
     note: str = ""  # what is wrong besides, such as SSH
     role: str = ""
     role_requested_ns: int = 0
@@ -170,7 +170,7 @@ class FortigateWatcher:
     def _turn(self) -> list[TimelineEvent]:
         """Events of going down, of another unit going down, and of being back."""
         down = {name: known.reason for name, known in self._known.items() if known.reason}
-        if down.keys() == self._told_down.keys() or "no answer yet" in down.values():
+        if down.keys() == self._told_down.keys() or NO_ANSWER_YET in down.values():
             return []
         self._told_down = down
         detail = {
