@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from probe.core.events import Outage, TimelineEvent
@@ -54,6 +54,7 @@ class Phase:
     start_ns: int
     end_ns: int
     uncertainty_ns: int
+    share: float | None = None  # of the full recovery; None where that was not reached
 
     def to_document(self) -> dict[str, Any]:
         """The contract's form of a phase."""
@@ -175,7 +176,13 @@ def phases(events: Sequence[TimelineEvent], flows: Sequence[FlowRecord], *, trig
         cut("cloud_api", *cloud)
     cut("data_plane", _before(span, back) or _last(span, ROLE_SIGNS), back)
     cut("full_recovery", start, back)
-    return found
+    return _with_shares(found)
+
+
+def _with_shares(found: Sequence[Phase]) -> list[Phase]:
+    """Each phase's part of the full recovery. `data_plane` may overlap with `cloud_api`, so they need not add up."""
+    full = next((p.end_ns - p.start_ns for p in found if p.name == "full_recovery"), 0)
+    return [replace(p, share=round((p.end_ns - p.start_ns) / full, 4) if full else None) for p in found]
 
 
 def first_failover(events: Sequence[TimelineEvent], since_ns: int) -> list[TimelineEvent]:

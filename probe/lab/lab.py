@@ -246,7 +246,9 @@ class Lab:
             self._trigger(at_ns, kind, active)
             return at_ns
         if kind == "split":
+            # At both ends: a unit whose port is down would send its heartbeats by another.
             at_ns, _ = topology.set_ports(self.plan, active, "down", [HEARTBEAT_PORT])
+            topology.set_ports(self.plan, peer, "down", [HEARTBEAT_PORT])
             self._trigger(at_ns, kind, active)
             return at_ns
         at_ns, down_ns = topology.set_ports(self.plan, active, "down")

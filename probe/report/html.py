@@ -19,6 +19,7 @@ from markupsafe import Markup
 from probe.core.verdict import shown
 from probe.report import phrases as say
 from probe.report.drawing import HEAD, LABEL_ROW, LANE, draw
+from probe.report.questions import answers
 
 
 def render(document: Mapping[str, Any]) -> str:
@@ -42,6 +43,7 @@ def render(document: Mapping[str, Any]) -> str:
             lines=[(next((n for n, d in numbers.items() if d is line), None), line) for line in lines],
             zero=say.origin_ns(document),
             say=say,
+            answers=answers(document),
             shown=shown,
             style=Markup(style),
             script=Markup(script),

@@ -63,7 +63,10 @@ def wrong(scenario: Scenario, document: Mapping[str, Any]) -> list[str]:
 
 
 def condensed(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What diagnosis, phases and answers need of a document, and no more; times count from the trigger."""
+    """What diagnosis, phases and answers need of a document, and no more; times count from the trigger.
+
+    What a busy machine left unobserved is left out: it is no property of the scenario.
+    """
     zero = document["run"]["trigger"]["at_ns"]
 
     def shifted(value: Any, key: str = "") -> Any:
@@ -77,8 +80,9 @@ def condensed(document: Mapping[str, Any]) -> dict[str, Any]:
             **{k: f[k] for k in ("name", "agent", "protocol", "session", "path", "interval_ns", "verdict")},
             "rebound": f.get("rebound", False),
             "counts": {k: f["counts"][k] for k in _COUNTS},
-            "outages": [{k: shifted(v, k) for k, v in o.items() if k != "evidence"} for o in f["outages"]],
-            "unobserved": [shifted(u) for u in f["unobserved"]],
+            "outages": [
+                {**shifted({k: v for k, v in o.items() if k != "evidence"}), "unobserved_ns": 0} for o in f["outages"]
+            ],
             "session_end": shifted(f["session_end"]),
         }
         for f in document["flows"]
