@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 SAMPLE_S = 0.25
 FAST_WATCH_S = 10.0  # watchers poll fast for this long at least after a flow went dark
 EVENTS_KEPT = 10_000
+WATCHER_PATIENCE_NS = 10_000_000_000  # for the first answer of a watcher whose question hangs, in a resolver say
 TOLD = {"outage", "flow_state", "session_end", "ha_change", "watcher"}
 
 
@@ -307,7 +308,8 @@ class Agent:
             return False, f"flows that have not been answered yet: {', '.join(waiting)}{detail}"
         for one in self.watchers():
             # A watcher that cannot see says so from then on; probing does not wait for it.
-            if NO_ANSWER_YET in one.reason:
+            waited_ns = time.time_ns() - self._started_ns
+            if NO_ANSWER_YET in one.reason and waited_ns < WATCHER_PATIENCE_NS:
                 return False, f"the {one.name} watcher: {one.reason}"
         return True, ""
 

@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,13 @@ class _Elsewhere:
         return Lab.up(options, progress, prefix=PREFIX, state_dir=self._directory)
 
 
-def play(name: str, out: Path) -> dict[str, Any]:
+def play(name: str, out: Path, rate_pps: int) -> dict[str, Any]:
     """One drill of a scenario; its stored document."""
     plan = from_args(argparse.Namespace(lab=True, scenario=name, out=str(out)))
     assert plan.lab is not None
+    plan = replace(plan, lab=replace(plan.lab, agent_rate_pps=rate_pps))
     with tempfile.TemporaryDirectory(prefix="haprobe-failures-") as state:
-        stage = LabStage(plan.lab, plan.trigger, lab_type=_Elsewhere(Path(state)))  # type: ignore[arg-type]
+        stage = LabStage(plan.lab or LabOptions(), plan.trigger, lab_type=_Elsewhere(Path(state)))  # type: ignore[arg-type]
         with (out / "report.txt").open("w") as report:
             run_drills(plan, stage, Wall(Console(stderr=True, width=140)), Console(file=report, width=140))
     (stored,) = out.glob("*/report.json")
@@ -113,13 +115,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="*", choices=[[], *SCENARIOS], metavar="NAME", help="which (default: all)")
     parser.add_argument("--record", type=Path, metavar="DIR", help="write what each run came to, for tests")
     parser.add_argument("--out", type=Path, default=Path("runs/failures"), help="where runs are stored, by scenario")
+    parser.add_argument("--rate", type=int, default=50, help="probes per second of each flow (default: 50)")
     given = parser.parse_args(argv)
     bad = 0
     for name in given.name or SCENARIOS:
         given.out.mkdir(parents=True, exist_ok=True)
         out = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=given.out))
         try:
-            document = play(name, out)
+            document = play(name, out, given.rate)
         except HaprobeError as error:
             print(f"{name:22} not played: {error}", flush=True)
             bad += 1
