@@ -113,8 +113,7 @@ def _reason(document: Mapping[str, Any], flow: Mapping[str, Any]) -> str:
     if verdict == "survived":
         if tcp:
             return f"{dark}; the new primary knew the session (session-pickup synchronises TCP)"
-        again = "which keeps its public address but is translated anew" if nat else "which makes a new session"
-        return f"{dark}; not synchronised by default: the next packet goes through, {again}"
+        return f"{dark}; the next packet began a new session there (UDP and ICMP are not synchronised by default)"
     if verdict == "lost":
         if nat:
             return "lost; it was translated to an address of the old unit, which does not move across zones: reconnect"
@@ -159,27 +158,18 @@ def _pings(document: Mapping[str, Any]) -> Answer:
 
 
 def _lost(flow: Mapping[str, Any]) -> str:
-    lost = sum(o["lost"] for o in flow["outages"])
-    every = flow["interval_ns"] / 1e9
-    text = (
-        f"{flow['path']}: {lost} of {flow['counts']['sent']} in {_outages(flow)} at one per {say.duration(every * 1e9)}"
-    )
-    stray = flow["counts"]["lost"] - lost
-    text += f", and {stray} scattered" if stray > 0 else ""
-    away = say.away(flow)
+    counts, outages, away = flow["counts"], flow["outages"], say.away(flow)
+    if not outages:
+        return f"{flow['path']}: {counts['lost']} of {counts['sent']}, and no outage"
+    inside = sum(o["lost"] for o in outages)
+    several = f"{len(outages)} outages" if len(outages) > 1 else "one outage"
+    text = f"{flow['path']}: {inside} of {counts['sent']}, at one per {say.duration(flow['interval_ns'])}, in {several}"
+    stray = counts["lost"] - inside
+    text += f" (longest absence {away})" + (f", and {stray} scattered" if stray > 0 else "")
     if away.still:
-        return f"{text}; still dark at the end, so a person's ping (one per second) loses every one"
-    if not away.ns:
-        return text
-    low, high = int(away.ns // 1e9), int(-(-away.ns // 1e9))
-    return f"{text}; a person's ping (one per second) would lose {low if low == high else f'{low} or {high}'}"
-
-
-def _outages(flow: Mapping[str, Any]) -> str:
-    count = len(flow["outages"])
-    if not count:
-        return "no outage"
-    return f"{count} outage{'s' if count > 1 else ''} (longest absence {say.away(flow)})"
+        return f"{text}; still dark at the end, where a person's ping (one per second) loses every one"
+    few, most = int(away.ns // 1e9), int(-(-away.ns // 1e9))
+    return f"{text}; a person's ping (one per second) would lose {few if few == most else f'{few} or {most}'}"
 
 
 # ---------------------------------------------------------------------- if it did not work

@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from probe.core.timeline import PROBE_EVENTS
 from probe.drill.plan import from_args
 from probe.drill.run import run_drills
 from probe.drill.scenarios import SCENARIOS, Scenario
@@ -27,8 +28,8 @@ from probe.lab.lab import Lab
 from probe.lab.plan import LabOptions
 
 PREFIX = "hpfl-"
+PATIENCE_S = 90  # with a machine that has much else to do
 _COUNTS = ("scheduled", "unsent", "sent", "received", "lost", "late")
-_CENSORED_EVENTS = ("outage_start", "outage_end", "session_end")  # made anew from the flows
 
 
 class _Elsewhere:
@@ -45,9 +46,10 @@ def play(name: str, out: Path, rate_pps: int) -> dict[str, Any]:
     """One drill of a scenario; its stored document."""
     plan = from_args(argparse.Namespace(lab=True, scenario=name, out=str(out)))
     assert plan.lab is not None
-    plan = replace(plan, lab=replace(plan.lab, agent_rate_pps=rate_pps))
+    plan = replace(plan, lab=replace(plan.lab, agent_rate_pps=rate_pps), patience_ns=PATIENCE_S * 1_000_000_000)
     with tempfile.TemporaryDirectory(prefix="haprobe-failures-") as state:
         stage = LabStage(plan.lab or LabOptions(), plan.trigger, lab_type=_Elsewhere(Path(state)))  # type: ignore[arg-type]
+        stage.ready_timeout_s = PATIENCE_S
         with (out / "report.txt").open("w") as report:
             run_drills(plan, stage, Wall(Console(stderr=True, width=140)), Console(file=report, width=140))
     (stored,) = out.glob("*/report.json")
@@ -65,39 +67,30 @@ def wrong(scenario: Scenario, document: Mapping[str, Any]) -> list[str]:
 
 
 def condensed(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What diagnosis, phases and answers need of a document, and no more; times count from the trigger.
+    """What diagnosis, phases and answers need of a document, and no more.
 
     What a busy machine left unobserved is left out: it is no property of the scenario.
     """
-    zero = document["run"]["trigger"]["at_ns"]
-
-    def shifted(value: Any, key: str = "") -> Any:
-        if isinstance(value, Mapping):
-            return {k: shifted(v, k) for k, v in value.items()}
-        instant = key.endswith("_ns") or key in ("last_ok", "first_lost", "last_lost", "first_ok")
-        return value - zero if instant and isinstance(value, int) and value > zero // 2 else value
-
+    run = document["run"]
     flows = [
         {
-            **{k: f[k] for k in ("name", "agent", "protocol", "session", "path", "interval_ns", "verdict")},
+            **{k: f[k] for k in ("name", "agent", "protocol", "session", "path", "interval_ns", "session_end")},
             "rebound": f.get("rebound", False),
             "counts": {k: f["counts"][k] for k in _COUNTS},
-            "outages": [
-                {**shifted({k: v for k, v in o.items() if k != "evidence"}), "unobserved_ns": 0} for o in f["outages"]
-            ],
-            "session_end": shifted(f["session_end"]),
+            "outages": [{k: v for k, v in o.items() if k != "evidence"} | {"unobserved_ns": 0} for o in f["outages"]],
         }
         for f in document["flows"]
     ]
-    events = [shifted(e) for e in document["timeline"] if e["event"] not in _CENSORED_EVENTS]
-    run = {k: shifted(document["run"][k], k) for k in ("started_ns", "ended_ns")}
     watchers = {
         name: {"watchers": {kind: True for kind, one in config["watchers"].items() if one}}
-        for name, config in document["run"]["config"]["agents"].items()
-        if config.get("watchers")
+        for name, config in run["config"]["agents"].items()
+        if any((config.get("watchers") or {}).values())
     }
-    kind = document["run"]["trigger"]["kind"]
-    return {"run": {**run, "trigger": kind, "config": {"agents": watchers}}, "flows": flows, "timeline": events}
+    return {
+        "run": {**{k: run[k] for k in ("started_ns", "ended_ns", "trigger")}, "config": {"agents": watchers}},
+        "flows": flows,
+        "timeline": [e for e in document["timeline"] if e["event"] not in PROBE_EVENTS],
+    }
 
 
 def write(path: Path, small: Mapping[str, Any]) -> None:

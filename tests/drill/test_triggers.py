@@ -19,7 +19,7 @@ class Lab:
         return 42
 
 
-@pytest.mark.parametrize("kind", ["graceful", "crash"])
+@pytest.mark.parametrize("kind", ["graceful", "crash", "split"])
 def test_the_labs_own(kind: str) -> None:
     lab = Lab()
     trigger = LabTrigger(lab, kind)
