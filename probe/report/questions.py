@@ -87,9 +87,11 @@ def _meaning(event: Mapping[str, Any]) -> str:
 def _fate(document: Mapping[str, Any]) -> Answer:
     lines = []
     for path, flows in say.by_path(document).items():
-        kept = [f for f in flows if f["session"] == "kept"]
-        for why, names in _grouped(document, kept).items():
-            lines.append(f"{path} {', '.join(names)}: {why}")
+        groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        for flow in flows:
+            if flow["session"] == "kept":
+                groups.setdefault((flow["verdict"], _reason(document, flow)), []).append(flow)
+        lines += [f"{path} {_names(alike)}: {_dark(verdict, alike)}; {why}" for (verdict, why), alike in groups.items()]
     return Answer(
         "What happened to the sessions, and why?",
         tuple(lines) or ("No session was held through the failover.",),
@@ -97,35 +99,37 @@ def _fate(document: Mapping[str, Any]) -> Answer:
     )
 
 
-def _grouped(document: Mapping[str, Any], flows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Protocols of a path by what is said of them."""
-    found: dict[str, list[str]] = {}
-    for flow in flows:
-        found.setdefault(_reason(document, flow), []).append(flow["protocol"].upper())
-    return found
+def _names(flows: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f["protocol"].upper() for f in flows)
+
+
+def _dark(verdict: str, flows: Sequence[Mapping[str, Any]]) -> str:
+    """The verdict, and for how long at most sessions were away that came back."""
+    longest = max((say.away(f) for f in flows), key=lambda a: a.ns)
+    return f"{verdict}, dark for {longest}" if longest.ns and verdict in ("survived", "rebound") else verdict
 
 
 def _reason(document: Mapping[str, Any], flow: Mapping[str, Any]) -> str:
-    """A verdict with its likely cause. What is inferred and not seen is put as such."""
-    verdict, nat, tcp = flow["verdict"], flow["path"] in NAT_PATHS, flow["protocol"] == "tcp"
-    away = say.away(flow)
-    dark = f"{verdict}, dark for {away}" if away.ns else verdict
+    """The likely cause of a verdict. What is inferred and not seen is put as such."""
+    verdict, nat = flow["verdict"], flow["path"] in NAT_PATHS
+    if verdict == "survived" and flow["protocol"] == "tcp":
+        return "the new primary knew the session (session-pickup synchronises TCP)"
     if verdict == "survived":
-        if tcp:
-            return f"{dark}; the new primary knew the session (session-pickup synchronises TCP)"
-        return f"{dark}; the next packet began a new session there (UDP and ICMP are not synchronised by default)"
+        return (
+            "likely by a new session that its next packet began: only session-pickup-connectionless keeps the old one"
+        )
+    if verdict == "lost" and nat:
+        return "likely translated to an address of the old unit, which does not move across zones: clients reconnect"
     if verdict == "lost":
-        if nat:
-            return "lost; it was translated to an address of the old unit, which does not move across zones: reconnect"
-        return "lost although new sessions work; the new primary did not know it (session-pickup)"
+        return "new sessions work, so the new primary did not know this one (session-pickup)"
     if verdict == "reset":
         end = flow["session_end"] or {}
-        return f"reset by {end.get('from') or 'an unknown sender'} ({end.get('cause', '?').upper()})"
+        return f"{end.get('cause', '?').upper()} from {end.get('from') or 'an unknown sender'}"
     if verdict == "rebound":
-        return f"{dark}; answered again behind another translated address or port: for the far end a new session"
+        return "answered again behind another translated address or port: for the far end a new session"
     if verdict in ("dark", "half"):
         code = next((d["code"] for d in document["diagnosis"] if d["code"] not in say.CAVEATS), "no cause found")
-        return f"{verdict}: the path itself is not back, new sessions fail as well ({code})"
+        return f"the path itself is not back, new sessions fail as well ({code})"
     return say.VERDICTS[verdict][2]
 
 
@@ -134,7 +138,7 @@ def _survivors(document: Mapping[str, Any]) -> Answer:
     alive = [f for f in kept if f["verdict"] in ALIVE]
     lines = [f"{len(alive)} of {len(kept)} old sessions, on the 5-tuple or ICMP id that they had"]
     for path, flows in say.by_path({"flows": alive}).items():
-        lines.append(f"{path}: {', '.join(f['protocol'].upper() for f in flows)}")
+        lines.append(f"{path}: {_names(flows)}")
     true = [f for f in alive if f["protocol"] == "tcp"]
     lines.append(
         f"of these, {len(true)} TCP, where survival takes the session itself; UDP and ICMP only need the path"

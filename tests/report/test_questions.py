@@ -78,13 +78,14 @@ def test_without_a_capture_the_answer_says_how_to_get_one() -> None:
 
 def test_sessions_are_told_with_the_reason() -> None:
     said = answered(build.drill())
-    assert "east-west TCP: survived, dark for 5.0" in said[QUESTIONS[1]]
-    assert "ingress TCP: lost; it was translated to an address of the old unit" in said[QUESTIONS[1]]
+    assert "east-west ICMP, UDP: survived, dark for 5.06" in said[QUESTIONS[1]]
+    assert "east-west TCP: survived, dark for 5.06" in said[QUESTIONS[1]]
+    assert "ingress TCP: lost; likely translated to an address of the old unit" in said[QUESTIONS[1]]
     assert said[QUESTIONS[2]].startswith("7 of 9 old sessions")
     assert "east-west: ICMP, UDP, TCP" in said[QUESTIONS[2]]
     assert "of these, 1 TCP" in said[QUESTIONS[2]]
     assert "session-pickup)" in answered(build.drill(pickup=False))[QUESTIONS[1]]
-    assert "reset by 10.99.97.10 (RST)" in answered(build.drill(pickup=False, resets=True))[QUESTIONS[1]]
+    assert "reset; RST from 10.99.97.10" in answered(build.drill(pickup=False, resets=True))[QUESTIONS[1]]
 
 
 def test_pings_are_counted_by_sequence() -> None:
