@@ -129,9 +129,9 @@ def measure(failovers: int, latency_ms: int, pause_s: float, directory: Path) ->
         requests = Requests(lab_client(url, "watcher"))  # no credentials of this machine are looked for
         watcher = AwsWatcher(config, heard, clock=clock, offset_ns=offset_ns, client=requests.client)
         units = {unit: Awsd(plan, unit, url) for unit in UNITS}
+        begun_ns = time.monotonic_ns()
         watcher.poll()
         watcher.start()
-        begun_ns = time.monotonic_ns()
         try:
             for number in range(1, failovers + 1):
                 watcher.arm(time.monotonic_ns() + 60_000_000_000)

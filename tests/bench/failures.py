@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from probe.errors import HaprobeError
 from probe.lab.lab import Lab
 from probe.lab.plan import LabOptions
 
-PREFIX = "hpfl-"
+PREFIX = f"hpf{os.getpid()}-"  # two runs at once do not meet
 PATIENCE_S = 90  # with a machine that has much else to do
 _COUNTS = ("scheduled", "unsent", "sent", "received", "lost", "late")
 

@@ -194,21 +194,3 @@ def test_a_firewall_that_resets_unknown_sessions_is_seen_to(tmp_path: Path):
     assert end["cause"] == "rst"
     assert end["at_ns"] > document["run"]["trigger"]["at_ns"]
     assert "firewall_resets_sessions" in [d["code"] for d in document["diagnosis"]]
-
-
-def test_a_watcher_that_may_not_read_the_cloud_costs_the_report_nothing_else(tmp_path: Path):
-    document = drill(tmp_path / "denied", "--scenario", "watcher-denied")
-    assert laws(document, settled=True) == []
-    assert len(document["flows"]) == 18
-    codes = [d["code"] for d in document["diagnosis"]]
-    assert set(codes) <= {"failover_clean", "nat_sessions_lost", "probe_unreliable", "watcher_blind"}
-    assert "watcher_blind" in codes
-    down = first(document, "watcher_down", "aws", lambda d: d["watcher"] == "aws")
-    assert "UnauthorizedOperation" in down["detail"]["reason"]
-    assert down["at_ns"] < document["run"]["trigger"]["at_ns"], (
-        "blind from the start, and told although it began before"
-    )
-    assert [p["name"] for p in document["phases"]][-1] == "full_recovery"
-    # The unit's own output stands in for what the watcher could not see.
-    moved = first(document, "api_call", "fortigate", lambda d: d["operation"] == "AssociateAddress")
-    assert moved["detail"]["result"] == "ok"
