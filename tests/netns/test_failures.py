@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from probe.drill.scenarios import SCENARIOS
+from probe.errors import SteadyStateError
 from probe.report.document import laws
 from tests.bench.failures import play, wrong
 
@@ -26,7 +27,10 @@ pytestmark = [
 
 
 def test_a_watcher_that_may_not_read_the_cloud_costs_the_report_nothing_else(tmp_path: Path) -> None:
-    document = play("watcher-denied", tmp_path, 50)
+    try:
+        document = play("watcher-denied", tmp_path, 50)
+    except SteadyStateError as error:  # which is before any of it is tried
+        pytest.skip(f"this machine is too busy for a steady state: {error}")
     assert laws(document, settled=True) == []
     assert len(document["flows"]) == 18
     scenario, codes = SCENARIOS["watcher-denied"], {d["code"] for d in document["diagnosis"]}
