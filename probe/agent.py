@@ -31,6 +31,7 @@ from probe.clock import SystemClock, wall_offset_ns
 from probe.config import AgentConfig, load, resolve_hosts
 from probe.core.events import TimelineEvent, Verdict
 from probe.core.fate import COLUMN
+from probe.core.timeline import within
 from probe.core.verdict import FlowRecord, judge_all
 from probe.errors import ConfigError
 from probe.export.http import Server, serve
@@ -50,12 +51,13 @@ from probe.supervise import Engine, Placement
 from probe.timesync import host_clock
 from probe.watch.aws import AwsWatcher
 from probe.watch.fortigate import FortigateWatcher
-from probe.watch.poller import Vigil
+from probe.watch.poller import NO_ANSWER_YET, Vigil
 
 log = logging.getLogger(__name__)
 SAMPLE_S = 0.25
 FAST_WATCH_S = 10.0  # watchers poll fast for this long at least after a flow went dark
 EVENTS_KEPT = 10_000
+WATCHER_PATIENCE_NS = 10_000_000_000  # for the first answer of a watcher whose question hangs, in a resolver say
 TOLD = {"outage", "flow_state", "session_end", "ha_change", "watcher"}
 
 
@@ -379,8 +381,10 @@ class Agent:
             detail = next((f" ({t.detail})" for t in unheard if t.detail), "")
             return False, f"flows that have not been answered yet: {', '.join(waiting)}{detail}"
         for one in self.watchers():
-            if not one.up and not one.info:  # one FortiGate that does not answer is worth a warning, no more
-                return False, f"the {one.name} watcher has no answer: {one.reason}"
+            # A watcher that cannot see says so from then on; probing does not wait for it.
+            waited_ns = time.time_ns() - self._started_ns
+            if NO_ANSWER_YET in one.reason and waited_ns < WATCHER_PATIENCE_NS:
+                return False, f"the {one.name} watcher: {one.reason}"
         return True, ""
 
     def clock_max_error_ns(self) -> int | None:
@@ -529,7 +533,7 @@ class Agent:
                 "clock": clock.to_document(),
             },
             flows=[self._prober.recorder.flow_document(t, start_ns, end_ns) for t in self._ordered()],
-            timeline=[e for e in self.timeline() if first <= e.at_ns + e.uncertainty_ns and e.at_ns <= last],
+            timeline=within(self.timeline(), first, last),
         )
 
 

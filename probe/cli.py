@@ -228,7 +228,9 @@ def _drill(commands: _Commands[_Parser]) -> None:
     )
     parser.add_argument("--scenario", metavar="NAME", help="what the lab rehearses; `haprobe lab scenarios` lists them")
     parser.add_argument(
-        "--trigger", choices=("graceful", "crash"), help="how the lab's failover starts (default: the scenario's)"
+        "--trigger",
+        choices=("graceful", "crash", "split"),
+        help="how the lab's failover starts (default: the scenario's)",
     )
     parser.add_argument("--repeat", metavar="N", type=_count, default=1, help="drills in a row (default: 1)")
     parser.add_argument(
@@ -302,6 +304,7 @@ def _lab(commands: _Commands[_Parser]) -> None:
     how.add_argument(
         "--crash", action="store_true", help="kill the active unit; its peer must miss the heartbeat first"
     )
+    how.add_argument("--split", action="store_true", help="cut the heartbeat: both units become primary")
     how.add_argument("--unset", action="store_true", help="as `execute ha failover unset`: may fail back")
 
 

@@ -203,7 +203,7 @@ class AwsWatcher(_Part):
         default=0.25, description="Between polls from the first suspected loss until recovery has held."
     )
     api_share: Annotated[float, number(float, 0, 1, "more than 0 and up to 1", above=True)] = Field(
-        default=0.25,
+        default=0.1,
         description="Of the account's API limits (bucket and refill of each operation), how much the watcher may use.",
     )
 

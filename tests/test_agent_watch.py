@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,3 +83,18 @@ def test_a_drill_may_ask_for_it_and_no_watcher_is_fine(agent: Any) -> None:
     agent.watch(60)
     agent.tracks[0].state = "down"
     agent.sample()
+
+
+def ready(agent: Any, reason: str, age_s: float = 0) -> bool:
+    agent._begun = True
+    agent._started_ns = time.time_ns() - round(age_s * S)
+    agent._ordered = list
+    agent.watchers = lambda: [SimpleNamespace(name="aws", reason=reason)]
+    return bool(agent.ready()[0])
+
+
+def test_an_agent_waits_for_a_watchers_first_answer_but_not_for_one_that_cannot_see(agent: Any) -> None:
+    assert not ready(agent, "no answer yet")
+    assert ready(agent, ""), "answered"
+    assert ready(agent, "UnauthorizedOperation (DescribeAddresses)"), "failed, and says so"
+    assert ready(agent, "no answer yet", age_s=11), "its question hangs"

@@ -8,11 +8,12 @@ rules only read it. Where HA state was not observed, rules about it stay silent 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from probe.core.events import SessionEnd, TimelineEvent
+from probe.core.remedies import remedies
 from probe.core.timeline import became_primary, best_told, origin
 from probe.core.verdict import FlowRecord, Span, incident_of, overlap_ns
 
@@ -76,10 +77,73 @@ class Facts:
 
     @cached_property
     def refused(self) -> list[TimelineEvent]:
-        """Calls to the cloud that failed and were not made good later."""
+        """Calls to the cloud that failed and were not made good later, nor seen to have worked all the same."""
         calls = best_told(self.named("api_call"))
         good = {_aim(e) for e in calls if not _failed(e)}
-        return [e for e in calls if _failed(e) and _aim(e) not in good]
+        return [e for e in calls if _failed(e) and _aim(e) not in good and not self._worked(e)]
+
+    @cached_property
+    def errors(self) -> list[str]:
+        """What went wrong with the units' calls, in the tellers' words."""
+        told = [*self.refused, *self.named("awsd_error")]
+        return list(dict.fromkeys(str(e.detail.get("error") or "no answer") for e in told))
+
+    def left_behind(self, kind: str) -> list[str]:
+        """What the watcher last saw at another unit than the new primary; `kind` is "Address" or "Route"."""
+        signs = [e for e in self.named("signals_disagree", "signals_agree") if e.source == "aws"]
+        if not signs or not self.takeovers or self.blind_at_end("aws"):
+            return []
+        primary = self.takeovers[-1].detail.get("unit")
+        words = ("route ",) if kind == "Route" else ("eip ", "private_ip ")
+        said = dict(signs[-1].detail.get("signals") or {})
+        if primary not in said.values():
+            return []  # nothing followed it, or the two watchers name the units differently
+        return [
+            f"{signal} still points at {unit or 'nobody'}, not at {primary}"
+            for signal, unit in said.items()
+            if signal.startswith(words) and unit != primary
+        ]
+
+    def blind_at_end(self, watcher: str) -> bool:
+        """Whether a watcher was blind when the run ended, so that what it saw last need not be so any more."""
+        turns = [e for e in self.events if e.event.startswith("watcher_") and e.detail.get("watcher") == watcher]
+        return bool(turns) and turns[-1].event == "watcher_down"
+
+    @cached_property
+    def split(self) -> list[TimelineEvent]:
+        """Signs that both units are primary at once: one that took over, and one that never stood down."""
+        told = self.named("two_primaries")
+        if told or not self.takeovers:
+            return told
+        taker = self.takeovers[-1].detail.get("unit")
+        alone = [e for e in self.named("heartbeat_lost") if e.detail.get("unit") != taker]
+        down = {e.detail.get("unit") for e in self.named("role_change") if not became_primary(e)}
+        return [e for e in alone if e.detail.get("unit") not in down]
+
+    @cached_property
+    def conflicts(self) -> list[str]:
+        """Where sources contradict each other: told, and left to the reader."""
+        calls = self.named("api_call")
+        lines = [f"conflict: {_call(e)}, yet the cloud shows it moved" for e in calls if _failed(e) and self._worked(e)]
+        last: dict[tuple[str, str], dict[str, TimelineEvent]] = {}
+        for e in calls:
+            if e.detail.get("result") != "unconfirmed":
+                last.setdefault(_aim(e), {})[str(e.detail.get("via") or e.source)] = e
+        for told in last.values():
+            if len({_failed(e) for e in told.values()}) > 1:
+                words = ", ".join(f"{who}: {'failed' if _failed(e) else 'ok'}" for who, e in told.items())
+                lines.append(f"conflict: {' '.join(_aim(next(iter(told.values()))))}: {words}")
+        return list(dict.fromkeys(lines))
+
+    def _worked(self, call: TimelineEvent) -> bool:
+        """Whether the watcher saw what a call asked for come true, whatever the call was answered."""
+        target, unit = str(call.detail.get("target")), call.detail.get("unit")
+        for move in self.named("eip_moved", "private_ip_moved", "route_moved"):
+            d = move.detail
+            names = (d.get("address"), d.get("allocation_id"), f"{d.get('route_table')} {d.get('destination')}")
+            if target in names and d.get("to_unit") == unit:
+                return True
+        return False
 
     @property
     def cloud_seen(self) -> bool:
@@ -145,6 +209,14 @@ class Rule:
     find: Callable[[Facts], list[str]]
     check_first: tuple[str, ...] = ()
     caveat: bool = False  # true of a clean failover as well
+    cloud: bool = False  # about calls to the cloud: where one failed, its remedy takes the place of `check_first`
+
+    def diagnosis(self, evidence: Sequence[str], facts: Facts) -> Diagnosis:
+        """What it says with this evidence."""
+        known = remedies(facts.errors) if self.cloud else []
+        summary = " ".join([self.summary, *(one.cause for one in known)])
+        checks = tuple(line for one in known for line in one.check_first) or self.check_first
+        return Diagnosis(self.code, summary, tuple(evidence), checks)
 
 
 def _call(e: TimelineEvent) -> str:
@@ -203,42 +275,83 @@ def _loss(flow: FlowRecord) -> str:
     )
 
 
-def _nothing_moved(facts: Facts) -> list[str]:
-    """Nothing moved although it should have, or something that was asked for and refused."""
+def _both_missing(facts: Facts) -> list[str]:
+    """Neither side is whole: nothing moved although it should have, or some of each was refused or left behind."""
+    if _eip_only(facts) or _routes_only(facts):
+        return []
     calls = [_call(e) for e in facts.refused if str(e.detail.get("operation")) in _MUTATIONS]
-    if calls:
-        return calls
+    left = facts.left_behind("Address") + facts.left_behind("Route")
+    if calls or left:
+        return [*calls, *left, *_verdicts(facts.path_down())]
     expected = facts.takeovers or facts.path_down()
     if not facts.cloud_seen or not expected or facts.eips or facts.routes:
         return []
-    other = [_call(e) for e in facts.refused]
-    other += [f"{e.detail.get('unit')}: awsd failed: {e.detail.get('error')}" for e in facts.named("awsd_failed")]
-    roles = [f"{e.detail.get('unit')} became primary" for e in facts.takeovers]
-    return [*other, *roles, "no Elastic IP and no route moved", *_verdicts(facts.path_down())]
+    return [*_why(facts), *_roles(facts), "no Elastic IP and no route moved", *_verdicts(facts.path_down())]
 
 
 def _eip_only(facts: Facts) -> list[str]:
-    down = facts.path_down()
-    if not facts.eips or facts.routes or not (down or _refused(facts, "Route")):
+    """Elastic IPs are where they should be; routes were refused, left behind, or none moved and paths are down."""
+    if not facts.eips or _missing(facts, "Address"):
         return []
-    return [*map(_move, facts.eips), *_refused(facts, "Route"), "no route moved", *_verdicts(down)]
+    missing = _missing(facts, "Route")
+    down = [f for f in facts.path_down() if missing or f.path != "ingress"]
+    if not missing and (facts.routes or not down):
+        return []
+    moved = [*map(_move, facts.routes)] or ["no route moved"]
+    return [*map(_move, facts.eips), *missing, *moved, *_verdicts(down)]
 
 
 def _routes_only(facts: Facts) -> list[str]:
-    down = facts.path_down(*NAT_PATHS)
-    if not facts.routes or facts.eips or not (down or _refused(facts, "Address")):
+    """As `_eip_only`, the other way round."""
+    if not facts.routes or _missing(facts, "Route"):
         return []
-    return [*map(_move, facts.routes), *_refused(facts, "Address"), "no Elastic IP moved", *_verdicts(down)]
+    missing, down = _missing(facts, "Address"), facts.path_down(*NAT_PATHS)
+    if not missing and (facts.eips or not down):
+        return []
+    moved = [*map(_move, facts.eips)] or ["no Elastic IP moved"]
+    return [*map(_move, facts.routes), *missing, *moved, *_verdicts(down)]
+
+
+def _missing(facts: Facts, kind: str) -> list[str]:
+    """Calls of a kind that were refused, and what was left behind."""
+    return [*_refused(facts, kind), *facts.left_behind(kind)]
 
 
 def _refused(facts: Facts, kind: str) -> list[str]:
     return [_call(e) for e in facts.refused if kind in str(e.detail.get("operation"))]
 
 
+def _why(facts: Facts) -> list[str]:
+    """What units said of calls that came to nothing; of one failure told twice, the call."""
+    lines = [_call(e) for e in facts.refused]
+    if not lines:
+        lines = [
+            f"{e.detail.get('unit')}: awsd was refused: {e.detail.get('error')}" for e in facts.named("awsd_error")
+        ]
+    return lines + [f"{e.detail.get('unit')}: awsd failed: {e.detail.get('error')}" for e in facts.named("awsd_failed")]
+
+
+def _roles(facts: Facts) -> list[str]:
+    return [f"{e.detail.get('unit')} became primary" for e in facts.takeovers]
+
+
+def _split(facts: Facts) -> list[str]:
+    lines = []
+    for event in facts.split:
+        units = event.detail.get("units") or []
+        who = event.detail.get("unit")
+        at_s = f"{(event.at_ns - facts.since_ns) / 1e9:+.1f} s"
+        if units:
+            lines.append(f"{at_s}: {' and '.join(units)} answer as primary at the same time")
+        else:
+            lines.append(f"{at_s}: {who} lost its peer's heartbeat and did not step down")
+    return [*_roles(facts), *lines, *map(_move, [*facts.eips, *facts.routes])] if lines else []
+
+
 def _ingress_dark(facts: Facts) -> list[str]:
     dark = [f for f in facts.path_down("ingress") if f.verdict == "dark"]
     routes_missing = bool(facts.path_down("east-west")) and not facts.routes
-    if not facts.eips or not dark or routes_missing or _refused(facts, "Address"):
+    if not facts.eips or not dark or routes_missing or _missing(facts, "Address"):
         return []
     return [*map(_move, [*facts.eips, *facts.routes]), *_verdicts(dark)]
 
@@ -315,7 +428,21 @@ def _second(facts: Facts) -> list[str]:
         again = sorted({m for m in moves if moves.count(m) > 1 and m != "None"})
         return [f"{m} moved {moves.count(m)} times" for m in again]
     first = facts.takeovers[0].at_ns
-    return [f"{e.detail.get('unit')} became primary {(e.at_ns - first) / 1e9:+.1f} s" for e in facts.takeovers]
+    return [
+        f"{e.detail.get('unit')} became primary {(e.at_ns - first) / 1e9:+.1f} s after the first{_reason(facts, e)}"
+        for e in facts.takeovers
+    ]
+
+
+def _reason(facts: Facts, takeover: TimelineEvent) -> str:
+    """Why a unit became primary, in its own words, as far as told."""
+    told = takeover.detail.get("reason")
+    if not told:
+        unit = takeover.detail.get("unit")
+        near = [e for e in facts.named("primary_selected") if e.detail.get("unit") == unit]
+        near.sort(key=lambda e: abs(e.at_ns - takeover.at_ns))
+        told = near[0].detail.get("reason") if near else ""
+    return f": {told}" if told else ""
 
 
 def _unreliable(facts: Facts) -> list[str]:
@@ -354,14 +481,20 @@ def _down_spans(facts: Facts) -> list[tuple[int, int, TimelineEvent]]:
         if event.event == "watcher_down":
             before = open_at.setdefault(key, event)
             if before is not event and before.detail.get("answering") != event.detail.get("answering"):
-                spans.append((before.at_ns, event.at_ns, before))  # another unit fell silent, or one is back
+                spans.append((_blind_since(before), event.at_ns, before))  # another unit fell silent, or one is back
                 open_at[key] = event
         elif event.event == "watcher_up" and key in open_at:
-            spans.append((open_at[key].at_ns, event.at_ns, open_at.pop(key)))
+            spans.append((_blind_since(open_at[key]), event.at_ns, open_at.pop(key)))
     last = max(facts.end_ns, facts.events[-1].at_ns if facts.events else 0)
-    spans += [(e.at_ns, last, e) for e in open_at.values()]
+    spans += [(_blind_since(e), last, e) for e in open_at.values()]
     # One unit of two that does not answer is what a crash looks like, and the other one still told its role.
     return [span for span in spans if not span[2].detail.get("answering")]
+
+
+def _blind_since(down: TimelineEvent) -> int:
+    """A watcher finds out that it is blind when a question has timed out: it is so from its last answer on."""
+    last = down.detail.get("last_answer_ns") or down.detail.get("last_success_ns")
+    return min(int(last), down.at_ns) if last else down.at_ns
 
 
 def _clean(facts: Facts) -> list[str]:
@@ -374,9 +507,8 @@ def _clean(facts: Facts) -> list[str]:
     proven = {(f.path, f.protocol) for f in facts.flows if f.session == "fresh"}
     if any(f.verdict in ("lost", "reset") and (f.path, f.protocol) not in proven for f in facts.flows):
         return []
-    roles = [f"{e.detail.get('unit')} became primary" for e in facts.takeovers]
     moves = [_move(e) for e in [*facts.eips, *facts.routes]]
-    seen = roles + moves or ["HA state was not observed: outages began and ended after the trigger"]
+    seen = _roles(facts) + moves or ["HA state was not observed: outages began and ended after the trigger"]
     kept = [f for f in facts.flows if f.session == "kept"]
     alive = [f for f in kept if f.verdict in ("unaffected", "survived")]
     return [*seen, f"{len(alive)} of {len(kept)} old sessions survived", f"new sessions work on {_paths(facts)}"]
@@ -400,33 +532,52 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        "split_brain",
+        "Both units are primary at once: the heartbeat between them is lost while both live.",
+        _split,
+        (
+            "`get system ha status` and `diagnose sys ha status` on both units: does each see the other?",
+            "Security groups and the network ACL between the heartbeat interfaces: all traffic between the two.",
+            "`show system ha` on both: hbdev, unicast-hb-peerip, the same group name, id and password.",
+            "The Elastic IPs and routes follow whichever unit acted last; sessions are no longer synchronised.",
+        ),
+    ),
+    Rule(
         "eip_routes_not_moved",
         "Elastic IPs or routes did not move to the new primary.",
-        _nothing_moved,
+        _both_missing,
         (
             "`diagnose debug application awsd -1` on the new primary: is the call made, and what is answered?",
             "The instance role: ec2:AssociateAddress, ec2:ReplaceRoute and ec2:Describe*.",
             "The HA management interface: DNS and a way to the EC2 API (endpoint or Internet).",
             "Security groups between the heartbeat interfaces: did the cluster ever form?",
         ),
+        cloud=True,
     ),
     Rule(
         "eip_moved_routes_not",
-        "The Elastic IPs moved, the routes did not: ingress may work, east-west and egress do not.",
+        "The Elastic IPs moved, routes did not: ingress may work, what takes those routes does not.",
         _eip_only,
         (
-            "The instance role: ec2:ReplaceRoute on these route tables.",
-            "Do the routes point at an interface of the pair? Only those are replaced; transit gateway tables never.",
+            "`diagnose test application awsd 4` on the new primary: is the table listed? awsd moves routes of its"
+            " own VPC that point at an interface of the peer; never those of a transit gateway, nor of another VPC.",
+            "The instance role: ec2:ReplaceRoute and ec2:DescribeRouteTables.",
+            "By hand: `aws ec2 replace-route --route-table-id RTB --destination-cidr-block CIDR --network-interface-id"
+            " ENI`",
         ),
+        cloud=True,
     ),
     Rule(
         "routes_moved_eip_not",
-        "The routes moved, the Elastic IPs did not: east-west may work, ingress and egress do not.",
+        "The routes moved, Elastic IPs did not: east-west may work, ingress and egress do not.",
         _routes_only,
         (
             "The instance role: ec2:AssociateAddress and ec2:DescribeAddresses.",
             "Is the Elastic IP on port1's primary address, or on a secondary one that the peer lacks?",
+            "By hand: `aws ec2 associate-address --allocation-id EIPALLOC --network-interface-id ENI"
+            " --private-ip-address IP`",
         ),
+        cloud=True,
     ),
     Rule(
         "moved_but_ingress_dark",
@@ -499,6 +650,7 @@ RULES: tuple[Rule, ...] = (
         "Our own stalls or drops hide part of what happened: there, results are less certain than they look.",
         _unreliable,
         ("Load on the probing host, and `haprobe preflight` there. Lower the rates, or give it a core of its own.",),
+        caveat=True,  # what is proven is: a flow that was not observed enough has no verdict that counts as clean
     ),
     Rule(
         "watcher_blind",
@@ -522,11 +674,13 @@ def diagnose(facts: Facts) -> list[Diagnosis]:
     for rule in RULES:
         evidence = rule.find(facts)
         if evidence:
-            found.append((rule, Diagnosis(rule.code, rule.summary, tuple(evidence), rule.check_first)))
+            found.append((rule, rule.diagnosis(evidence, facts)))
     objections = [rule for rule, _ in found if rule.code != "failover_clean" and not rule.caveat]
     ordered = [d for _, d in found if d.code != "failover_clean" or not objections]
     # Right after a clean bill comes what a person would otherwise take for a fault.
     ordered.sort(key=lambda d: (d.code != "failover_clean", bool(objections) or d.code != "nat_sessions_lost"))
+    if ordered and facts.conflicts:
+        ordered[0] = replace(ordered[0], evidence=(*ordered[0].evidence, *facts.conflicts))
     return ordered
 
 

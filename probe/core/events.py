@@ -274,10 +274,13 @@ class TimelineEvent:
         signals_disagree / signals_agree   addresses and routes began to point at different units, or at one:
                             detail {unit, from_unit, signals}
         applied             the data plane took over a cloud change (lab only): detail {what, target, to}
+        two_primaries / one_primary     units that answer as primary at the same time: detail {units}; the one that
+                            is left: detail {unit}
         primary_selected    why a unit is primary, in its own words: detail {unit, serial, reason, unit_time}
         ha_history          an entry of a unit's HA history, by the unit's clock: detail {unit, text}
         awsd_error          a refusal of what is no known request: detail {unit, error, meaning, actions}
-        watcher_down / watcher_up   detail {watcher, reason}; fortigate: unanswering, answering
+        watcher_down / watcher_up   detail {watcher, reason, last_success_ns}; fortigate: unanswering, answering,
+                            last_answer_ns
         outage_start / outage_end   detail {flow, agent, direction}
         session_end         detail {flow, agent, cause}; of rst, fin and icmp also {by, from, ttl, peer_ttl}
         stall_start / stall_end     of a stream: detail {flow, agent}

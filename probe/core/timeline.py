@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from probe.core.events import Outage, TimelineEvent
@@ -54,6 +54,7 @@ class Phase:
     start_ns: int
     end_ns: int
     uncertainty_ns: int
+    share: float | None = None  # of the full recovery; None where that was not reached
 
     def to_document(self) -> dict[str, Any]:
         """The contract's form of a phase."""
@@ -89,6 +90,17 @@ def merge(*sources: Iterable[TimelineEvent]) -> list[TimelineEvent]:
             seen.add(key)
             unique.append(event)
     return sorted(unique, key=lambda e: (e.at_ns, _rank(e.event)))
+
+
+def within(events: Iterable[TimelineEvent], first_ns: int, last_ns: int) -> list[TimelineEvent]:
+    """Events of a span, and before them the `watcher_down` of each watcher that was blind when it began."""
+    told = list(events)
+    blind: dict[str, TimelineEvent] = {}
+    for event in told:
+        if event.event in ("watcher_down", "watcher_up") and event.at_ns + event.uncertainty_ns < first_ns:
+            blind[str(event.detail.get("watcher"))] = event
+    begun = [event for event in blind.values() if event.event == "watcher_down"]
+    return begun + [e for e in told if first_ns <= e.at_ns + e.uncertainty_ns and e.at_ns <= last_ns]
 
 
 def _rank(event: str) -> int:
@@ -172,7 +184,13 @@ def phases(events: Sequence[TimelineEvent], flows: Sequence[FlowRecord], *, trig
         cut("cloud_api", *cloud)
     cut("data_plane", _before(span, back) or _last(span, ROLE_SIGNS), back)
     cut("full_recovery", start, back)
-    return found
+    return _with_shares(found)
+
+
+def _with_shares(found: Sequence[Phase]) -> list[Phase]:
+    """Each phase's part of the full recovery. `data_plane` may overlap with `cloud_api`, so they need not add up."""
+    full = next((p.end_ns - p.start_ns for p in found if p.name == "full_recovery"), 0)
+    return [replace(p, share=round((p.end_ns - p.start_ns) / full, 4) if full else None) for p in found]
 
 
 def first_failover(events: Sequence[TimelineEvent], since_ns: int) -> list[TimelineEvent]:

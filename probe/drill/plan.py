@@ -21,7 +21,16 @@ from probe.watch.access import Account
 S = 1_000_000_000
 
 TriggerKind = Literal[
-    "graceful", "crash", "script", "manual", "command", "lab", "fortigate", "aws-stop-instance", "aws-reboot-instance"
+    "graceful",
+    "crash",
+    "split",
+    "script",
+    "manual",
+    "command",
+    "lab",
+    "fortigate",
+    "aws-stop-instance",
+    "aws-reboot-instance",
 ]
 """`lab` is a graceful failover of a lab that somebody raised before, with agents of a config file; `script` is none
 at all, but a scenario's steps."""

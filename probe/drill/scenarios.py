@@ -40,10 +40,13 @@ class Scenario:
     summary: str
     expects: str  # the verdicts and the diagnosis it gives, for a reader
     options: Mapping[str, Any] = field(default_factory=dict)  # fields of LabOptions that differ from the default
-    trigger: Literal["graceful", "crash", "script"] = "graceful"  # script: no failover, the steps are all there is
+    trigger: Literal["graceful", "crash", "split", "script"] = (
+        "graceful"  # script: no failover, the steps are all there is
+    )
     steps: tuple[Step, ...] = ()
     cells: Cells = field(default_factory=dict)  # what the matrix is to say
     diagnosis: str = "failover_clean"  # the code that has to come first
+    also: frozenset[str] = frozenset()  # further codes that are right; any other is wrong
     limit_s: float = 60.0  # after the trigger: some of it stays dark for good, and waiting longer shows no more
 
 
@@ -70,12 +73,16 @@ def _tcp(verdict: str) -> dict[str, dict[str, tuple[str, ...]]]:
     return {path: {**row, "tcp": (verdict,)} for path, row in _MULTI_AZ.items()}
 
 
+NAT = frozenset({"nat_sessions_lost"})
+_DARK_S = 20
+
 _ALL = (
     Scenario(
         "failover",
         "graceful failover with session-pickup: the exercise as taught",
         "kept TCP survives east-west, is lost behind NAT; new sessions recover everywhere",
         cells=_MULTI_AZ,
+        also=NAT,
     ),
     Scenario(
         "crash",
@@ -83,6 +90,7 @@ _ALL = (
         "as failover, after 4 s more of darkness",
         trigger="crash",
         cells=_MULTI_AZ,
+        also=NAT,
     ),
     Scenario(
         "no-session-pickup",
@@ -91,6 +99,7 @@ _ALL = (
         {"session_pickup": False},
         cells=_tcp("lost"),
         diagnosis="sessions_not_synchronised",
+        also=NAT,
     ),
     Scenario(
         "reset-sessionless",
@@ -99,6 +108,7 @@ _ALL = (
         {"session_pickup": False, "reset_sessionless_tcp": True},
         cells=_tcp("reset"),
         diagnosis="firewall_resets_sessions",
+        also=NAT,
     ),
     Scenario(
         "vip-trap",
@@ -107,6 +117,7 @@ _ALL = (
         {"vip_extip": "fixed"},
         cells={**_MULTI_AZ, "ingress": _row("dark dark dark", "dark dark dark")},
         diagnosis="moved_but_ingress_dark",
+        also=NAT,
     ),
     # What becomes of sessions.
     Scenario(
@@ -195,4 +206,141 @@ _ALL = (
         cells={**_MULTI_AZ, "east-west": _row("survived survived reset")},
     ),
 )
-SCENARIOS: Mapping[str, Scenario] = {one.name: one for one in _ALL}
+
+
+def _refused(kind: str, *actions: str, caller: str = "fgt-*", **more: Any) -> dict[str, Any]:
+    """Options of a lab whose cloud treats these calls so (`lab.faults`)."""
+    return {"api_faults": ({"kind": kind, "caller": caller, "actions": list(actions) or ["*"], **more},)}
+
+
+_MOVES = ("AssociateAddress", "ReplaceRoute")
+_CUT_OFF = NAT | {"watcher_blind"}
+
+# How the cloud's part of a failover goes wrong, and how its watchers fail.
+_CLOUD = (
+    Scenario(
+        "iam-denied-eip",
+        "the new primary's role may not move Elastic IPs",
+        "east-west comes back, ingress and egress stay dark; routes_moved_eip_not, with the refusal",
+        _refused("denied", "AssociateAddress"),
+        diagnosis="routes_moved_eip_not",
+        also=NAT,
+        limit_s=_DARK_S,
+    ),
+    Scenario(
+        "iam-denied-routes",
+        "the new primary's role may not replace routes",
+        "ingress comes back, east-west and egress stay dark; eip_moved_routes_not, with the refusal",
+        _refused("denied", "ReplaceRoute"),
+        diagnosis="eip_moved_routes_not",
+        also=NAT,
+        limit_s=_DARK_S,
+    ),
+    Scenario(
+        "iam-denied",
+        "the new primary's role may move neither Elastic IPs nor routes",
+        "everything stays dark; eip_routes_not_moved, with both refusals",
+        _refused("denied", *_MOVES),
+        diagnosis="eip_routes_not_moved",
+        limit_s=_DARK_S,
+    ),
+    Scenario(
+        "endpoint-unreachable",
+        "the units' way to the EC2 API is cut: no call is answered",
+        "everything stays dark; eip_routes_not_moved: no answer",
+        {"endpoint": "unreachable"},
+        diagnosis="eip_routes_not_moved",
+        limit_s=_DARK_S,
+    ),
+    Scenario(
+        "dns-fails",
+        "the units cannot resolve the name of the EC2 API",
+        "everything stays dark; eip_routes_not_moved: the name was not resolved",
+        {"awsd_dns": False},
+        diagnosis="eip_routes_not_moved",
+        limit_s=_DARK_S,
+    ),
+    Scenario(
+        "api-throttled",
+        "the account's API budget is spent: what would move things is refused",
+        "everything stays dark; eip_routes_not_moved: RequestLimitExceeded",
+        _refused("throttled", *_MOVES),
+        diagnosis="eip_routes_not_moved",
+        limit_s=_DARK_S,
+    ),
+    Scenario(
+        "api-slow",
+        "every call to the EC2 API takes 1.5 s",
+        "as failover, but most of the outage is spent in the cloud's API; failover_clean",
+        _refused("slow", delay_ms=1500),
+        diagnosis="failover_clean",
+        also=NAT,
+    ),
+    Scenario(
+        "route-forgotten",
+        "awsd does not find the route table of the transit subnets, as one of another VPC",
+        "ingress comes back, east-west and egress stay dark; eip_moved_routes_not, with the route left behind",
+        {"forgotten_tables": ("transit",)},
+        diagnosis="eip_moved_routes_not",
+        also=NAT,
+        limit_s=_DARK_S,
+    ),
+    Scenario(
+        "edge-route-rewritten",
+        "an earlier failover rewrote the edge route to the standby's management: it is cut off from the API",
+        "everything stays dark; eip_routes_not_moved: no answer",
+        {"edge_route_rewritten": True},
+        diagnosis="eip_routes_not_moved",
+        also=frozenset({"watcher_blind"}),
+        limit_s=_DARK_S,
+    ),
+    Scenario(
+        "split-brain",
+        "the heartbeat is cut while both units live: both are primary",
+        "traffic moves to the other unit, as failover; split_brain",
+        trigger="split",
+        diagnosis="split_brain",
+        also=NAT,
+    ),
+    Scenario(
+        "watcher-cut-off",
+        "the watchers run behind the pair and lose their way to the API and the units in the outage",
+        "as failover; failover_clean, with watcher_blind as a caveat",
+        {"watch_from": "workload-a"},
+        diagnosis="failover_clean",
+        also=_CUT_OFF,
+    ),
+    Scenario(
+        "watcher-denied",
+        "the watcher's role may not read the cloud, during the whole drill",
+        "as failover; failover_clean, with watcher_blind as a caveat",
+        _refused("denied", caller="watcher"),
+        diagnosis="failover_clean",
+        also=_CUT_OFF,
+    ),
+    Scenario(
+        "watcher-throttled",
+        "the watcher's calls are throttled, during the whole drill",
+        "as failover; failover_clean, with watcher_blind as a caveat",
+        _refused("throttled", caller="watcher"),
+        diagnosis="failover_clean",
+        also=_CUT_OFF,
+    ),
+    Scenario(
+        "watcher-garbage",
+        "the watcher is answered by something that is not EC2, during the whole drill",
+        "as failover; failover_clean, with watcher_blind as a caveat",
+        _refused("garbage", caller="watcher"),
+        diagnosis="failover_clean",
+        also=_CUT_OFF,
+    ),
+    Scenario(
+        "watcher-unanswered",
+        "the watcher's calls are never answered, during the whole drill",
+        "as failover; failover_clean, with watcher_blind as a caveat",
+        _refused("lost", caller="watcher"),
+        diagnosis="failover_clean",
+        also=_CUT_OFF,
+    ),
+)
+SCENARIOS: Mapping[str, Scenario] = {one.name: one for one in (*_ALL, *_CLOUD)}

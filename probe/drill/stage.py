@@ -92,8 +92,8 @@ class LabStage:
         return list(self._lab.events(since_ns))
 
     def renew(self, tell: Tell) -> None:
-        """After a graceful failover, fail back and start new agents; after a crash or steps, have a new lab."""
-        if self._kind == "crash" or self._steps:
+        """After a graceful failover, fail back and start new agents; after anything else, have a new lab."""
+        if self._kind != "graceful" or self._steps:
             self._take_down(tell)
             self.prepare(tell)
             return

@@ -93,16 +93,17 @@ class Trigger(ABC):
         return
 
 
-LabKind = Literal["graceful", "crash", "script"]
+LabKind = Literal["graceful", "crash", "split", "script"]
 _LAB_KINDS: dict[LabKind, str] = {
     "graceful": "graceful failover: execute ha failover set 1 on the active unit",
     "crash": "crash: every link of the active unit down, its processes killed",
+    "split": "split: the heartbeat between the units is cut",
     "script": "no failover",
 }
 
 
 class LabTrigger(Trigger):
-    """The lab's own failover: graceful (`execute ha failover set 1`) or a crash of the active unit; then steps.
+    """The lab's own failover (graceful: `execute ha failover set 1`, a crash, a cut heartbeat), and a scenario's steps.
 
     Args:
         lab: The lab.
@@ -151,7 +152,7 @@ class LabTrigger(Trigger):
     def undo(self) -> str:
         if not self._stays or self._how == "script":
             return ""
-        return "haprobe lab failover --unset" if self._how == "graceful" else "haprobe lab up raises the lab anew"
+        return "haprobe lab failover --unset" if self._how != "crash" else "haprobe lab up raises the lab anew"
 
 
 class CommandTrigger(Trigger):

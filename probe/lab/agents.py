@@ -1,7 +1,8 @@
 """The lab's agents: their config files, and how they are started in their namespaces.
 
     agent        host   probes
-    workload-a   wl-a   east-west to workload B; egress to the internet host; reflector for ingress
+    workload-a   wl-a   east-west to workload B; egress to the internet host; reflector for ingress;
+                        watches the cloud and the units where the lab's options say so
     workload-b   wl-b   reflector for east-west
     jumphost     jump   ingress to the cluster's Elastic IP; watches the cloud and the units
     internet     inet   reflector for egress
@@ -29,6 +30,7 @@ from probe.lab.ids import CloudIds
 from probe.lab.plan import (
     CLOUD_URL,
     CLUSTER_EIP,
+    EDGE_TABLE,
     INTERNET,
     REGION,
     TRANSIT_TABLE,
@@ -67,8 +69,8 @@ def configs(
 
     Args:
         options: Of the lab.
-        ids: Of its cloud; without them the jumphost does not watch it.
-        credentials: Of the units' management planes; without them the jumphost does not watch those.
+        ids: Of its cloud; without them nobody watches it.
+        credentials: Of the units' management planes; without them nobody watches those.
     """
     reflector = {"udp": UDP_PORT, "tcp": TCP_PORT, "echo": ECHO_PORT}
     rate = options.agent_rate_pps
@@ -85,7 +87,7 @@ def configs(
     if credentials is not None:
         watchers["fortigate"] = _fortigate_watcher(credentials)
     if watchers:
-        documents["jumphost"]["watchers"] = watchers
+        documents[options.watch_from]["watchers"] = watchers
     return documents
 
 
@@ -164,7 +166,9 @@ def _aws_watcher(ids: CloudIds, plan: Plan) -> dict[str, Any]:
         **({"network_interfaces": shared} if shared else {}),
         "region": REGION,
         "addresses": [ids.allocations["cluster"]],
-        "route_tables": [ids.route_tables[TRANSIT_TABLE]],
+        "route_tables": [
+            ids.route_tables[name] for name in (TRANSIT_TABLE, EDGE_TABLE.name) if name in ids.route_tables
+        ],
         "units": ids.units(),
         "instances": dict(ids.instances),
         "endpoint_url": CLOUD_URL,

@@ -14,15 +14,18 @@ STATE/cloud.json. Everything else it asks the cloud.
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from botocore.awsrequest import AWSResponse
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EndpointConnectionError
+from urllib3.exceptions import NameResolutionError
 
 from probe.core.events import TimelineEvent
 from probe.lab.client import lab_client
@@ -70,6 +73,8 @@ class Awsd:
         self._stood_down = threading.Event()
         self._one_at_a_time = threading.Lock()
         _warm_up(self._client)
+        if not plan.options.awsd_dns:
+            self._client.meta.events.register("before-send.ec2", _unresolved)
 
     def stand_down(self) -> None:
         """This unit is secondary (again): a take-over under way ends before its next call."""
@@ -102,10 +107,11 @@ class Awsd:
             except _Failed:
                 return False
             theirs = {eni["NetworkInterfaceId"]: index for index, eni in peer.items()}
+            forgotten = {ids.route_tables[name] for name in self._plan.options.forgotten_tables}
             moved = [
                 self._move_private_ips(ours, peer),
                 self._move_eips(ours, theirs),
-                self._move_routes(ids.vpc, ours, theirs),
+                self._move_routes(ids.vpc, ours, theirs, forgotten),
             ]
             return all(moved)
 
@@ -172,11 +178,14 @@ class Awsd:
         self._print(f"awsd associate elastic ip {address} successfully")
         return True
 
-    def _move_routes(self, vpc: str, ours: dict[int, dict[str, Any]], theirs: dict[str, int]) -> bool:
+    def _move_routes(
+        self, vpc: str, ours: dict[int, dict[str, Any]], theirs: dict[str, int], forgotten: Collection[str]
+    ) -> bool:
         try:
             with self._call("DescribeRouteTables"):
                 filters = [{"Name": "vpc-id", "Values": [vpc]}]
                 tables = self._client.describe_route_tables(Filters=filters)["RouteTables"]
+            tables = [one for one in tables if one["RouteTableId"] not in forgotten]
         except _Failed:
             return False
         moved = True
@@ -241,6 +250,17 @@ def _error_lines(error: Exception) -> list[str]:
         f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>"
         f"<RequestID>{answer['ResponseMetadata'].get('RequestId', '')}</RequestID></Response>",
     ]
+
+
+def _unresolved(request: Any, **_: Any) -> None:
+    """What a name that cannot be resolved comes to, without asking a resolver of this machine.
+
+    Raises:
+        EndpointConnectionError: Always.
+    """
+    host = urlsplit(request.url).hostname or ""
+    reason = NameResolutionError(host, None, socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"))  # type: ignore[arg-type]
+    raise EndpointConnectionError(endpoint_url=request.url, error=reason)
 
 
 def _warm_up(client: Any) -> None:

@@ -30,9 +30,9 @@ from probe.lab import plan as lab_plan
 from probe.lab.client import lab_client
 from probe.lab.corrections import Corrections, correct_models
 from probe.lab.fabric import DataPlane, Fabric, KernelPlane
-from probe.lab.faults import FaultBook, Faults
+from probe.lab.faults import FaultBook, FaultRule, Faults
 from probe.lab.ids import CloudIds
-from probe.lab.plan import ELASTIC_IPS, REGION, ROUTE_TABLES, SUBNETS, UNITS, VPC_CIDR, Plan
+from probe.lab.plan import EDGE_TABLE, ELASTIC_IPS, REGION, ROUTE_TABLES, SUBNETS, UNITS, VPC_CIDR, Plan
 from probe.lab.query import Call
 from probe.lab.state import append_event
 
@@ -127,7 +127,7 @@ def seed(client: Any, plan: Plan | None = None) -> CloudIds:
         subnets=subnets,
         enis=enis,
         instances=instances,
-        route_tables=_seed_route_tables(client, vpc, subnets, targets),
+        route_tables=_seed_route_tables(client, vpc, subnets, targets, plan.options.edge_route_rewritten),
         allocations=_seed_eips(client, plan, enis),
     )
 
@@ -161,9 +161,11 @@ def _seed_units(client: Any, plan: Plan, subnets: Mapping[str, str]) -> tuple[di
     return enis, instances
 
 
-def _seed_route_tables(client: Any, vpc: str, subnets: Mapping[str, str], targets: Mapping[str, str]) -> dict[str, str]:
+def _seed_route_tables(
+    client: Any, vpc: str, subnets: Mapping[str, str], targets: Mapping[str, str], edge: bool
+) -> dict[str, str]:
     tables = {}
-    for table in ROUTE_TABLES:
+    for table in (*ROUTE_TABLES, *([EDGE_TABLE] if edge else [])):
         answer = client.create_route_table(VpcId=vpc, **_tags("route-table", table.name))
         tables[table.name] = answer["RouteTable"]["RouteTableId"]
         for destination, target in table.routes:
@@ -202,7 +204,8 @@ def raise_cloud(plan: Plan, listeners: Sequence[socket.socket], plane: DataPlane
         listeners: Sockets to answer at. The fabric talks to the first.
         plane: The data plane that has to obey.
     """
-    cloud = Cloud({FIREWALLS: plan.options.api_latency_ms})
+    book = FaultBook([FaultRule.from_document(one) for one in plan.options.api_faults])
+    cloud = Cloud({FIREWALLS: plan.options.api_latency_ms}, book)
     urls = [cloud.serve(listener) for listener in listeners]
     url = urls[0]
     ids = seed(lab_client(url, "lab"), plan)

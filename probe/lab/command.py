@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, Literal
 
 from probe.errors import PeerError, UsageError
 from probe.lab import state
@@ -105,10 +105,15 @@ def _failover(args: argparse.Namespace, progress: Progress) -> int:
         progress("execute ha failover unset 1")
         lab.unset()
     else:
-        crash = bool(getattr(args, "crash", False))
+        kind: Literal["graceful", "crash", "split"] = "graceful"
+        if getattr(args, "crash", False):
+            kind = "crash"
+        elif getattr(args, "split", False):
+            kind = "split"
         before = lab.active_unit()
-        progress(f"{before}: {'crash' if crash else 'execute ha failover set 1'}")
-        lab.failover("crash" if crash else "graceful")
+        said = {"graceful": "execute ha failover set 1", "crash": "crash", "split": "heartbeat cut"}
+        progress(f"{before}: {said[kind]}")
+        lab.failover(kind)
         lab.wait_moved(before)
     print(summary(lab.status()))
     return 0

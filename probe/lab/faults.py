@@ -26,7 +26,7 @@ from probe.lab.query import ApiError, Call, Environ, StartResponse, WsgiApp, rea
 FAULTS_PATH = "/_haprobe/faults"
 MAX_HOLD_MS = 60_000  # no connection is held longer than this, whatever a rule says
 
-FaultKind = Literal["denied", "throttled", "slow", "lost", "lost_answer", "error"]
+FaultKind = Literal["denied", "throttled", "slow", "lost", "lost_answer", "error", "garbage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class FaultRule:
 
     Kinds: `denied` (403 UnauthorizedOperation), `throttled` (503 RequestLimitExceeded), `error` (500 with `code`),
     `slow` (carried out after `delay_ms`), `lost` (not carried out, no answer), `lost_answer` (carried out, no
-    answer). A lost call's connection closes after `delay_ms`, or after the longest hold when that is 0.
+    answer), `garbage` (200 with what is no answer of EC2, as of a captive portal). A lost call's connection closes
+    after `delay_ms`, or after the longest hold when that is 0.
     """
 
     kind: FaultKind
@@ -99,6 +100,7 @@ class FaultBook:
             ]
 
 
+_GARBAGE = b"<!doctype html><title>Welcome</title><p>Please log in to use this network.\n"
 _ERRORS = {
     "denied": (403, "UnauthorizedOperation", "You are not authorized to perform this operation."),
     "throttled": (503, "RequestLimitExceeded", "Request limit exceeded."),
@@ -135,6 +137,9 @@ class Faults:
         self._hold(latency_ms + (rule.delay_ms if rule else 0))
         if rule is None or rule.kind == "slow":
             return self._app(environ, start_response)
+        if rule.kind == "garbage":
+            start_response("200 OK", [("Content-Type", "text/html"), ("Content-Length", str(len(_GARBAGE)))])
+            return [_GARBAGE]
         return ApiError(*_ERRORS.get(rule.kind, (500, rule.code, "An internal error."))).respond(start_response)
 
     def _lose(self, rule: FaultRule, environ: Environ) -> None:

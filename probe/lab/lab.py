@@ -47,6 +47,7 @@ from probe.lab.plan import (
 
 __all__ = ["AgentHandle", "Lab", "LabError", "LabOptions", "command"]
 
+HEARTBEAT_PORT = "port3"
 LOOPBACK = "127.0.0.1"  # of the root namespace, where nothing of the lab is reachable by itself
 UP_LIMIT_S = 40.0  # takes about five seconds; a busy machine may take longer
 SETTLE_LIMIT_S = 30.0
@@ -219,12 +220,13 @@ class Lab:
 
     # Failover
 
-    def failover(self, kind: Literal["graceful", "crash"] = "graceful") -> int:
+    def failover(self, kind: Literal["graceful", "crash", "split"] = "graceful") -> int:
         """Make the active unit fail over, and return at once.
 
         Args:
             kind: "graceful" is `execute ha failover set` on the primary, sticky until `unset`. "crash" pulls all
-                plugs of the primary and kills everything in it.
+                plugs of the primary and kills everything in it. "split" cuts the heartbeat between them: each
+                takes the other for dead, and both are primary.
 
         Returns:
             When the trigger was pulled, Unix epoch in nanoseconds: just before the command was sent, or the first
@@ -246,6 +248,12 @@ class Lab:
             unit.ask(self.plan, active, "execute ha failover set 1")
             self._trigger(at_ns, kind, active)
             return at_ns
+        if kind == "split":
+            # At both ends: a unit whose port is down would send its heartbeats by another.
+            at_ns, _ = topology.set_ports(self.plan, active, "down", [HEARTBEAT_PORT])
+            topology.set_ports(self.plan, peer, "down", [HEARTBEAT_PORT])
+            self._trigger(at_ns, kind, active)
+            return at_ns
         at_ns, down_ns = topology.set_ports(self.plan, active, "down")
         processes.kill(processes.inside([self.plan.namespace(active)]))
         self._reap()
@@ -253,7 +261,8 @@ class Lab:
         return at_ns
 
     def unset(self) -> None:
-        """End a failover: `execute ha failover unset` where it was set, repair of a crashed unit. Waits until settled.
+        """End a failover: `execute ha failover unset` where it was set, repair of a crashed unit or a cut heartbeat.
+        Waits until settled.
 
         With `failback_on_unset` the unit of higher priority takes over again: a second failover. A repaired unit
         comes back as secondary.
@@ -262,7 +271,11 @@ class Lab:
             LabError: If the lab does not settle.
         """
         cloud = bool(self._record.endpoint_url)
-        for name, status in self._units().items():
+        units = self._units()
+        if all(status["role"] == "primary" for status in units.values()):
+            for name in units:
+                topology.set_ports(self.plan, name, "up", [HEARTBEAT_PORT])
+        for name, status in units.items():
             if status.get("failover_set"):
                 unit.ask(self.plan, name, "execute ha failover unset 1")
             elif status["role"] == "dead":

@@ -16,6 +16,7 @@ means the same thing everywhere:
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +67,15 @@ class LabOptions:
     # Both units in one zone: the secondary private addresses of their data ports move, with the Elastic IP on one.
     single_az: bool = False
     agent_rate_pps: int = 200  # probes per second of each flow of the lab's agents
+    # How the cloud's part goes wrong.
+    api_faults: tuple[Mapping[str, Any], ...] = ()  # rules of `faults` in force from the start, as they are POSTed
+    awsd_dns: bool = True  # False: the units cannot resolve the API's name
+    endpoint: Literal["up", "unreachable"] = "up"  # the units' way to the API: the EC2 interface endpoint
+    # The way to the API is the internet gateway, with a route to fgt-b's management subnet in its (edge) route table.
+    # An earlier failover has pointed that at fgt-a's management interface: nothing gets back to fgt-b.
+    edge_route_rewritten: bool = False
+    forgotten_tables: tuple[str, ...] = ()  # route tables that awsd does not find, as those of another VPC
+    watch_from: Literal["jumphost", "workload-a"] = "jumphost"  # workload-a: from behind the pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +208,9 @@ ROUTE_TABLES: tuple[RouteTable, ...] = (
     RouteTable(TRANSIT_TABLE, 108, (("0.0.0.0/0", "fgt-a-port2"),)),
 )
 
+# Of the internet gateway; only where `edge_route_rewritten`.
+EDGE_TABLE = RouteTable("edge", 109, (("10.99.99.32/28", "fgt-a-port4"),))
+
 ELASTIC_IPS: tuple[ElasticIp, ...] = (
     ElasticIp("cluster", CLUSTER_EIP, "fgt-a-port1"),
     ElasticIp("mgmt-a", "203.0.113.11", "fgt-a-port4"),
@@ -317,7 +330,11 @@ class Plan:
         """
         document: dict[str, Any] = json.loads(Path(path).read_text())
         try:
-            return cls(document["prefix"], Path(document["state"]), LabOptions(**document["options"]))
+            # JSON has no tuples.
+            options: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in document["options"].items()
+            }
+            return cls(document["prefix"], Path(document["state"]), LabOptions(**options))
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} holds no lab plan: {error}") from error
 
@@ -348,4 +365,4 @@ def peer_of(unit: str) -> str:
 
 
 _ENI = {one.name: one for one in ENIS}
-_TABLE = {one.name: one for one in ROUTE_TABLES}
+_TABLE = {one.name: one for one in (*ROUTE_TABLES, EDGE_TABLE)}

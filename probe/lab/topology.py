@@ -19,7 +19,7 @@ here reaches the root namespace.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from probe.lab import namespace
 from probe.lab.plan import (
     CLOUD_CIDR,
+    EDGE_TABLE,
     EIP_CIDR,
     ELASTIC_IPS,
     ENIS,
@@ -53,6 +54,7 @@ from probe.lab.plan import (
 MAIN = 254
 _LINK = 253  # scope of a destination without a gateway
 _ENDPOINT_TABLE = 90  # vpc: to the EC2 interface endpoint
+_ENDPOINT_RULE = 110  # priority of the rules that lead there
 _SPOKE_TABLE = {"spoke-a": (201, "10.99.99.145", "transit-a"), "spoke-b": (202, "10.99.99.65", "transit-b")}
 _GATEWAY_OF = {"wl-a": "10.99.98.1", "wl-b": "10.99.97.1", "jump": "198.51.100.1", "inet": "198.51.100.129"}
 _MGMT_TABLE = 4  # units: port4 has its own
@@ -118,6 +120,12 @@ def create(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> None
     for one in plan.enis:
         if one.shared and one.unit == UNITS[0]:
             set_private_ip(plan, one.shared, one.name)
+    if plan.options.endpoint == "unreachable":
+        namespace.inside(plan.namespace_path("vpc"), _cut_endpoint)
+    if plan.options.edge_route_rewritten:
+        namespace.inside(plan.namespace_path("vpc"), _replace_endpoint_by_gateway)
+        for destination, target in EDGE_TABLE.routes:
+            set_route(plan, EDGE_TABLE.name, destination, target)
 
 
 def destroy(plan: Plan) -> None:
@@ -229,8 +237,8 @@ def set_loss(plan: Plan, percent: int) -> None:
     namespace.run(namespace.command_inside(plan.namespace_path("tgw"), ["nft", "-f", "-"]), text)
 
 
-def set_ports(plan: Plan, unit: str, state: str) -> tuple[int, int]:
-    """Put all ports of a unit "up" or "down". Down takes its routes along, up brings them back.
+def set_ports(plan: Plan, unit: str, state: str, ports: Sequence[str] = PORTS) -> tuple[int, int]:
+    """Put ports of a unit (all) "up" or "down". Down takes their routes along, up brings them back.
 
     Returns:
         When the first port changed, at the earliest, and the last, at the latest; Unix epoch in nanoseconds.
@@ -238,7 +246,7 @@ def set_ports(plan: Plan, unit: str, state: str) -> tuple[int, int]:
 
     def change() -> tuple[int, int]:
         with IPRoute() as ipr:
-            indexes = [_index(ipr, port) for port in PORTS]
+            indexes = [_index(ipr, port) for port in ports]
             first_ns = time.time_ns()
             for index in indexes:
                 ipr.link("set", index=index, state=state)
@@ -373,8 +381,21 @@ def _routes_of_vpc(ipr: Any, plan: Plan, via: Callable[..., None]) -> None:
     ingress = {one.name: one.subnet for one in plan.enis} | {name: subnet(name) for name in ("transit-a", "transit-b")}
     for priority, (interface, where) in enumerate(ingress.items(), 200):
         if where.name.startswith("mgmt"):
-            ipr.rule("add", priority=110, iifname=interface, dst=CLOUD_CIDR, table=_ENDPOINT_TABLE)
+            ipr.rule("add", priority=_ENDPOINT_RULE, iifname=interface, dst=CLOUD_CIDR, table=_ENDPOINT_TABLE)
         ipr.rule("add", priority=priority, iifname=interface, table=table(where.table).number)
+
+
+def _cut_endpoint() -> None:
+    """Packets to the EC2 endpoint vanish, as behind a security group that does not let them in."""
+    with IPRoute() as ipr:
+        ipr.route("replace", table=_ENDPOINT_TABLE, dst=CLOUD_CIDR, type="blackhole")
+
+
+def _replace_endpoint_by_gateway() -> None:
+    """The management ports reach the cloud through the internet gateway, whose own route table precedes all others."""
+    with IPRoute() as ipr:
+        ipr.flush_rules(priority=_ENDPOINT_RULE)
+        ipr.rule("add", priority=90, iifname="igw", table=EDGE_TABLE.number)
 
 
 def _routes_of_unit(ipr: Any, plan: Plan, unit: str, via: Callable[..., None]) -> None:

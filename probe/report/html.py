@@ -20,6 +20,7 @@ from probe.core.verdict import shown
 from probe.report import phrases as say
 from probe.report.drawing import HEAD, LABEL_ROW, LANE, draw
 from probe.report.endings import endings
+from probe.report.questions import answers
 
 
 def render(document: Mapping[str, Any]) -> str:
@@ -43,6 +44,7 @@ def render(document: Mapping[str, Any]) -> str:
             lines=[(next((n for n, d in numbers.items() if d is line), None), line) for line in lines],
             zero=say.origin_ns(document),
             say=say,
+            answers=answers(document),
             shown=shown,
             endings=endings,
             style=Markup(style),

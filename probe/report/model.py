@@ -260,6 +260,7 @@ class PhaseModel(_Model):
     start_ns: Ns
     end_ns: Ns
     uncertainty_ns: Ns
+    share: float | None = Field(default=None, ge=0, description="Of the full recovery; null where that is unknown.")
 
 
 class DiagnosisModel(_Model):

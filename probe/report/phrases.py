@@ -42,7 +42,7 @@ ADJACENT_PROBES = 3
 
 HA_EVENTS = frozenset(
     {"trigger", "heartbeat_lost", "role_change", "eip_moved", "route_moved", "private_ip_moved"}
-    | {"watcher_down", "watcher_up"}
+    | {"watcher_down", "watcher_up", "two_primaries", "one_primary"}
 )
 
 
@@ -342,6 +342,10 @@ def describe(event: Mapping[str, Any]) -> str:
         return f"{d.get('unit', '?')} is primary because {d.get('reason', '?')}"
     if name == "ha_history":
         return f"HA history of {d.get('unit', '?')}: {d.get('text', '')}"
+    if name == "two_primaries":
+        return f"{' and '.join(d.get('units', ()))} are primary at the same time"
+    if name == "one_primary":
+        return f"{d.get('unit', '?')} alone is primary again"
     if name == "awsd_error":
         return f"awsd of {d.get('unit', '?')} was refused: {d.get('error', '?')}"
     if name == "heartbeat_lost":
@@ -370,7 +374,10 @@ def describe(event: Mapping[str, Any]) -> str:
         return f"watcher {d.get('watcher', '?')} hears {', '.join(d['answering'])} alone: {d.get('reason', '')}"
     if name in ("watcher_down", "watcher_up"):
         word = "blind" if name == "watcher_down" else "sees again"
-        return f"watcher {d.get('watcher', '?')} {word}" + (f": {d['reason']}" if d.get("reason") else "")
+        last_ns = d.get("last_answer_ns") or d.get("last_success_ns")
+        # It finds out by a timeout: what it knows is older than this line.
+        since = f", last answer {duration(event['at_ns'] - last_ns)} before" if word == "blind" and last_ns else ""
+        return f"watcher {d.get('watcher', '?')} {word}{since}" + (f": {d['reason']}" if d.get("reason") else "")
     if name in ("stall_start", "stall_end"):
         return (
             f"{d.get('flow', '?')}: {'what is typed does not come back' if name == 'stall_start' else 'echo is back'}"
@@ -497,13 +504,36 @@ def clock_statement(document: Mapping[str, Any]) -> str:
     )
 
 
-def phase_rows(document: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str, str]]:
-    """Name, meaning, start relative to the origin, length, uncertainty."""
+def phase_rows(document: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str, str, str]]:
+    """Name, meaning, start relative to the origin, length, uncertainty, share of the full recovery."""
     zero = origin_ns(document)
     for p in document["phases"]:
         length = duration(p["end_ns"] - p["start_ns"])
-        yield p["name"], PHASES.get(p["name"], ""), relative(p["start_ns"], zero), length, duration(p["uncertainty_ns"])
+        share = "-" if p.get("share") is None else f"{100 * p['share']:.0f} %"
+        start, uncertainty = relative(p["start_ns"], zero), duration(p["uncertainty_ns"])
+        yield p["name"], PHASES.get(p["name"], ""), start, length, uncertainty, share
 
+
+def phase_gaps(document: Mapping[str, Any]) -> list[str]:
+    """Why phases are missing from a document that has some."""
+    found = {p["name"] for p in document["phases"]}
+    if not found:
+        return []
+    blind = sorted({e["detail"].get("watcher", "?") for e in document["timeline"] if e["event"] == "watcher_down"})
+    because = f" (blind for some time: {', '.join(blind)})" if blind else ""
+    lines = []
+    for names, why in _GAPS:
+        missing = [name for name in names if name not in found]
+        if missing:
+            lines.append(f"not told: {', '.join(missing)}: {why}{because if names != _GAPS[-1][0] else ''}")
+    return lines
+
+
+_GAPS = (
+    (("detect", "role_change"), "no source saw a role change"),
+    (("cloud_api",), "no source saw a change of the cloud, or a call that was to make one"),
+    (("data_plane", "full_recovery"), "not every path came back, or nothing was ever dark"),
+)
 
 PHASES = {
     "detect": "until the pair noticed",

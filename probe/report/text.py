@@ -17,6 +17,7 @@ from rich.text import Text
 from probe.core.verdict import shown
 from probe.report import phrases as say
 from probe.report.endings import endings
+from probe.report.questions import answers
 
 WIDE, WIDE_STREAMS = 120, 160
 # A flapping path has thousands of outages; a terminal shows the first, the stored page all of them.
@@ -51,6 +52,7 @@ def render(document: Mapping[str, Any], console: Console) -> None:
     _head(document, console)
     _matrix(document, console)
     _diagnosis(document, console)
+    _questions(document, console)
     _outages(document, console)
     _endings(document, console)
     _streams(document, console)
@@ -158,6 +160,17 @@ def _diagnosis(document: Mapping[str, Any], console: Console) -> None:
             console.print()
 
 
+def _questions(document: Mapping[str, Any], console: Console) -> None:
+    found = answers(document)
+    if found:
+        _title("Five questions", console)
+    for one in found:
+        console.print(Text(one.question, style="bold"))
+        for line in one.lines:
+            console.print(Padding(Text(line), (0, 0, 0, 4)))
+        console.print(Padding(Text(f"from: {one.source}", style="dim"), (0, 0, 0, 4)))
+
+
 def _outages(document: Mapping[str, Any], console: Console) -> None:
     if not any(f["outages"] for f in document["flows"]):
         console.print(Text("No outage.", style=_STYLE["good"]))
@@ -231,11 +244,14 @@ def _phases(document: Mapping[str, Any], console: Console) -> None:
     if not document["phases"]:
         return
     table = table_for(console, f"Phases, relative to {say.origin_word(document)}")
-    for title, justify in (("phase", "left"), ("start", "right"), ("length", "right"), ("±", "right"), ("", "left")):
+    rights = [(title, "right") for title in ("start", "length", "±", "share")]
+    for title, justify in (("phase", "left"), *rights, ("", "left")):
         table.add_column(title, justify=justify, no_wrap=title != "")  # type: ignore[arg-type]
-    for name, meaning, start, length, uncertainty in say.phase_rows(document):
-        table.add_row(name, start, length, uncertainty, Text(meaning, style="dim"))
+    for name, meaning, start, length, uncertainty, share in say.phase_rows(document):
+        table.add_row(name, start, length, uncertainty, share, Text(meaning, style="dim"))
     console.print(table)
+    for line in say.phase_gaps(document):
+        console.print(Text(line, style="dim"))
 
 
 def _timeline(document: Mapping[str, Any], console: Console) -> None:

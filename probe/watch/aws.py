@@ -25,7 +25,7 @@ from probe.core.ha import HaChange, HaSnapshot, Kind, Span, Units, active_unit, 
 from probe.export.view import Ownership, WatcherSnapshot
 from probe.watch.access import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, make_client, result_of
 from probe.watch.ec2 import API_BUCKETS, OPERATIONS, READ, AwsWatcherConfig, CallStatistics
-from probe.watch.poller import Cadence, Share
+from probe.watch.poller import NO_ANSWER_YET, Cadence, Share
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class AwsWatcher:
         self._known: HaSnapshot | None = None  # the newest answer to each question, for comparison only
         self._changed_ns: dict[tuple[str, ...], int] = {}
         self._failures: dict[Kind, str] = {}  # what each question failed with when it was last asked
-        self._reason = "no answer yet"  # "" while up
+        self._reason = NO_ANSWER_YET  # "" while up
         self._down_told = False
         self._last_success_ns = 0
         self._last_success_mono_ns = 0

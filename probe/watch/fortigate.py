@@ -23,11 +23,12 @@ from probe.watch.fortigate_capture import AwsdCapture, Record
 from probe.watch.fortigate_cli import HaStatus
 from probe.watch.fortigate_rest import TOTAL_TIMEOUT_S, RestClient, UnitAnswer
 from probe.watch.fortigate_unit import UnitPoll, UnitPoller, ssh_target, status_by_ssh
-from probe.watch.poller import Cadence
+from probe.watch.poller import NO_ANSWER_YET, Cadence
 
 log = logging.getLogger(__name__)
 
 FAST_AFTER_CHANGE_NS = 30_000_000_000
+SPLIT_NS = 1_000_000_000  # two primaries for less are a role change on its way
 _CALLS = 4  # at most, of one poll
 _CAPTURES_KEPT = 16
 
@@ -37,10 +38,11 @@ class _Known:
     """What is known of one unit. `answer` is the newest, `role` the newest that was known."""
 
     answer: UnitAnswer | None = None
-    reason: str = "no answer yet"  # why there is no present answer; "" while there is one
+    reason: str = NO_ANSWER_YET  # why there is no present answer; "" while there is one
     note: str = ""  # what is wrong besides, such as SSH
     role: str = ""
     role_requested_ns: int = 0
+    primary_ns: int = 0  # first heard to be primary, this time
     success_ns: int = 0
     success_mono_ns: int = 0
 
@@ -50,8 +52,8 @@ class FortigateWatcher:
 
     Args:
         config: `watchers.fortigate` of the config file.
-        on_event: Called with each role change, each entry of a unit's HA history, what a capture of awsd told, and
-            `watcher_down` / `watcher_up`, from the watcher's threads.
+        on_event: Called with each role change, each entry of a unit's HA history, what a capture of awsd told, two
+            units being primary at once, and `watcher_down` / `watcher_up`, from the watcher's threads.
         clock: Time source.
         offset_ns: CLOCK_REALTIME minus CLOCK_MONOTONIC, the agent's anchor; measured here when None.
 
@@ -82,6 +84,7 @@ class FortigateWatcher:
         self._targets = {n: ssh_target(n, unit) for n, unit in config.units.items() if unit.ssh is not None}
         self._known = {name: _Known() for name in config.units}
         self._told_down: dict[str, str] = {}
+        self._split_told = False
         self._captures: list[AwsdCapture] = []
         self._wake = threading.Condition()  # guards everything above that changes
         self._stopping = False
@@ -145,7 +148,7 @@ class FortigateWatcher:
             if change is not None:
                 self._cadence.arm(self._clock.mono_ns() + FAST_AFTER_CHANGE_NS)
                 self._wake.notify_all()
-            events = [*found.history, *([change.to_timeline()] if change else []), *self._turn()]
+            events = [*found.history, *([change.to_timeline()] if change else []), *self._turn(), *self._split()]
         for event in events:
             self._tell(event)
         if change is not None and change.new == "primary" and name in self._targets:
@@ -164,13 +167,15 @@ class FortigateWatcher:
         change = None
         if old and role != old:
             change = RoleChange(name, old, role, known.role_requested_ns, found.received_ns)
+        if role == "primary" and old != "primary":
+            known.primary_ns = found.received_ns
         known.role, known.role_requested_ns = role, found.requested_ns
         return change
 
     def _turn(self) -> list[TimelineEvent]:
         """Events of going down, of another unit going down, and of being back."""
         down = {name: known.reason for name, known in self._known.items() if known.reason}
-        if down.keys() == self._told_down.keys() or "no answer yet" in down.values():
+        if down.keys() == self._told_down.keys() or NO_ANSWER_YET in down.values():
             return []
         self._told_down = down
         detail = {
@@ -179,9 +184,33 @@ class FortigateWatcher:
             "unanswering": sorted(down),
             "answering": sorted(self._known.keys() - down.keys()),
             "last_success_ns": self._last_success_ns(),
+            "last_answer_ns": max((known.success_ns for known in self._known.values()), default=0),
         }
         now_ns = self._clock.mono_ns() + self._offset_ns
         return [TimelineEvent(now_ns, "fortigate", "watcher_down" if down else "watcher_up", 0, detail)]
+
+    def _split(self) -> list[TimelineEvent]:
+        """Events of two units being primary at once, and of that being over.
+
+        A unit that was asked before the other took over proves nothing: each must have said so again, a while later.
+        """
+        roles = self._roles()
+        primaries = sorted(name for name, role in roles.items() if role == "primary")
+        both_ns = max((self._known[name].primary_ns for name in primaries), default=0)
+        asked_ns = min((self._known[name].role_requested_ns for name in primaries), default=0)
+        if len(primaries) > 1:
+            if self._split_told or asked_ns - both_ns < SPLIT_NS:
+                return []
+            self._split_told = True
+            detail: dict[str, Any] = {"units": primaries}
+            # They have been so since the later one was first heard to be, up to now.
+            middle_ns, half_ns = (both_ns + asked_ns) // 2, (asked_ns - both_ns + 1) // 2
+            return [TimelineEvent(middle_ns, "fortigate", "two_primaries", half_ns, detail)]
+        if not self._split_told or not sole_primary(roles):
+            return []
+        self._split_told = False
+        now_ns = self._clock.mono_ns() + self._offset_ns
+        return [TimelineEvent(now_ns, "fortigate", "one_primary", 0, {"unit": sole_primary(roles)})]
 
     # ------------------------------------------------------------------ the command line
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 SUSTAINED_NS = 10_000_000_000  # RFC 6412, section 3.7.5 recommends to see recovery hold for 5 s at least
+NO_ANSWER_YET = "no answer yet"  # a watcher's reason until its first question has been answered, or has failed
 GIVEN_UP_NS = 600_000_000_000  # what stays dark for so long (a session that is lost for good) is the new normal
 
 

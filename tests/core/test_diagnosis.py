@@ -30,6 +30,7 @@ CODES = [
     "no_failover_seen",
     "probe_unreliable",
     "watcher_blind",
+    "split_brain",  # ours
 ]
 
 
@@ -210,11 +211,111 @@ def test_what_went_wrong(verdicts: dict[str, str], events: list[TimelineEvent], 
     assert codes(flows(**verdicts), events) == expected
 
 
-def test_refused_calls_are_told_with_the_error() -> None:
+def test_refused_calls_are_told_with_the_error_and_what_to_do_about_it() -> None:
     events = [TRIGGER, ROLE, EIP, call("ReplaceRoute", "UnauthorizedOperation", "rtb-1 0.0.0.0/0")]
-    by_code = {d.code: d for d in found(flows(**dark("eastwest", "egress")), events)}
-    assert set(by_code) == {"eip_routes_not_moved", "eip_moved_routes_not"}
-    assert "fgt-b: ReplaceRoute rtb-1 0.0.0.0/0: UnauthorizedOperation" in by_code["eip_routes_not_moved"].evidence
+    [finding] = found(flows(**dark("eastwest", "egress")), events)
+    assert finding.code == "eip_moved_routes_not"
+    assert "fgt-b: ReplaceRoute rtb-1 0.0.0.0/0: UnauthorizedOperation" in finding.evidence
+    assert finding.summary.endswith("The unit's role may not make these calls.")
+    assert "simulate-principal-policy" in finding.check_first[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "check"),
+    [
+        ("403 UnauthorizedOperation", "role may not", "policies of the instance's role"),
+        ("RequestLimitExceeded", "budget", "Who else calls EC2"),
+        ("dns", "cannot resolve", "show system dns"),
+        ("timeout", "did not answer", "management interface to the EC2 API"),
+        ("no answer from the API", "did not answer", "management interface to the EC2 API"),
+        ("Gibberish", "did not move", "diagnose debug application awsd -1"),
+    ],
+)
+def test_each_kind_of_error_has_its_own_first_check(error: str, cause: str, check: str) -> None:
+    everything = flows(**dark("eastwest", "ingress", "egress"))
+    [finding] = found(everything, [TRIGGER, ROLE, call("DescribeInstances", error)])
+    assert finding.code == "eip_routes_not_moved"
+    assert cause in finding.summary
+    assert check in finding.check_first[0]
+
+
+def disagree(**signals: str) -> TimelineEvent:
+    names = {"eip": "eip 203.0.113.10", "transit": "route rtb-1 0.0.0.0/0", "other": "route rtb-2 0.0.0.0/0"}
+    agreed = len(set(signals.values())) == 1
+    said = {names[key]: unit for key, unit in signals.items()}
+    return at(5.5, "signals_agree" if agreed else "signals_disagree", "aws", 0.1, signals=said)
+
+
+def test_one_table_of_two_left_behind_is_named() -> None:
+    events = [*GOOD, disagree(eip="fgt-b", transit="fgt-b", other="fgt-a")]
+    [finding] = found(flows(**dark("egress")), events)
+    assert finding.code == "eip_moved_routes_not"
+    assert "route rtb-2 0.0.0.0/0 still points at fgt-a, not at fgt-b" in finding.evidence
+    assert any(line.startswith("route moved: rtb-1") for line in finding.evidence)
+
+
+def test_an_elastic_ip_left_behind_is_named() -> None:
+    [finding] = found(flows(**dark("ingress")), [TRIGGER, ROLE, ROUTE, disagree(eip="fgt-a", transit="fgt-b")])
+    assert finding.code == "routes_moved_eip_not"
+    assert "eip 203.0.113.10 still points at fgt-a, not at fgt-b" in finding.evidence
+
+
+def test_something_of_each_left_behind_is_neither_side_moved() -> None:
+    events = [*GOOD, disagree(eip="fgt-a", transit="fgt-b", other="fgt-a")]
+    assert codes(flows(**dark("ingress", "egress")), events) == ["eip_routes_not_moved"]
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [disagree(eip="fgt-b", transit="fgt-b")],
+        [disagree(eip="other-name", transit="old-name")],  # another watcher's names: nothing can be concluded
+        [disagree(eip="fgt-b", transit="fgt-a"), at(6, "watcher_down", "aws", watcher="aws")],  # an old picture
+    ],
+)
+def test_what_is_not_known_to_be_left_behind_is_not_claimed_to_be(events: list[TimelineEvent]) -> None:
+    assert "failover_clean" in codes(flows(), [*GOOD, *events])
+
+
+def test_both_units_primary_is_the_first_thing_to_know() -> None:
+    lost = at(4, "heartbeat_lost", unit="fgt-a", peer="fgt-b")
+    assert codes(flows(**NAT_LOST), [*GOOD, lost]) == ["split_brain", "nat_sessions_lost"]
+    seen = at(6, "two_primaries", "fortigate", 0.5, units=["fgt-a", "fgt-b"])
+    [finding] = found(flows(), [*GOOD, seen])
+    assert "+6.0 s: fgt-a and fgt-b answer as primary at the same time" in finding.evidence
+
+
+def test_an_old_primary_that_stepped_down_or_died_is_no_split() -> None:
+    lost = at(3.9, "heartbeat_lost", unit="fgt-b", peer="fgt-a")  # the taker's own: a crash
+    assert codes(flows(), [*GOOD, lost]) == ["failover_clean"]
+    healed = [at(4, "heartbeat_lost", unit="fgt-a"), at(4.1, "role_change", unit="fgt-a", role="secondary")]
+    assert codes(flows(), [*GOOD, *healed]) == ["failover_clean"]
+
+
+def test_a_refusal_that_the_cloud_contradicts_is_shown_as_a_conflict() -> None:
+    """The answer was lost, the call was not: the address moved."""
+    [finding] = found(flows(), [*GOOD, call("AssociateAddress", "timeout", "203.0.113.10")])
+    assert finding.code == "failover_clean"
+    assert finding.evidence[-1] == (
+        "conflict: fgt-b: AssociateAddress 203.0.113.10: timeout, yet the cloud shows it moved"
+    )
+
+
+def test_sources_that_tell_one_call_differently_are_both_shown() -> None:
+    told = {"unit": "fgt-b", "operation": "ReplaceRoute", "target": "rtb-1 0.0.0.0/0"}
+    events = [
+        at(4.8, "api_call", "fortigate", 0.1, **told, result="ok", via="awsd"),
+        at(4.8, "api_call", "aws", 0.5, **told, result="error", error="UnauthorizedOperation", via="cloudtrail"),
+    ]
+    [finding] = found(flows(), [*GOOD, *events])
+    assert any(line.startswith("conflict: ReplaceRoute rtb-1 0.0.0.0/0: awsd: ok") for line in finding.evidence)
+
+
+def test_a_second_takeover_is_told_with_its_reason() -> None:
+    back = at(12, "role_change", unit="fgt-a", role="primary", reason="its override priority is larger")
+    [finding] = found(flows(), [*GOOD, back])
+    assert finding.code == "second_failover"
+    assert finding.evidence[-1] == "fgt-a became primary +8.0 s after the first: its override priority is larger"
 
 
 def test_a_refused_call_that_was_made_good_is_no_finding() -> None:
@@ -241,6 +342,9 @@ def test_a_blind_watcher_is_a_caveat_of_a_clean_failover() -> None:
     [clean, caveat] = found(flows(), [*GOOD, *blind])
     assert (clean.code, caveat.code) == ("failover_clean", "watcher_blind")
     assert caveat.evidence == ("watcher aws: blind for 2.0 s of it (timeout)",)
+    late = at(3, "watcher_down", "aws", watcher="aws", reason="timeout", last_success_ns=T0 + S)  # told by its timeout
+    [_, caveat] = found(flows(), [*GOOD, late, at(4, "watcher_up", "aws", watcher="aws")])
+    assert caveat.evidence == ("watcher aws: blind for 3.0 s of it (timeout)",)
     before = [at(-5, "watcher_down", "aws", watcher="aws"), at(-4, "watcher_up", "aws", watcher="aws")]
     assert codes(flows(), [*before, *GOOD]) == ["failover_clean"]
 
@@ -248,8 +352,8 @@ def test_a_blind_watcher_is_a_caveat_of_a_clean_failover() -> None:
 def test_our_own_stall_inside_an_outage_is_told() -> None:
     measured = flows()
     measured[0] = replace(measured[0], outages=(outage(5, blind_s=1),))
-    [finding] = found(measured, GOOD)
-    assert finding.code == "probe_unreliable"
+    [clean, finding] = found(measured, GOOD)
+    assert (clean.code, finding.code) == ("failover_clean", "probe_unreliable")
     assert finding.evidence == ("agent/east-west-icmp: 1000 ms of an outage of 5000 ms are our own stalls or drops",)
     measured[0] = replace(measured[0], outages=(outage(5, blind_s=0.1),))
     assert codes(measured) == ["failover_clean"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from probe.core.events import Outage, TimelineEvent
-from probe.core.timeline import merge, origin, phases, probe_events
+from probe.core.timeline import merge, origin, phases, probe_events, within
 from probe.core.verdict import FlowRecord
 
 MS = 1_000_000
@@ -71,6 +73,31 @@ def test_trigger_told_by_drill_and_lab_appears_once_with_the_more_telling_detail
     short, long = at(0, "trigger", kind="crash"), at(0, "trigger", kind="crash", unit="fgt-a")
     assert merge([short], [long]) == [long]
     assert merge([long], [short]) == [long]
+
+
+def test_a_span_tells_who_was_blind_when_it_began() -> None:
+    def turn(seconds: float, name: str, watcher: str) -> TimelineEvent:
+        return at(seconds, name, "aws", watcher=watcher)
+
+    down, back, other = turn(1, "watcher_down", "aws"), turn(3, "watcher_up", "aws"), turn(2, "watcher_down", "fgt")
+    role = at(5, "role_change")
+    told = [down, other, back, role]
+    assert within(told, T0 + 4 * S, T0 + 9 * S) == [other, role]
+    assert within(told, T0 + 2 * S + 1, T0 + 4 * S) == [down, other, back]
+    assert within(told, T0, T0 + 4 * S) == [down, other, back]
+
+
+def test_phases_carry_their_share_of_the_outage() -> None:
+    shares = {p.name: p.share for p in phases(CRASH, [BACK])}
+    assert shares == {
+        "detect": pytest.approx(4 / 5.2, abs=1e-4),
+        "role_change": pytest.approx(0.6 / 5.2, abs=1e-4),
+        "cloud_api": pytest.approx(0.5 / 5.2, abs=1e-4),
+        "data_plane": pytest.approx(0.2 / 5.2, abs=1e-4),
+        "full_recovery": 1.0,
+    }
+    dark = phases(CRASH, [flow((0.001, None), verdict="dark")])
+    assert {p.share for p in dark} == {None}, "of an outage without an end nobody knows a share"
 
 
 def test_phases_of_a_crash() -> None:

@@ -335,7 +335,7 @@ class FakeLab:
     def active_unit(self) -> str:
         return self.agents[0].active_unit if self.agents else "fgt-a"
 
-    def wait_moved(self, before: str) -> None:
+    def wait_moved(self, before: str, limit_s: float = 30.0) -> None:
         pass
 
     def note_sessions(self, moment: str) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from probe.core.diagnosis import RULES
 from probe.drill.plan import S, check_out, from_args, labels
 from probe.drill.scenarios import SCENARIOS
 from probe.errors import ConfigError, UsageError
+from probe.lab.faults import FaultRule
 
 
 def args(**given: object) -> argparse.Namespace:
@@ -37,7 +39,19 @@ def test_delays_of_the_lab_are_seconds_on_the_command_line() -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_every_scenario_makes_a_plan(name: str) -> None:
-    assert from_args(args(lab=True, scenario=name)).scenario == name
+    plan = from_args(args(lab=True, scenario=name))
+    assert plan.scenario == name
+    assert plan.limit_ns == SCENARIOS[name].limit_s * S
+    for rule in plan.lab.api_faults:
+        FaultRule.from_document(rule)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_says_what_its_diagnosis_is(name: str) -> None:
+    scenario, known = SCENARIOS[name], {rule.code for rule in RULES}
+    assert scenario.diagnosis in known
+    assert scenario.also <= known
+    assert scenario.diagnosis in scenario.expects or scenario.diagnosis == "failover_clean"
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,9 @@ def test_between_graceful_drills_fail_back_and_open_new_sessions(lab: FakeLab) -
     stage.close(nothing)
 
 
-def test_after_a_crash_only_a_new_lab_will_do(lab: FakeLab) -> None:
-    stage = LabStage(OPTIONS, "crash", lab_type=lab)
+@pytest.mark.parametrize("kind", ["crash", "split"])
+def test_after_a_crash_or_a_split_only_a_new_lab_will_do(lab: FakeLab, kind: str) -> None:
+    stage = LabStage(OPTIONS, kind, lab_type=lab)
     stage.prepare(nothing)
     stage.renew(nothing)
     assert lab.calls == ["up", "start_agents", "down", "up", "start_agents"]

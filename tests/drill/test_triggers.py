@@ -23,7 +23,7 @@ def ended(trigger: LabTrigger) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("kind", ["graceful", "crash"])
+@pytest.mark.parametrize("kind", ["graceful", "crash", "split"])
 def test_the_labs_own(kind: str) -> None:
     lab = FakeLab([])
     trigger = LabTrigger(lab, kind)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from probe import config
@@ -94,3 +96,16 @@ def test_the_jumphost_watches_both_units_by_their_management_addresses(tmp_path)
     units = found.watchers.fortigate.units
     assert {name: one.host for name, one in units.items()} == {"fgt-a": "203.0.113.11", "fgt-b": "203.0.113.12"}
     assert all(one.ssh.known_hosts == str(keys.known_hosts) for one in units.values())
+
+
+def test_the_watchers_may_stand_behind_the_pair(tmp_path):
+    keys = Credentials(tmp_path)
+    made = agents.configs(LabOptions(watch_from="workload-a"), IDS, keys)
+    assert set(made["workload-a"]["watchers"]) == {"aws", "fortigate"}
+    assert "watchers" not in made["jumphost"]
+
+
+def test_an_edge_table_is_watched_where_there_is_one():
+    edge = replace(IDS, route_tables={**IDS.route_tables, "edge": "rtb-0123456789abcdef1"})
+    watched = agents.configs(LabOptions(), edge)["jumphost"]["watchers"]["aws"]["route_tables"]
+    assert watched == ["rtb-0123456789abcdef0", "rtb-0123456789abcdef1"]

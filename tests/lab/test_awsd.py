@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from probe.lab.client import lab_client
 from probe.lab.cloud import Cloud, seed
 from probe.lab.faults import FaultRule
 from probe.lab.ids import CloudIds
-from probe.lab.plan import CLUSTER_EIP, Plan
+from probe.lab.plan import CLUSTER_EIP, LabOptions, Plan
 from probe.lab.state import read_events
 
 OPERATIONS = ["DescribeInstances", "DescribeAddresses", "AssociateAddress", "DescribeRouteTables", "ReplaceRoute"]
@@ -211,3 +212,19 @@ def test_nothing_of_the_users_aws_settings_reaches_the_lab(monkeypatch: pytest.M
         monkeypatch.setenv("AWS_PROFILE", profile)
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         assert done.stdout.split() == ["fgt-a", "eu-west-2", "http://127.0.0.1:1"]
+
+
+def test_a_name_that_is_not_resolved_asks_nobody(lab: Lab) -> None:
+    deaf = lab._replace(plan=replace(lab.plan, options=LabOptions(awsd_dns=False)))
+    assert not deaf.awsd().take_over()
+    (call,) = lab.calls()
+    assert (call.detail["operation"], call.detail["error"]) == ("DescribeInstances", "dns")
+    assert lab.log()[-1] == "aws curl response err, 0"
+    assert lab.owners() == ("fgt-a-port1", "fgt-a-port2")
+
+
+def test_a_forgotten_table_is_left_alone(lab: Lab) -> None:
+    blind = lab._replace(plan=replace(lab.plan, options=LabOptions(forgotten_tables=("transit",))))
+    assert blind.awsd().take_over(), "awsd knows of nothing that it did not do"
+    assert lab.owners() == ("fgt-b-port1", "fgt-a-port2")
+    assert "ReplaceRoute" not in [call.detail["operation"] for call in lab.calls()]

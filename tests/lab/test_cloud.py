@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 from probe.lab import namespace, topology
 from probe.lab.awsd import Awsd
 from probe.lab.client import lab_client
-from probe.lab.cloud import Cloud, seed
+from probe.lab.cloud import Cloud, raise_cloud, seed
 from probe.lab.ids import CloudIds
 from probe.lab.plan import CLOUD_URL, CLUSTER_EIP, ELASTIC_IPS, ENIS, ROUTE_TABLES, LabOptions, Plan
 from probe.lab.state import read_events
@@ -223,6 +223,33 @@ def test_only_changes_that_succeeded_are_told(lab: Lab) -> None:
     assert lab.changes == []
     lab.move_eip()
     assert lab.changes == ["AssociateAddress"]
+
+
+class Nothing:
+    """A data plane that takes everything."""
+
+    def __init__(self) -> None:
+        self.routes: dict[tuple[str, str], str | None] = {}
+
+    def set_route(self, table: str, destination: str, target: str | None) -> None:
+        self.routes[table, destination] = target
+
+    def set_eips(self, mapping: object) -> None:
+        pass
+
+
+def test_a_lab_may_start_with_faults_and_with_a_rewritten_edge_route(tmp_path: Path) -> None:
+    rule = {"kind": "denied", "caller": "fgt-*", "actions": ["ReplaceRoute"]}
+    plan = Plan("unused-", tmp_path, LabOptions(api_faults=(rule,), edge_route_rewritten=True, api_latency_ms=0))
+    plane = Nothing()
+    cloud, fabric, ids = raise_cloud(plan, [socket.create_server(("127.0.0.1", 0))], plane)
+    try:
+        assert [(one["kind"], one["caller"]) for one in cloud.faults.book.to_document()] == [("denied", "fgt-*")]
+        assert plane.routes["edge", "10.99.99.32/28"] == "fgt-a-port4", "the other unit's management subnet"
+        assert CloudIds.load(plan.cloud_file).route_tables["edge"] == ids.route_tables["edge"]
+    finally:
+        fabric.stop()
+        cloud.close()
 
 
 # ---------------------------------------------------------------------- the process, in its namespace

@@ -36,7 +36,7 @@ class FakeLab:
     def failover(self, kind):
         self.done.append(f"failover {kind}")
 
-    def wait_moved(self, before):
+    def wait_moved(self, before, limit_s=30.0):
         self.done.append(f"moved from {before}")
 
     def unset(self):

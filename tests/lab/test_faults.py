@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutError
+from botocore.parsers import ResponseParserError
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from probe.lab.client import lab_client
@@ -84,6 +85,13 @@ def test_refusals_look_like_ec2s_and_are_not_carried_out(server: Server, kind: A
         server.client().describe_addresses()
     assert refused.value.response["Error"]["Code"] == code
     assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
+    assert server.calls == []
+
+
+def test_garbage_is_no_answer_of_ec2(server: Server) -> None:
+    server.faults.book.replace([FaultRule("garbage")])
+    with pytest.raises(ResponseParserError):
+        server.client().describe_addresses()
     assert server.calls == []
 
 

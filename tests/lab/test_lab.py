@@ -163,6 +163,17 @@ def test_without_session_pickup_old_tcp_sessions_are_gone(tmp_path, reset):
         assert works(lab) == ALL_WORK
 
 
+def test_a_split_makes_both_primary_until_it_is_healed(tmp_path):
+    with raised(tmp_path, "ls") as lab:
+        at_ns = lab.failover("split")
+        until(lambda: [one["role"] for one in lab.status()["units"].values()] == ["primary", "primary"], 20)
+        lost = [event.detail["unit"] for event in lab.events(at_ns) if event.event == "heartbeat_lost"]
+        assert sorted(lost) == list(UNITS)
+        assert lab.active_unit() == ""
+        lab.unset()
+        assert lab.active_unit() == "fgt-a", "the higher priority keeps the role"
+
+
 def test_a_vip_bound_to_the_old_address_leaves_ingress_dark(tmp_path):
     with raised(tmp_path, "vi", session_pickup=False, vip_extip="fixed") as lab:
         assert works(lab) == ALL_WORK

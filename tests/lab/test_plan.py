@@ -93,7 +93,9 @@ def test_links_join_hosts_of_the_lab_in_one_network():
 
 
 def test_a_plan_is_read_back_as_it_was_saved(tmp_path):
-    plan = Plan("other-", tmp_path / "lab", LabOptions(session_pickup=False, vip_extip="fixed"))
+    rule = {"kind": "denied", "caller": "fgt-*", "actions": ["ReplaceRoute"]}
+    options = LabOptions(session_pickup=False, vip_extip="fixed", api_faults=(rule,), forgotten_tables=("transit",))
+    plan = Plan("other-", tmp_path / "lab", options)
     assert Plan.load(plan.save()) == plan
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -217,3 +218,22 @@ def _seen_as(plan: Plan, host: str, target: str) -> str:
         receiver.settimeout(2)
         sender.sendto(b"?", (target, 5353))
         return receiver.recvfrom(9)[1][0]
+
+
+@pytest.mark.parametrize(
+    ("options", "reached"),
+    [
+        (LabOptions(endpoint="unreachable"), {"fgt-a": False, "fgt-b": False, "inet": True}),
+        # Its packets get there; what comes back is sent to the other unit's interface.
+        (LabOptions(edge_route_rewritten=True), {"fgt-a": True, "fgt-b": False, "inet": True}),
+    ],
+)
+def test_the_way_to_the_cloud_may_be_cut(tmp_path, options, reached):
+    cut = Plan(prefix("tc"), tmp_path, options)
+    try:
+        topology.create(cut)
+        # As a firewall does; without, it would hand on what is not meant for it.
+        namespace.inside(cut.namespace_path("fgt-a"), Path("/proc/sys/net/ipv4/ip_forward").write_text, "0")
+        assert {host: pings(cut, host, "198.18.0.10") for host in reached} == reached
+    finally:
+        topology.destroy(cut)

@@ -15,7 +15,7 @@ from probe import config, yamlfile
 from probe.errors import ConfigError
 from probe.lab import fortios
 from probe.lab.credentials import make
-from probe.watch import fortigate_capture, fortigate_rest
+from probe.watch import fortigate, fortigate_capture, fortigate_rest
 from probe.watch.fortigate import FortigateWatcher
 
 from .pair import UNITS, Pair, polled, wait_for
@@ -116,6 +116,23 @@ def test_two_primaries_or_none_are_shown_as_they_are(pair: Pair, role: str, othe
     assert state.roles == dict.fromkeys(UNITS, shown)
     assert (state.up, state.active_unit) == (True, "")
     assert len(state.notes) == (0 if role == "primary" else 2)
+    watcher.stop()
+
+
+def test_two_primaries_are_told_once_they_have_said_so_for_a_while(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher = pair.watcher(ssh=False)
+    polled(watcher)
+    pair.roles = {"fgt-a": "primary", "fgt-b": "primary"}
+    polled(watcher)
+    assert pair.named("two_primaries") == [], "the old primary was asked before the other took over"
+    monkeypatch.setattr(fortigate, "SPLIT_NS", 1)
+    polled(watcher)
+    polled(watcher)
+    (split,) = pair.named("two_primaries")
+    assert split.detail == {"units": list(UNITS)}
+    pair.roles = {"fgt-a": "secondary", "fgt-b": "primary"}
+    polled(watcher)
+    assert [one.detail for one in pair.named("one_primary")] == [{"unit": "fgt-b"}]
     watcher.stop()
 
 
