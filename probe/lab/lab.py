@@ -347,15 +347,24 @@ class Lab:
         Args:
             destination: CIDR.
             target: ENI name.
+
+        Raises:
+            LabError: If the cloud refuses, or does not answer.
         """
-        from probe.lab.client import lab_client  # boto3 takes long to load, and few need it here
+        # boto3 takes long to load, and few need it here.
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        from probe.lab.client import lab_client
 
         ids = CloudIds.load(self.plan.cloud_file)
-        lab_client(self.endpoint_url, "operator").create_route(
-            RouteTableId=ids.route_tables[TRANSIT_TABLE],
-            DestinationCidrBlock=destination,
-            NetworkInterfaceId=ids.enis[target],
-        )
+        try:
+            lab_client(self.endpoint_url, "operator").create_route(
+                RouteTableId=ids.route_tables[TRANSIT_TABLE],
+                DestinationCidrBlock=destination,
+                NetworkInterfaceId=ids.enis[target],
+            )
+        except (ClientError, BotoCoreError) as error:
+            raise LabError(f"the lab's cloud adds no route to {destination}: {error}") from error
         self._event(time.time_ns(), "route_added", table=TRANSIT_TABLE, destination=destination, target=target)
 
     # Looking

@@ -149,6 +149,8 @@ def drill(scenario: Scenario, out: Path, given: argparse.Namespace) -> dict[str,
         pass  # of some scenarios that is the point; the diagnosis has to say so
     finally:
         (out / "told.txt").write_text(told.getvalue())
+    if "steps ended early" in told.getvalue():
+        raise HaprobeError(f"what the scenario does to the lab was not done; see {out / 'told.txt'}")
     (stored,) = out.glob("*/report.json")
     document: dict[str, Any] = json.loads(stored.read_text())
     if not set(scenario.cells) <= set(document["matrix"]):
