@@ -6,7 +6,7 @@ from grafanalib._gen import DashboardEncoder
 from grafanalib.core import Annotations, Dashboard, Template, Templating, Time
 
 from .panels import DATASOURCE
-from .series import ORANGE, RED, SKY, START, metric, ms
+from .series import ORANGE, RED, SKY, metric, ms
 
 SCHEMA_VERSION = 41  # of Grafana 11 and 12; grafanalib's own default of 12 would be migrated, and half of it lost
 
@@ -82,13 +82,14 @@ def annotation(name, expr, colour, text):
     return {"name": name, "enable": True, "iconColor": colour, "datasource": DATASOURCE, "expr": expr, **at}
 
 
-def annotations():
-    """Outages and HA events: what a graph of any of our dashboards is read against."""
+def annotations(flows: str):
+    """Outages of the selected flows and HA events: what a graph is read against."""
+    begun = metric("haprobe_last_outage_start_timestamp_seconds", flows)
     changed = metric("haprobe_aws_last_change_timestamp_seconds")
     moved = ms(f"max by (kind, address, route_table, destination) ({changed} > 0)")
     told = ms(f"max by (source, event, unit, subject) ({metric('haprobe_ha_event_timestamp_seconds')})")
     return [
-        annotation("Outage begins", ms(f"max by (path, flow) ({START} > 0)"), RED, "{{path}} {{flow}}"),
+        annotation("Outage begins", ms(f"max by (path, flow) ({begun} > 0)"), RED, "{{path}} {{flow}}"),
         annotation("AWS change", moved, ORANGE, "{{kind}} {{address}}{{route_table}} {{destination}}"),
         annotation("HA event", told, SKY, "{{source}}: {{event}} {{unit}} {{subject}}"),
     ]

@@ -8,6 +8,7 @@ from . import series
 from .board import annotations, board, flow_variables, text_variable, variable
 from .panels import (
     graph,
+    lanes,
     link,
     matrix,
     named,
@@ -18,7 +19,6 @@ from .panels import (
     steps,
     table,
     timeline,
-    transform,
     values,
 )
 from .series import BLUE, DIM, FLOW_LABELS, GREEN, GREY, HAD_OUTAGE, ORANGE, RED, SKY, UTC_MS, flow, metric, ms, rate
@@ -36,13 +36,15 @@ FLOW_LINKS = [
 ROW_LINK = [link("This flow in depth", "/d/haprobe-flow?var-flow=${__value.raw}&${ds:queryparam}&${__url_time_range}")]
 
 
-# A row per flow and direction would be three per flow: those with an outage in the range, else one.
-SOME_OUTAGE = f"min_over_time({series.ANY_EXACT}[$__range]) == 0"
+LANE = "{{path}} · {{flow}} {{direction}}"
+# One lane per flow if its agent tells of any direction at once; else of those with an outage in the range, or of one.
+AT_ONCE, BOTH_WAYS = (
+    f"group by (direction) (last_over_time({flow('haprobe_flow_state', 'direction=' + way)}[$__range]))"
+    for way in ('"any"', '"round_trip"')
+)
+WITH_OUTAGE = f"group by (direction) (min_over_time({series.ANY_EXACT}[$__range]) == 0)"
 DIRECTIONS = (
-    f"query_result(group by (direction) ({SOME_OUTAGE}) or group by (direction) "
-    + "("
-    + flow("haprobe_flow_state", 'direction="round_trip"')
-    + f") unless on () group ({SOME_OUTAGE}))"
+    f"query_result({AT_ONCE} or (({WITH_OUTAGE}) or {BOTH_WAYS} unless on () ({WITH_OUTAGE})) unless on () {AT_ONCE})"
 )
 
 
@@ -111,60 +113,57 @@ def now():
 def exact():
     """The flows' states at their own milliseconds: written remotely, else from edges that the gauges hold as values."""
     words = {1: ("up", BLUE), 0: ("OUTAGE", RED), 2: ("unobserved", GREY)}
-    only = "Edges"
-    fallback = [
-        transform("organize", only=only, excludeByName={"Time": True, "edge": True}, renameByName={}, indexByName={}),
-        transform(
-            "convertFieldType",
-            only=only,
-            fields={},
-            conversions=[
-                {"targetField": "Value", "destinationType": "time"},
-                {"targetField": "begins", "destinationType": "number"},
-            ],
-        ),
-        transform("partitionByValues", only=only, fields=["path", "flow"], keepFields=False, naming={"asLabels": True}),
-    ]
     return timeline(
         "Outage windows",
         "Each flow's state at the very milliseconds of its probes, whatever the scrape interval: from samples written "
         "remotely, one row per direction; for agents that do not, the last outage known at each scrape.",
         [
-            query(f"{series.EXACT}[$__range]", "{{path}} · {{flow}} {{direction}}", ref="Samples", instant=True),
-            query(series.edges_from_gauges(), ref=only, table=True),
+            query(f"{series.EXACT}[$__range]", LANE, ref="Samples", instant=True),
+            query(series.edges_from_gauges(), ref="Edges", table=True),
         ],
         (24, 11, 0, 3),
         values(words),
-        transformations=fallback,
-        displayName="${__field.labels.path} · ${__field.labels.flow} ${__field.labels.direction}",
+        gaps=False,
+        transformations=lanes("row", only="Edges"),
         links=FLOW_LINKS,
     )
 
 
+def of_run(name):
+    """The last run's in the range shown: a backfilled one is a single sample."""
+    return f"last_over_time({metric(name, RUN)}[$__range])"
+
+
 def phases():
-    start = ms(f"max by (phase) ({metric('haprobe_drill_phase_start_timestamp_seconds', RUN)})")
-    end = ms(f"max by (phase) ({metric('haprobe_drill_phase_end_timestamp_seconds', RUN)})")
-    took = f"max by (phase) ({metric('haprobe_drill_phase_seconds', RUN)})"
-    colours = [named(phase, color={"mode": "fixed", "fixedColor": colour}) for phase, colour in PHASE_COLOURS.items()]
-    times = [{"targetField": f"Value #{ref}", "destinationType": "time"} for ref in "AB"]
-    return timeline(
-        "Phases of the failover",
-        "Of the last finished run of the chosen release and scenario, once `haprobe report --openmetrics` has told it: "
-        "detection, role change, calls to the cloud, data plane, and the whole way to full recovery.",
-        queries((start, ""), (end, ""), (took, ""), instant=True, table=True),
-        (12, 6, 0, 14),
-        (),
-        unit="s",
-        decimals=3,
-        overrides=colours,
-        transformations=[
-            transform("merge"),
-            transform("organize", excludeByName={"Time": True}, renameByName={}, indexByName={}),
-            transform("convertFieldType", fields={}, conversions=times),
-            transform("partitionByValues", fields=["phase"], keepFields=False, naming={"asLabels": True}),
-        ],
-        displayName="${__field.labels.phase}",
+    begins, ends, took = (
+        f"max by (phase) ({of_run(f'haprobe_drill_phase_{what}seconds')})"
+        for what in ("start_timestamp_", "end_timestamp_", "")
     )
+    begun = f'label_replace(label_replace({ms(begins)}, "edge", "start", "", ""), "begins", "$1", "phase", "(.+)")'
+    words = {**{phase: (phase, colour) for phase, colour in PHASE_COLOURS.items()}, "over": ("", "transparent")}
+    return [
+        stat(
+            "Length of the phases",
+            "Of the last run in the range of the chosen release and scenario, once `haprobe report --openmetrics` has "
+            "told it: detection, role change, calls to the cloud, data plane, and all of it to full recovery.",
+            took,
+            (12, 3, 0, 14),
+            legend="{{phase}}",
+            text="value_and_name",
+            unit="s",
+            decimals=3,
+            noValue="no run",
+        ),
+        timeline(
+            "Phases of the failover",
+            "When each phase of that run began and ended, to the millisecond.",
+            [query(f"sort({begun} or {series.edges({('end', 'over'): ends})})", instant=True, table=True)],
+            (12, 5, 0, 17),
+            values(words),
+            gaps=False,
+            transformations=lanes("phase", text=True),
+        ),
+    ]
 
 
 def cloud():
@@ -174,14 +173,14 @@ def cloud():
             "Active unit by AWS",
             "Where all watched addresses and routes point. No unit is active mid-failover; gaps: AWS was not seen.",
             queries((f"max by (unit) ({metric('haprobe_aws_active_unit')})", "{{unit}}")),
-            (6, 6, 12, 14),
+            (6, 8, 12, 14),
             values({1: ("active", BLUE), 0: ("not active", DIM)}),
         ),
         timeline(
             "Role by FortiGate",
             "The HA role that each unit gives itself, as last polled.",
             queries((f"min by (unit) ({roles})", "{{unit}}")),
-            (6, 6, 18, 14),
+            (6, 8, 18, 14),
             values({code: (role, ROLE_COLOURS[role]) for role, code in ROLE_CODES.items()}),
         ),
     ]
@@ -224,7 +223,7 @@ def results():
                 instant=True,
                 table=True,
             ),
-            (15, 9, 0, 20),
+            (15, 9, 0, 22),
             names=names,
             hidden=("instance", "protocol", "session"),
             overrides=[named(name, **properties) for name, properties in edges.items()],
@@ -234,7 +233,7 @@ def results():
             "Survival",
             "What became of the sessions on each path; where several flows share a cell, the worst of them.",
             survival,
-            (9, 9, 15, 20),
+            (9, 9, 15, 22),
             rows="path",
             columns="probe",
             mappings=values({c: (v, series.VERDICT_COLOURS[v]) for v, c in series.VERDICT_CODES.items()}),
@@ -252,12 +251,12 @@ def details():
     )
     changed = metric("haprobe_aws_last_change_timestamp_seconds")
     return [
-        row("Details", 29),
+        row("Details", 31),
         timeline(
             "Live state of each flow",
             "As scraped, on the grid of scrapes: what the agent says now, also about sessions that have ended.",
             queries((series.LIVE_STATES, "{{path}} · {{flow}}")),
-            (24, 9, 0, 30),
+            (24, 9, 0, 32),
             values({code: (state, series.STATE_COLOURS[state]) for state, code in series.STATE_CODES.items()}),
             links=FLOW_LINKS,
         ),
@@ -270,7 +269,7 @@ def details():
                     "{{flow}} {{direction}}",
                 )
             ),
-            (12, 9, 0, 39),
+            (12, 9, 0, 41),
             "percentunit",
             min=0,
             max=1,
@@ -284,7 +283,7 @@ def details():
                     "{{flow}}",
                 )
             ),
-            (12, 9, 12, 39),
+            (12, 9, 12, 41),
             "s",
             min=0,
         ),
@@ -292,7 +291,7 @@ def details():
             "Owners in AWS",
             "What each Elastic IP, route and secondary address points at, as last polled.",
             queries((owners, ""), instant=True, table=True),
-            (12, 8, 0, 48),
+            (12, 8, 0, 50),
             names={
                 **{"address": "Address", "route_table": "Route table", "destination": "Destination"},
                 **{"owner": "Network interface", "unit": "Unit", "state": "Route state"},
@@ -307,7 +306,7 @@ def details():
                 instant=True,
                 table=True,
             ),
-            (12, 8, 12, 48),
+            (12, 8, 12, 50),
             names={
                 **{"kind": "Kind", "address": "Address", "route_table": "Route table", "destination": "Destination"},
                 **{"Value": "Changed (UTC)"},
@@ -319,14 +318,14 @@ def details():
             "Watchers",
             "Whether each watcher's last poll succeeded. While blind, HA state is unknown.",
             queries((f"min by (instance, watcher) ({metric('haprobe_watcher_up')})", "{{watcher}} · {{instance}}")),
-            (12, 7, 0, 56),
+            (12, 7, 0, 58),
             values({1: ("sees", BLUE), 0: ("BLIND", ORANGE)}),
         ),
         table(
             "Reports of the last runs",
             "The last run of each release and scenario; the link opens its report below the address given above.",
-            queries((metric("haprobe_drill_info", RUN), ""), instant=True, table=True),
-            (12, 7, 12, 56),
+            queries((of_run("haprobe_drill_info"), ""), instant=True, table=True),
+            (12, 7, 12, 58),
             names={"fortios": "FortiOS", "scenario": "Scenario", "trigger": "Trigger", "run": "Run"},
             hidden=("Value", "instance", "host", "version"),
             overrides=[named("Run", links=[link("Report", "${reports}/${__value.raw}/report.html", new_tab=True)])],
@@ -345,6 +344,6 @@ dashboard = board(
         variable("scenario", "Scenario", "label_values(haprobe_drill_info, scenario)"),
         text_variable("reports", "Reports at", "/runs"),
     ],
-    [*now(), exact(), phases(), *cloud(), *results(), *details()],
-    notes=annotations(),
+    [*now(), exact(), *phases(), *cloud(), *results(), *details()],
+    notes=annotations(series.FLOWS),
 )

@@ -215,5 +215,5 @@ dashboard = board(
     [*now(), *agents(), *trends()],
     last="now-1h",
     refresh="30s",
-    notes=annotations(),
+    notes=annotations(PATHS),
 )

@@ -198,5 +198,5 @@ dashboard = board(
     "One flow in depth: delay by percentile, loss by direction, and whether its probes left on schedule.",
     flow_variables(several=False),
     [*now(), *passing(), *health()],
-    notes=annotations(),
+    notes=annotations(series.FLOWS),
 )

@@ -93,8 +93,8 @@ def stat(title, description, expr, where, *, legend="", text="auto", **more):
     return panel(Stat, title, description, targets, where, defaults=fields(**more), options=options)
 
 
-def timeline(title, description, targets, where, mappings, *, overrides=(), transformations=(), **more):
-    """A state timeline; a gap stays a gap, since nothing seen is not the state before."""
+def timeline(title, description, targets, where, mappings, *, gaps=True, transformations=(), **more):
+    """A state timeline; with `gaps` nothing seen is not the state before."""
     options = {
         "legend": {"showLegend": False, "displayMode": "list", "placement": "bottom"},
         "mergeValues": True,
@@ -103,12 +103,11 @@ def timeline(title, description, targets, where, mappings, *, overrides=(), tran
         "alignValue": "left",
         "tooltip": {"mode": "single", "sort": "none"},
     }
-    custom = {"lineWidth": 0, "fillOpacity": 90, "spanNulls": False}
+    custom = {"lineWidth": 0, "fillOpacity": 90, "spanNulls": not gaps}
     more = {"thresholds": steps((None, GREY)), **more}
     return panel(
         *(StateTimeline, title, description, targets, where),
         defaults=fields(mappings=mappings, custom=custom, **more),
-        overrides=overrides,
         options=options,
         transformations=list(transformations),
     )
@@ -166,6 +165,23 @@ def matrix(title, description, expr, where, *, rows, columns, mappings=(), colou
 
 def table_options(sort) -> dict:
     return {"showHeader": True, "cellHeight": "sm", "sortBy": [{"displayName": sort, "desc": True}] if sort else []}
+
+
+def lanes(row, *, only=None, text=False):
+    """Transformations of `series.edges` to a lane for each value of the label `row`."""
+    begins = [] if text else [{"targetField": "begins", "destinationType": "number"}]
+    kinds = [{"targetField": "Value", "destinationType": "time"}, *begins]
+    return [
+        transform("convertFieldType", only=only, fields={}, conversions=kinds),
+        transform(
+            "groupingToMatrix",
+            only=only,
+            rowField="Value",
+            columnField=row,
+            valueField="begins",
+            emptyValue="null",
+        ),
+    ]
 
 
 def transform(name, *, only=None, **options) -> dict:

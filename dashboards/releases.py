@@ -117,7 +117,7 @@ def over_time():
         graph(
             "Longest outage by release",
             "The longest outage of each run on the chosen paths, at the time of the run.",
-            queries((f"max by (fortios) ({ESTIMATE})", "{{fortios}}")),
+            queries((f"max by (fortios) (last_over_time({ESTIMATE}[$__interval]))", "{{fortios}}")),
             (12, 9, 0, 11),
             "s",
             points=True,
@@ -127,7 +127,7 @@ def over_time():
         graph(
             "Kept sessions that survived, by release",
             "Share of the kept sessions that survived each run on the chosen paths.",
-            queries((share(KEPT_SURVIVED, KEPT), "{{fortios}}")),
+            queries((share(*(f"last_over_time({one}[$__interval])" for one in (KEPT_SURVIVED, KEPT))), "{{fortios}}")),
             (12, 9, 12, 11),
             "percentunit",
             points=True,

@@ -69,19 +69,28 @@ ANY_EXACT = flow("haprobe_flow_state", 'direction!=""')
 EVER_EXACT = f"last_over_time({ANY_EXACT}[$__range] @ end())"
 
 
+def edges(of: dict[tuple[str, str], str]) -> str:
+    """Instants as values in ms: {(edge, state that begins there): expression in epoch seconds}.
+
+    Both are labels of the rows, the edge because rows of one query must differ in some label.
+    """
+    return " or ".join(
+        f'label_replace(label_replace({ms(expr)}, "edge", "{edge}", "", ""), "begins", "{state}", "", "")'
+        for (edge, state), expr in of.items()
+    )
+
+
 def edges_from_gauges() -> str:
-    """Edges in ms as values, the state that begins there as the label `begins`; for flows without exact samples.
+    """Outages of flows without exact samples, as `edges`.
 
     A flow begins as up where it was first seen up in the range. While an outage is open its end is not known yet.
     """
     first_up = f"min_over_time(timestamp({flow('haprobe_flow_up')} == 1)[$__range:$__interval] @ end())"
-    edges = {
-        ("start", 0): f"max by (path, flow) ({START} > 0)",
-        ("end", 1): f"max by (path, flow) ({END} > 0 and {OPEN} == 0)",
-        ("first", 1): f"min by (path, flow) ({first_up})",
-    }
-    rows = " or ".join(
-        f'label_replace(label_replace({ms(expr)}, "edge", "{edge}", "", ""), "begins", "{state}", "", "")'
-        for (edge, state), expr in edges.items()
+    rows = edges(
+        {
+            ("start", "0"): f"max by (path, flow) ({START} > 0)",
+            ("end", "1"): f"max by (path, flow) ({END} > 0 and {OPEN} == 0)",
+            ("first", "1"): f"min by (path, flow) ({first_up})",
+        }
     )
-    return f"({rows}) unless on (flow) {EVER_EXACT}"
+    return f'label_join(({rows}) unless on (flow) {EVER_EXACT}, "row", " · ", "path", "flow")'

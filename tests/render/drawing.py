@@ -111,10 +111,12 @@ def options(client: httpx.Client, query: str, variable: dict[str, Any], from_ms:
     return sorted(row["metric"][label] for row in answer["data"]["result"])
 
 
-def page(client: httpx.Client, name: str, from_s: float, to_s: float, size: tuple[int, int] = WALL, **chosen: str) -> Any:
+def page(
+    client: httpx.Client, name: str, span_s: tuple[float, float], size: tuple[int, int] = WALL, **chosen: str
+) -> dict[str, Any]:
     """A page for `draw`: one dashboard over a time range at a screen's size."""
     board = json.loads(BOARDS[name].read_text())
-    times = (round(from_s * 1000), round(to_s * 1000))
+    times = (round(span_s[0] * 1000), round(span_s[1] * 1000))
     variables = choices(client, board, *times, **chosen)
     return {
         **{"board": board, "from": times[0], "to": times[1], "variables": variables},

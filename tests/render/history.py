@@ -1,4 +1,4 @@
-"""A drill as a Prometheus would hold it: the real collector over an agent in literals, scraped every 15 s by arithmetic.
+"""A drill as a Prometheus would hold it: the real collector over an agent in literals, scraped every 15 s of its time.
 
 One agent also writes remotely, the other does not. All of it becomes blocks of a Prometheus, without waiting.
 """
@@ -50,7 +50,12 @@ def outage_of(flow: str, number: int, direction: str, span: tuple[int, int]) -> 
     return replace(
         fakes.OUTAGE,
         **{"flow": flow, "id": number, "direction": direction, "start_ns": start_ns, "end_ns": end_ns},
-        **{"last_ok_ns": start_ns - gap, "first_lost_ns": start_ns, "last_lost_ns": end_ns - gap, "first_ok_ns": end_ns},
+        **{
+            "last_ok_ns": start_ns - gap,
+            "first_lost_ns": start_ns,
+            "last_lost_ns": end_ns - gap,
+            "first_ok_ns": end_ns,
+        },
         **{"lower_ns": end_ns - start_ns - gap, "estimate_ns": end_ns - start_ns, "upper_ns": end_ns - start_ns + gap},
         lost=(end_ns - start_ns) // gap,
     )
@@ -86,7 +91,12 @@ def snapshot(name: str, flow: dict[str, Any], found: list[Outage], now_ns: int) 
             lost_unattributed=lost["round_trip"],
         ),
         resets={"rst": int(ended)},
-        rtt_buckets=[(0.0005, received // 2), (0.001, received * 95 // 100), (0.005, received - 2), (math.inf, received)],
+        rtt_buckets=[
+            (0.0005, received // 2),
+            (0.001, received * 95 // 100),
+            (0.005, received - 2),
+            (math.inf, received),
+        ],
         rtt_sum_s=received * 0.0006,
         outages_total=len(begun),
         outage_seconds_total=sum(outage.estimate_ns for outage in begun) / 1e9,
@@ -101,9 +111,10 @@ def agent_at(name: str, now_ns: int) -> fakes.FakeAgent:
     flows = FLOWS if AGENTS[name] else SHORT
     moved = now_ns > CHANGED_NS
     active = "fgt-b" if moved else "fgt-a"
+    route = {"route_table": "rtb-1", "destination": "0.0.0.0/0"}
     owned = [
         *fakes.AWS.ownership[:1],
-        Ownership("route", {"route_table": "rtb-1", "destination": "0.0.0.0/0"}, f"eni-{active[-1]}2", active, "active"),
+        Ownership("route", route, f"eni-{active[-1]}2", active, "active"),
         *fakes.AWS.ownership[2:],
     ]
     changed = [replace(one, unit=active, last_change_ns=CHANGED_NS if moved else 0) for one in owned[:3]]
@@ -137,9 +148,9 @@ def written_remotely(name: str) -> Iterator[str]:
         about = FLOWS[flow]
         labels = {"job": "haprobe", "instance": name, "flow": flow, "protocol": about["protocol"]}
         labels |= {"session": about.get("session", "kept"), "path": about["path"]}
-        for direction in ("forward", "reverse", "round_trip"):
+        for direction in ("any", "forward", "reverse", "round_trip"):
             samples = dict.fromkeys(range(BEGIN_S * 1000, END_S * 1000, SCRAPE_S * 1000), 1)
-            for outage in (outage for outage in found if outage.direction == direction):
+            for outage in (outage for outage in found if direction in (outage.direction, "any")):
                 start, end = outage.start_ns // 1_000_000, outage.end_ns // 1_000_000
                 samples |= {at: 0 for at in samples if start <= at < end}
                 samples |= {start - 1: 1, start: 0, end - 1: 0, end: 1}

@@ -28,7 +28,9 @@ const browser = await chromium.launch({ executablePath: job.chromium, args });
 const results = {};
 try {
   for (const { name, width, height, ...one } of job.pages) {
-    const page = await browser.newPage({ viewport: { width, height } });
+    // As high as the whole dashboard: what is out of sight, Grafana's tables do not draw.
+    const rows = Math.max(...one.board.panels.map(({ gridPos: { y, h } }) => y + h));
+    const page = await browser.newPage({ viewport: { width, height: Math.max(height, 64 + rows * 38) } });
     const complaints = [];
     page.on('pageerror', (error) => complaints.push(String(error.stack)));
     await page.addInitScript((given) => (window.job = given), { prometheus: job.prometheus, scrapeMs: job.scrapeMs, ...one });
@@ -45,12 +47,8 @@ try {
         })),
       }))
     );
-    const bottom = await page.evaluate(() => Math.max(...[...document.querySelectorAll('[data-panel]')].map((one) => one.getBoundingClientRect().bottom)));
-    await page.screenshot({ path: join(job.out, `${name}.png`) });
-    if (job.whole) {
-      await page.setViewportSize({ width, height: Math.ceil(bottom) + 8 });
-      await page.screenshot({ path: join(job.out, `${name}-whole.png`) });
-    }
+    await page.screenshot({ path: join(job.out, `${name}.png`), clip: { x: 0, y: 0, width, height } });
+    if (job.whole) await page.screenshot({ path: join(job.out, `${name}-whole.png`) });
     results[name] = { ...(await page.evaluate(() => window.result)), drawn, complaints };
     await page.close();
   }

@@ -3,10 +3,10 @@ import React from 'react';
 import { createRoot } from 'react-dom/client';
 import { firstValueFrom } from 'rxjs';
 import {
-  DataFrame, FieldType, GrafanaTheme2, TimeRange, applyFieldOverrides, cacheFieldDisplayNames, createTheme, dateTime,
+  DataFrame, EventBusSrv, FieldType, GrafanaTheme2, TimeRange, applyFieldOverrides, cacheFieldDisplayNames, createTheme, dateTime,
   getFieldDisplayName, getFieldDisplayValues, transformDataFrame,
 } from '@grafana/data';
-import { BigValue, PanelChrome, PanelContextProvider, ThemeContext, TimeSeries } from '@grafana/ui';
+import { BigValue, GlobalStyles, PanelChrome, PanelContextProvider, ThemeContext, TimeSeries } from '@grafana/ui';
 import { TableNG } from '@grafana/ui/unstable';
 import { Job, Mark, filled, marks, query, stepMs } from './prometheus';
 import { registryOf, setUp } from './setup';
@@ -72,7 +72,7 @@ function Visual({ drawn, width, height, range, theme, notes }: any) {
       return <StateTimeline frames={frames} range={range} width={width} height={height} theme={theme} marks={notes} />;
     case 'timeseries':
       return (
-        <PanelContextProvider value={{ eventBus: { publish() {}, getStream: () => ({ subscribe: () => ({ unsubscribe() {} }) }) } } as any}>
+        <PanelContextProvider value={{ eventBus: new EventBusSrv() } as any}>
           <TimeSeries frames={frames} structureRev={1} timeRange={range} timeZone="utc" width={width} height={height}
             legend={panel.options.legend} options={panel.options} />
         </PanelContextProvider>
@@ -134,7 +134,7 @@ function described(drawn: Drawn) {
     error: drawn.error,
     fields: drawn.frames.map((frame) =>
       frame.fields.map((field) => ({
-        name: getFieldDisplayName(field, frame, drawn.frames),
+        name: getFieldDisplayName(field, frame, drawn.frames),custom: field.config.custom, dv: field.values.length? field.display!(field.values[0]):0,
         texts: field.type === FieldType.time && drawn.panel.type !== 'table' ? [] : field.values.slice(0, 50).map((value) => {
           const shown = field.display!(value);
           return `${shown.prefix ?? ''}${shown.text}${shown.suffix ?? ''}`;
@@ -159,7 +159,7 @@ async function main() {
   for (const annotation of job.board.annotations.list) notes.push(...(await marks(job, annotation, range)));
   const errors: Record<string, string> = {};
   const dashboard = <Dashboard board={job.board} all={all} range={range} theme={theme} notes={notes} width={width} errors={errors} />;
-  createRoot(document.getElementById('root')!).render(<ThemeContext.Provider value={theme}>{dashboard}</ThemeContext.Provider>);
+  createRoot(document.getElementById('root')!).render(<ThemeContext.Provider value={theme}><GlobalStyles hackNoBackdropBlur={false} isExtensionSidebarOpen={false} />{dashboard}</ThemeContext.Provider>);
   await document.fonts.ready;
   // Twice: the second frame begins when what the first one laid out is on the screen.
   await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 200))));

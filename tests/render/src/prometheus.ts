@@ -34,7 +34,7 @@ export function filled(text: string, job: Job, range: TimeRange, step: number): 
     __interval: seconds(step),
     __rate_interval: seconds(Math.max(step + job.scrapeMs, 4 * job.scrapeMs)),
   };
-  return text.replace(/\$(\w+)/g, (whole, name) => {
+  return text.replace(/\$([a-z_]\w*)/g, (whole, name) => {
     if (!(name in known)) throw new Error(`no variable ${whole} on this dashboard`);
     return known[name];
   });

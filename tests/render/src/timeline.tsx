@@ -31,10 +31,12 @@ export function lanes(frames: DataFrame[], range: TimeRange): Lane[] {
 function spans(start: Field, end: Field | undefined, field: Field, last: number): Span[] {
   const points = start.values.map((at, row) => [at, field.values[row]]);
   if (end) points.push(...end.values.filter((at) => at != null && !start.values.includes(at)).map((at) => [at, null]));
-  points.sort((one, other) => one[0] - other[0]);
+  // `Connect null values: always`
+  const kept = field.config.custom?.spanNulls === true ? points.filter(([, value]) => value != null) : points;
+  kept.sort((one, other) => one[0] - other[0]);
   const made: Span[] = [];
-  points.forEach(([at, value], row) => {
-    const to = row + 1 < points.length ? points[row + 1][0] : Math.max(last, at);
+  kept.forEach(([at, value], row) => {
+    const to = row + 1 < kept.length ? kept[row + 1][0] : Math.max(last, at);
     if (value == null || to === at) return;
     const shown = field.display!(value);
     const text = `${shown.prefix ?? ''}${shown.text}${shown.suffix ?? ''}`;
@@ -60,14 +62,15 @@ export function StateTimeline({ frames, range, width, height, theme, marks }: Pr
   const left = Math.min(width * 0.3, 24 + 7.2 * Math.max(0, ...rows.map((row) => row.name.length)));
   const lane = (height - 22) / Math.max(1, rows.length);
   const x = (at: number) => left + ((Math.min(Math.max(at, from), to) - from) / (to - from)) * (width - left);
-  const ticks = Array.from({ length: 7 }, (_, i) => from + ((to - from) * (i + 0.5)) / 7);
+  const count = Math.max(2, Math.floor((width - left) / 140));
+  const ticks = Array.from({ length: count }, (_, i) => from + ((to - from) * (i + 0.5)) / count);
   const text = { fill: theme.colors.text.primary, fontSize: 13, dominantBaseline: 'central' as const };
   return (
     <svg width={width} height={height} fontFamily={theme.typography.fontFamily}>
       {rows.map((row, i) => (
         <g key={i} data-lane={row.name}>
           <text x={left - 8} y={lane * (i + 0.5)} textAnchor="end" {...text}>{row.name}</text>
-          {row.spans.filter((span) => span.to > from && span.from < to).map((span, k) => (
+          {row.spans.filter((span) => span.color !== 'transparent' && span.to > from && span.from < to).map((span, k) => (
             <g key={k}>
               <rect x={x(span.from)} width={Math.max(1, x(span.to) - x(span.from))} y={lane * i + lane * 0.1} height={lane * 0.8}
                 fill={span.color} data-from={span.from} data-to={span.to} data-text={span.text} data-color={span.color} />
