@@ -28,6 +28,9 @@ class Board(Dashboard):
         for one in made["panels"]:
             for key in (set(one) - ROW_FIELDS) if one["type"] == "row" else PANEL_LEGACY & set(one):
                 del one[key]
+            if one["type"] == "table":
+                # The old form, "auto", would win over every `cellOptions`.
+                one["fieldConfig"]["defaults"]["custom"].pop("displayMode", None)
         for template in made["templating"]["list"]:
             if template.get("includeAll"):
                 template["current"] = ALL

@@ -19,15 +19,32 @@ from .panels import (
     steps,
     table,
     timeline,
+    transform,
     values,
 )
-from .series import BLUE, DIM, FLOW_LABELS, GREEN, GREY, HAD_OUTAGE, ORANGE, RED, SKY, UTC_MS, flow, metric, ms, rate
+from .series import (
+    BLUE,
+    CALM,
+    DIM,
+    FLOW_LABELS,
+    GREEN,
+    GREY,
+    HAD_OUTAGE,
+    ORANGE,
+    RED,
+    SKY,
+    UTC_MS,
+    flow,
+    metric,
+    ms,
+    rate,
+)
 
 RUN = 'fortios=~"$fortios",scenario=~"$scenario"'
 ROLE_CODES = {role: code for code, role in enumerate(ROLES, start=1)}
-ROLE_COLOURS = {"primary": BLUE, "secondary": GREY, "standalone": ORANGE, "unknown": DIM}
+ROLE_COLOURS = {"primary": CALM, "secondary": GREY, "standalone": ORANGE, "unknown": DIM}
 PHASE_COLOURS = {
-    **{"detect": ORANGE, "role_change": SKY, "cloud_api": BLUE},
+    **{"detect": ORANGE, "role_change": SKY, "cloud_api": CALM},
     **{"data_plane": GREEN, "full_recovery": GREY},
 }
 FLOW_LINKS = [
@@ -60,7 +77,7 @@ def now():
         stat(
             "Outages",
             "Outages begun in the time range shown, over all chosen flows and both directions.",
-            f"sum(ceil(increase({flow('haprobe_outages_total')}[$__range])))",
+            f"sum(round(increase({flow('haprobe_outages_total')}[$__range])))",
             (3, 3, 3, 0),
             thresholds=steps((None, BLUE), (1, ORANGE)),
         ),
@@ -112,7 +129,7 @@ def now():
 
 def exact():
     """The flows' states at their own milliseconds: written remotely, else from edges that the gauges hold as values."""
-    words = {1: ("up", BLUE), 0: ("OUTAGE", RED), 2: ("unobserved", GREY)}
+    words = {1: ("up", CALM), 0: ("OUTAGE", RED), 2: ("unobserved", GREY)}
     return timeline(
         "Outage windows",
         "Each flow's state at the very milliseconds of its probes, whatever the scrape interval: from samples written "
@@ -124,7 +141,7 @@ def exact():
         (24, 11, 0, 3),
         values(words),
         gaps=False,
-        transformations=lanes("row", only="Edges"),
+        transformations=[*lanes("row", only="Edges"), transform("renameByRegex", regex="(.*) any", renamePattern="$1")],
         links=FLOW_LINKS,
     )
 
@@ -147,9 +164,10 @@ def phases():
             "Of the last run in the range of the chosen release and scenario, once `haprobe report --openmetrics` has "
             "told it: detection, role change, calls to the cloud, data plane, and all of it to full recovery.",
             took,
-            (12, 3, 0, 14),
+            (12, 4, 0, 14),
             legend="{{phase}}",
             text="value_and_name",
+            sizes=(14, 20),
             unit="s",
             decimals=3,
             noValue="no run",
@@ -158,7 +176,7 @@ def phases():
             "Phases of the failover",
             "When each phase of that run began and ended, to the millisecond.",
             [query(f"sort({begun} or {series.edges({('end', 'over'): ends})})", instant=True, table=True)],
-            (12, 5, 0, 17),
+            (12, 5, 0, 18),
             values(words),
             gaps=False,
             transformations=lanes("phase", text=True),
@@ -173,14 +191,14 @@ def cloud():
             "Active unit by AWS",
             "Where all watched addresses and routes point. No unit is active mid-failover; gaps: AWS was not seen.",
             queries((f"max by (unit) ({metric('haprobe_aws_active_unit')})", "{{unit}}")),
-            (6, 8, 12, 14),
-            values({1: ("active", BLUE), 0: ("not active", DIM)}),
+            (6, 9, 12, 14),
+            values({1: ("active", CALM), 0: ("not active", DIM)}),
         ),
         timeline(
             "Role by FortiGate",
             "The HA role that each unit gives itself, as last polled.",
             queries((f"min by (unit) ({roles})", "{{unit}}")),
-            (6, 8, 18, 14),
+            (6, 9, 18, 14),
             values({code: (role, ROLE_COLOURS[role]) for role, code in ROLE_CODES.items()}),
         ),
     ]
@@ -196,10 +214,12 @@ def last_outage(name, more=""):
 
 def results():
     edges = {
-        "Start (UTC)": {"unit": UTC_MS, "custom__width": 200},
-        "End (UTC)": {"unit": UTC_MS, "custom__width": 200},
-        **{name: {"unit": "s", "decimals": 6} for name in ("At least", "Estimate", "At most")},
-        "Open": {"mappings": values({0: ("no", BLUE), 1: ("OPEN", RED)})},
+        "Path": {"custom__width": 100},
+        "Start (UTC)": {"unit": UTC_MS, "custom__width": 190},
+        "End (UTC)": {"unit": UTC_MS, "custom__width": 190},
+        "Lost": {"custom__width": 80},
+        **{name: {"unit": "s", "decimals": 6, "custom__width": 115} for name in ("At least", "Estimate", "At most")},
+        "Open": {"mappings": values({0: ("no", BLUE), 1: ("OPEN", RED)}), "custom__width": 70},
         "Flow": {"links": ROW_LINK},
     }
     names = {
@@ -223,7 +243,7 @@ def results():
                 instant=True,
                 table=True,
             ),
-            (15, 9, 0, 22),
+            (14, 9, 0, 23),
             names=names,
             hidden=("instance", "protocol", "session"),
             overrides=[named(name, **properties) for name, properties in edges.items()],
@@ -233,7 +253,7 @@ def results():
             "Survival",
             "What became of the sessions on each path; where several flows share a cell, the worst of them.",
             survival,
-            (9, 9, 15, 22),
+            (10, 9, 14, 23),
             rows="path",
             columns="probe",
             mappings=values({c: (v, series.VERDICT_COLOURS[v]) for v, c in series.VERDICT_CODES.items()}),
@@ -251,12 +271,12 @@ def details():
     )
     changed = metric("haprobe_aws_last_change_timestamp_seconds")
     return [
-        row("Details", 31),
+        row("Details", 32),
         timeline(
             "Live state of each flow",
             "As scraped, on the grid of scrapes: what the agent says now, also about sessions that have ended.",
             queries((series.LIVE_STATES, "{{path}} · {{flow}}")),
-            (24, 9, 0, 32),
+            (24, 9, 0, 33),
             values({code: (state, series.STATE_COLOURS[state]) for state, code in series.STATE_CODES.items()}),
             links=FLOW_LINKS,
         ),
@@ -269,7 +289,7 @@ def details():
                     "{{flow}} {{direction}}",
                 )
             ),
-            (12, 9, 0, 41),
+            (12, 9, 0, 42),
             "percentunit",
             min=0,
             max=1,
@@ -283,7 +303,7 @@ def details():
                     "{{flow}}",
                 )
             ),
-            (12, 9, 12, 41),
+            (12, 9, 12, 42),
             "s",
             min=0,
         ),
@@ -291,7 +311,7 @@ def details():
             "Owners in AWS",
             "What each Elastic IP, route and secondary address points at, as last polled.",
             queries((owners, ""), instant=True, table=True),
-            (12, 8, 0, 50),
+            (12, 8, 0, 51),
             names={
                 **{"address": "Address", "route_table": "Route table", "destination": "Destination"},
                 **{"owner": "Network interface", "unit": "Unit", "state": "Route state"},
@@ -306,7 +326,7 @@ def details():
                 instant=True,
                 table=True,
             ),
-            (12, 8, 12, 50),
+            (12, 8, 12, 51),
             names={
                 **{"kind": "Kind", "address": "Address", "route_table": "Route table", "destination": "Destination"},
                 **{"Value": "Changed (UTC)"},
@@ -318,14 +338,14 @@ def details():
             "Watchers",
             "Whether each watcher's last poll succeeded. While blind, HA state is unknown.",
             queries((f"min by (instance, watcher) ({metric('haprobe_watcher_up')})", "{{watcher}} · {{instance}}")),
-            (12, 7, 0, 58),
-            values({1: ("sees", BLUE), 0: ("BLIND", ORANGE)}),
+            (12, 7, 0, 59),
+            values({1: ("sees", CALM), 0: ("BLIND", ORANGE)}),
         ),
         table(
             "Reports of the last runs",
             "The last run of each release and scenario; the link opens its report below the address given above.",
             queries((of_run("haprobe_drill_info"), ""), instant=True, table=True),
-            (12, 7, 12, 58),
+            (12, 7, 12, 59),
             names={"fortios": "FortiOS", "scenario": "Scenario", "trigger": "Trigger", "run": "Run"},
             hidden=("Value", "instance", "host", "version"),
             overrides=[named("Run", links=[link("Report", "${reports}/${__value.raw}/report.html", new_tab=True)])],

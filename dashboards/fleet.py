@@ -2,7 +2,7 @@
 
 from .board import annotations, board, variable
 from .panels import graph, link, named, queries, row, stat, steps, table, timeline, values
-from .series import AGENT, BLUE, DIM, ORANGE, RED, metric, rate
+from .series import AGENT, BLUE, CALM, DIM, ORANGE, RED, metric, rate
 
 PATHS = f'{AGENT},path=~"$path"'
 DRILL = "/d/haprobe-drill?var-instance=${__value.raw}&${ds:queryparam}&${__url_time_range}"
@@ -68,7 +68,7 @@ def agents():
         "Version": f"max by (instance, version) ({metric('haprobe_build_info')})",
         "Flows": f"count by (instance) ({of_path('haprobe_flow_up')})",
         "Not up": f"sum by (instance) (1 - {of_path('haprobe_flow_up')})",
-        "Outages": f"sum by (instance) (ceil(increase({of_path('haprobe_outages_total')}[$__range])))",
+        "Outages": f"sum by (instance) (round(increase({of_path('haprobe_outages_total')}[$__range])))",
         "Unobserved": f"max by (instance) (increase({of_path('haprobe_unobserved_seconds_total')}[$__range]))",
         "Clock": f"max by (instance) ({metric('haprobe_clock_max_error_seconds')})",
         "Config": f"min by (instance) ({metric('haprobe_config_last_reload_successful')})",
@@ -117,14 +117,14 @@ def agents():
                 )
             ),
             (14, 9, 0, 12),
-            values({1: ("up", BLUE), 0: ("DOWN", RED)}),
+            values({1: ("up", CALM), 0: ("DOWN", RED)}),
         ),
         timeline(
             "Active unit of each pair",
             "The unit that AWS points at, by agent that watches the pair. Two units by turns are a failover.",
             queries((f"max by (instance, unit) ({metric('haprobe_aws_active_unit')})", "{{unit}} · {{instance}}")),
             (10, 9, 14, 12),
-            values({1: ("active", BLUE), 0: ("not active", DIM)}),
+            values({1: ("active", CALM), 0: ("not active", DIM)}),
         ),
     ]
 

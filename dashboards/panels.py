@@ -80,15 +80,18 @@ def link(title, url, *, new_tab=False) -> dict:
     return {"title": title, "url": url, "targetBlank": new_tab}
 
 
-def stat(title, description, expr, where, *, legend="", text="auto", **more):
+def stat(title, description, expr, where, *, legend="", text="auto", sizes=None, **more):
     options = {
         "colorMode": "value",
         "graphMode": "none",
         "textMode": text,
         "justifyMode": "center",
         "orientation": "auto",
+        "wideLayout": False,
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
     }
+    if sizes:
+        options["text"] = dict(zip(("titleSize", "valueSize"), sizes, strict=True))
     targets = queries((expr, legend), instant=True)
     return panel(Stat, title, description, targets, where, defaults=fields(**more), options=options)
 
@@ -153,10 +156,10 @@ def matrix(title, description, expr, where, *, rows, columns, mappings=(), colou
     grid = transform("groupingToMatrix", columnField=columns, rowField=rows, valueField="Value", emptyValue="null")
     cells = {"type": "color-background", "mode": "basic"} if coloured else {"type": "auto"}
     corner = named(f"{rows}\\{columns}", displayName=rows, custom__cellOptions={"type": "auto"}, custom__align="left")
-    custom = {"align": "center", "cellOptions": cells}
+    custom = {"align": "center", "cellOptions": cells, "minWidth": 80}
     return panel(
         *(Table, title, description, [query(expr, instant=True, table=True)], where),
-        defaults=fields(mappings=mappings, custom=custom, thresholds=steps((None, GREY)), **more),
+        defaults=fields(mappings=mappings, custom=custom, thresholds=steps((None, "transparent")), **more),
         overrides=[corner],
         options=table_options(None),
         transformations=[grid],

@@ -17,12 +17,13 @@ FLOW_LABELS = "instance, path, flow, protocol, session"
 UTC_MS = "time:YYYY-MM-DD HH:mm:ss.SSS"
 
 # Okabe and Ito's colours, the calm ones darkened so that only trouble shines. Words stand beside them everywhere.
-BLUE, GREY, DIM = "#3274A1", "#6E7681", "#454B54"
+# CALM is for areas, BLUE for figures on the dark ground.
+CALM, BLUE, GREY, DIM = "#2F5D80", "#6CA9D6", "#6E7681", "#454B54"
 ORANGE, RED, YELLOW, GREEN, SKY = "#E69F00", "#D55E00", "#F0E442", "#009E73", "#56B4E9"
 STATE_CODES = {state: code for code, state in enumerate(FLOW_STATES, start=1)}
-STATE_COLOURS = {"up": BLUE, "suspect": ORANGE, "down": RED, "connecting": YELLOW, "ended": GREY}
+STATE_COLOURS = {"up": CALM, "suspect": ORANGE, "down": RED, "connecting": YELLOW, "ended": GREY}
 VERDICT_COLOURS = {
-    **{"unaffected": BLUE, "survived": BLUE, "recovered": BLUE, "rebound": YELLOW, "half": ORANGE},
+    **{"unaffected": CALM, "survived": CALM, "recovered": CALM, "rebound": YELLOW, "half": ORANGE},
     **{"lost": RED, "reset": RED, "dark": RED, "unobserved": GREY},
 }
 # Worst last: of several flows in one cell of the matrix, the worst is shown.

@@ -2,8 +2,8 @@
 
     haprobe report RUN --openmetrics FILE
 
-Series carry the labels `fortios` and `scenario` of the run but no run id, which is on `haprobe_drill_info`: the next run
-of the same release continues them, and their number stays bounded. Without time stamps the file is one for
+Series carry the run's labels `fortios` and `scenario` but no run id, which is on `haprobe_drill_info`: the next run of
+the same release continues them, and their number stays bounded. Without time stamps the file is one for
 node_exporter's textfile collector; with them, one for `promtool tsdb create-blocks-from openmetrics`.
 
 `make docs` writes docs/run-metrics.md.
@@ -69,7 +69,8 @@ def openmetrics(document: Mapping[str, Any], *, stamped: bool = False) -> str:
     stamp = Timestamp(at_ns // SECOND, at_ns % SECOND) if stamped else None
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Run(document, stamp))
-    return generate_latest(registry).decode()
+    exposed: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
+    return exposed.decode()
 
 
 class _Run(Collector):

@@ -131,7 +131,7 @@ def draw(client: httpx.Client, pages: dict[str, Any], out: Path, *, scrape_s: in
         **{"out": str(out), "whole": whole, "pages": [{"name": name, **one} for name, one in pages.items()]},
     }
     command = ["node", str(HERE / "render.mjs")]
-    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, timeout=170, check=False)
+    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -17,7 +17,7 @@ from prometheus_client.utils import floatToGoString
 from probe.core.events import Counts, Outage
 from probe.export.collector import registry
 from probe.export.run_metrics import openmetrics
-from probe.export.view import FlowSnapshot, Ownership
+from probe.export.view import ApiCalls, FlowSnapshot, Ownership
 from tests.export import fakes
 
 SECOND = 1_000_000_000
@@ -118,7 +118,9 @@ def agent_at(name: str, now_ns: int) -> fakes.FakeAgent:
         *fakes.AWS.ownership[2:],
     ]
     changed = [replace(one, unit=active, last_change_ns=CHANGED_NS if moved else 0) for one in owned[:3]]
-    aws = replace(fakes.AWS, active_unit=active, ownership=[*changed, *owned[3:]])
+    polls = (now_ns // SECOND - BEGIN_S) // 2
+    calls = ApiCalls("DescribeAddresses", {"ok": polls}, polls * 0.02, [(0.1, polls), (math.inf, polls)])
+    aws = replace(fakes.AWS, active_unit=active, ownership=[*changed, *owned[3:]], api=[calls])
     roles = {"fgt-a": "secondary" if moved else "primary", "fgt-b": "primary" if moved else "secondary"}
     fortigate = replace(fakes.FORTIGATE, up=now_ns // SECOND % 300 > 30, roles=roles)
     return fakes.FakeAgent(

@@ -51,12 +51,12 @@ function Stat({ panel, frames, width, height, theme }: any) {
     fieldConfig: panel.fieldConfig, reduceOptions: panel.options.reduceOptions, replaceVariables: (text: string) => text,
     theme, data: frames, timeZone: 'utc',
   });
-  const { colorMode, graphMode, justifyMode, textMode } = panel.options;
+  const { colorMode, graphMode, justifyMode, textMode, text, wideLayout } = panel.options;
   return (
     <div style={{ display: 'flex' }}>
       {shown.map((one: any, i: number) => (
         <BigValue key={i} value={one.display} width={width / shown.length} height={height} theme={theme}
-          colorMode={colorMode} graphMode={graphMode} justifyMode={justifyMode} textMode={textMode} />
+          colorMode={colorMode} graphMode={graphMode} justifyMode={justifyMode} textMode={textMode} text={text} wideLayout={wideLayout} />
       ))}
     </div>
   );
@@ -134,7 +134,7 @@ function described(drawn: Drawn) {
     error: drawn.error,
     fields: drawn.frames.map((frame) =>
       frame.fields.map((field) => ({
-        name: getFieldDisplayName(field, frame, drawn.frames),custom: field.config.custom, dv: field.values.length? field.display!(field.values[0]):0,
+        name: getFieldDisplayName(field, frame, drawn.frames),
         texts: field.type === FieldType.time && drawn.panel.type !== 'table' ? [] : field.values.slice(0, 50).map((value) => {
           const shown = field.display!(value);
           return `${shown.prefix ?? ''}${shown.text}${shown.suffix ?? ''}`;
