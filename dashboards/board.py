@@ -34,7 +34,9 @@ class Board(Dashboard):
         for template in made["templating"]["list"]:
             if template.get("includeAll"):
                 template["current"] = ALL
-            elif template["type"] != "textbox":
+            elif template["type"] == "textbox":
+                template["current"].pop("tags")
+            else:
                 template.pop("current", None)
         return made
 

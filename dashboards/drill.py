@@ -291,6 +291,7 @@ def details():
             ),
             (12, 9, 0, 42),
             "percentunit",
+            colours=series.BY_DIRECTION,
             min=0,
             max=1,
         ),

@@ -5,6 +5,8 @@ from .board import annotations, board, flow_variables
 from .panels import graph, queries, stat, steps, table, timeline, values
 from .series import (
     BLUE,
+    GREEN,
+    GREY,
     ORANGE,
     RED,
     STATE_CODES,
@@ -12,12 +14,13 @@ from .series import (
     UTC_MS,
     VERDICT_CODES,
     VERDICT_COLOURS,
+    YELLOW,
     flow,
     ms,
     rate,
 )
 
-PERCENTILES = (0.5, 0.9, 0.99, 0.999)
+PERCENTILES = {0.5: BLUE, 0.9: GREEN, 0.99: YELLOW, 0.999: RED}
 STATES = values({code: (state, STATE_COLOURS[state]) for state, code in STATE_CODES.items()})
 VERDICTS = values({code: (verdict, VERDICT_COLOURS[verdict]) for verdict, code in VERDICT_CODES.items()})
 
@@ -117,6 +120,7 @@ def passing():
             queries(*((percentile(share), f"p{100 * share:g}") for share in PERCENTILES)),
             (12, 9, 0, 8),
             "s",
+            colours=tuple((f"^p{100 * share:g}$", colour) for share, colour in PERCENTILES.items()),
             legend="bottom",
             min=0,
         ),
@@ -131,6 +135,7 @@ def passing():
             ),
             (12, 9, 12, 8),
             "pps",
+            colours=series.BY_DIRECTION,
             legend="bottom",
             min=0,
         ),
@@ -148,6 +153,7 @@ def health():
             queries(*((total(f"haprobe_probes_{what}_total"), legend) for what, legend in sending)),
             (12, 9, 0, 17),
             "pps",
+            colours=(("^due$", GREY), ("^sent$", BLUE), ("^answered$", GREEN), ("never", RED)),
             legend="bottom",
             min=0,
         ),

@@ -99,7 +99,7 @@ def stat(title, description, expr, where, *, legend="", text="auto", sizes=None,
 def timeline(title, description, targets, where, mappings, *, gaps=True, transformations=(), **more):
     """A state timeline; with `gaps` nothing seen is not the state before."""
     options = {
-        "legend": {"showLegend": False, "displayMode": "list", "placement": "bottom"},
+        "legend": {"showLegend": False, "displayMode": "list", "placement": "bottom", "calcs": []},
         "mergeValues": True,
         "showValue": "auto",
         "rowHeight": 0.8,
@@ -116,7 +116,8 @@ def timeline(title, description, targets, where, mappings, *, gaps=True, transfo
     )
 
 
-def graph(title, description, targets, where, unit, *, legend="right", points=False, overrides=(), **more):
+def graph(title, description, targets, where, unit, *, legend="right", points=False, colours=(), **more):
+    """A graph; `colours` are pairs of (regular expression of legends, colour), the others are Grafana's."""
     options = {
         "legend": {"showLegend": True, "displayMode": "table", "placement": legend, "calcs": ["lastNotNull", "max"]},
         "tooltip": {"mode": "multi", "sort": "desc"},
@@ -124,6 +125,13 @@ def graph(title, description, targets, where, unit, *, legend="right", points=Fa
     drawn = {"drawStyle": "points", "pointSize": 8} if points else {"drawStyle": "line", "showPoints": "never"}
     custom = {"lineWidth": 2, "fillOpacity": 6, "spanNulls": False, **drawn}
     defaults = fields(unit, colour="palette-classic", custom=custom, **more)
+    overrides = [
+        {
+            "matcher": {"id": "byRegexp", "options": f"/{pattern}/"},
+            "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}],
+        }
+        for pattern, colour in colours
+    ]
     return panel(
         TimeSeries, title, description, targets, where, defaults=defaults, overrides=overrides, options=options
     )

@@ -20,6 +20,8 @@ UTC_MS = "time:YYYY-MM-DD HH:mm:ss.SSS"
 # CALM is for areas, BLUE for figures on the dark ground.
 CALM, BLUE, GREY, DIM = "#2F5D80", "#6CA9D6", "#6E7681", "#454B54"
 ORANGE, RED, YELLOW, GREEN, SKY = "#E69F00", "#D55E00", "#F0E442", "#009E73", "#56B4E9"
+# Of legends, as regular expressions.
+BY_DIRECTION = (("forward$", ORANGE), ("reverse$", SKY), ("unattributed$", GREY))
 STATE_CODES = {state: code for code, state in enumerate(FLOW_STATES, start=1)}
 STATE_COLOURS = {"up": CALM, "suspect": ORANGE, "down": RED, "connecting": YELLOW, "ended": GREY}
 VERDICT_COLOURS = {

@@ -113,6 +113,7 @@ def test_promtool_makes_blocks_of_a_stamped_file(tmp_path, document):
     (tmp_path / "run.om").write_text(openmetrics(document, stamped=True))
     made = ["promtool", "tsdb", "create-blocks-from", "openmetrics", "run.om", "data"]
     subprocess.run(made, cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "data/wal").mkdir()  # the dump asks for one
     shown = subprocess.run(
         ["promtool", "tsdb", "dump", "data"], cwd=tmp_path, check=True, capture_output=True, text=True
     ).stdout.splitlines()
