@@ -1,4 +1,4 @@
-"""The dashboards in Grafana's own hands: its types, its transformations, its panels, in a browser, over a Prometheus."""
+"""The dashboards in Grafana's own hands: its types, transformations and panels, in a browser, over a Prometheus."""
 
 from __future__ import annotations
 
