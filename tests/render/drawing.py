@@ -21,7 +21,8 @@ WALL, LAPTOP = (1920, 1080), (1366, 768)
 
 
 def chromium() -> str | None:
-    return shutil.which("chromium") or shutil.which("chromium-browser")
+    """Debian's; Ubuntu's chromium-browser is a script that asks for a snap."""
+    return shutil.which("chromium")
 
 
 def node_modules() -> None:
@@ -131,7 +132,7 @@ def draw(client: httpx.Client, pages: dict[str, Any], out: Path, *, scrape_s: in
         **{"out": str(out), "whole": whole, "pages": [{"name": name, **one} for name, one in pages.items()]},
     }
     command = ["node", str(HERE / "render.mjs")]
-    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

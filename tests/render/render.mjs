@@ -35,7 +35,7 @@ try {
     page.on('pageerror', (error) => complaints.push(String(error.stack)));
     await page.addInitScript((given) => (window.job = given), { prometheus: job.prometheus, scrapeMs: job.scrapeMs, ...one });
     await page.goto(pathToFileURL(join(job.out, 'page.html')).href);
-    await page.waitForFunction(() => window.result, null, { timeout: 60000 });
+    await page.waitForFunction(() => window.result, null, { timeout: 300000 });
     const drawn = await page.evaluate(() =>
       [...document.querySelectorAll('[data-panel]')].map((panel) => ({
         title: panel.dataset.panel,
