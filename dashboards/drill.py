@@ -218,7 +218,7 @@ def results():
         "Start (UTC)": {"unit": UTC_MS, "custom__width": 190},
         "End (UTC)": {"unit": UTC_MS, "custom__width": 190},
         "Lost": {"custom__width": 80},
-        **{name: {"unit": "s", "decimals": 6, "custom__width": 115} for name in ("At least", "Estimate", "At most")},
+        **{name: {"unit": "s", "decimals": 3, "custom__width": 95} for name in ("At least", "Estimate", "At most")},
         "Open": {"mappings": values({0: ("no", BLUE), 1: ("OPEN", RED)}), "custom__width": 70},
         "Flow": {"links": ROW_LINK},
     }

@@ -71,7 +71,7 @@ def test_outage_table_says_the_same(drawn):
     assert columns["Start (UTC)"][row] == "2025-12-03 12:04:04.123"
     assert columns["End (UTC)"][row] == "2025-12-03 12:04:04.163"
     bounds = [columns[name][row] for name in ("At least", "Estimate", "At most", "Lost", "Open")]
-    assert bounds == ["39.000000 ms", "40.000000 ms", "41.000000 ms", "40", "no"]
+    assert bounds == ["39.000 ms", "40.000 ms", "41.000 ms", "40", "no"]
 
 
 def test_outages_are_counted_not_extrapolated(drawn):
