@@ -55,11 +55,13 @@ bench: ## beside the tools a user would pick instead; ARGS="rate --quick" and th
 lab-down: ## remove a lab that was left up
 	$(SUDO) $(BIN)/haprobe lab down
 
-docs: ## write the generated files in docs/ again
+docs: ## write the generated files in docs/ and dashboards/ again
 	$(BIN)/python -m probe.config_docs docs
 	$(BIN)/python -m probe.export.metrics > docs/metrics.md
 	$(BIN)/python -m probe.report.awsd_page > docs/awsd.md
 	$(BIN)/python -m probe.drill.expected > docs/scenarios.md
+	$(BIN)/python -m probe.export.run_metrics > docs/run-metrics.md
+	$(BIN)/python -m dashboards
 
 lock: ## pin all dependencies again (needs uv); an existing pin stays while it fits, UPGRADE=--upgrade renews it
 	@tools/lock $(UPGRADE)

@@ -315,6 +315,17 @@ def _report(commands: _Commands[_Parser]) -> None:
     parser.add_argument(
         "--html", metavar="F", help="write the report as one HTML file; - for stdout, without the text report"
     )
+    parser.add_argument(
+        "--openmetrics",
+        metavar="F",
+        help="write the run's results as metrics, as for node_exporter's textfile collector; - for stdout, without the "
+        "text report",
+    )
+    parser.add_argument(
+        "--stamped",
+        action="store_true",
+        help="with --openmetrics: stamp samples with the run's end, for promtool",
+    )
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of the result document, and stop")
     parser.add_argument(
         "--backfill",

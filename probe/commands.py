@@ -114,6 +114,8 @@ def report(args: argparse.Namespace) -> int:
     account_given = args.region or args.profile or args.role_arn or args.external_id or args.endpoint_url
     if account_given and not args.backfill:
         raise UsageError("--region, --profile, --role-arn, --external-id and --endpoint-url are for --backfill only")
+    if args.stamped and not args.openmetrics:
+        raise UsageError("--stamped is for --openmetrics only")
     if args.run is None:
         raise UsageError("report needs a RUN: a directory of a stored run, or its report.json")
     from probe.store import runs
@@ -125,7 +127,11 @@ def report(args: argparse.Namespace) -> int:
         from probe.report import html
 
         write(args.html, html.render(document))
-    if "-" not in (args.json, args.html):
+    if args.openmetrics:
+        from probe.export.run_metrics import openmetrics
+
+        replace(args.openmetrics, openmetrics(document, stamped=args.stamped))
+    if "-" not in (args.json, args.html, args.openmetrics):
         from rich.console import Console
 
         from probe.report import text
@@ -297,6 +303,20 @@ def check_writable(file: str | None) -> None:
     path = Path(file)
     if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UsageError(f"{file} cannot be written; allowed: a file in an existing directory that you may write to")
+
+
+def replace(file: str, text: str) -> None:
+    """As `write`, but who reads the file meanwhile sees the old or the new one, never half of it."""
+    if file == "-":
+        write(file, text)
+        return
+    unfinished = f"{file}.new"
+    write(unfinished, text)
+    try:
+        Path(unfinished).replace(file)
+    except OSError as error:
+        Path(unfinished).unlink(missing_ok=True)
+        raise UsageError(f"{file} cannot be written: {error.strerror}") from error
 
 
 def write(file: str, text: str) -> None:

@@ -72,7 +72,9 @@ def test_locks_agree() -> None:
 # --- scripts -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", ["tools/packages", "tools/python", "tools/venv", "tools/lock", ".ci/run"])
+@pytest.mark.parametrize(
+    "script", ["tools/packages", "tools/python", "tools/venv", "tools/node", "tools/lock", ".ci/run"]
+)
 def test_scripts_are_sound_bash_and_may_be_run(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
     assert run("bash", "-n", script).returncode == 0
@@ -108,7 +110,8 @@ def test_without_any_python_the_message_says_what_to_install(tmp_path: Path) -> 
 
 def test_packages_leave_a_complete_machine_alone(tmp_path: Path) -> None:
     """All programs are there, apt-get is not: it must not be missed."""
-    for program in ("ip", "nft", "conntrack", "conntrackd", "ethtool", "sysctl", "promtool", "sshd", "ssh"):
+    programs = "ip nft conntrack conntrackd ethtool sysctl promtool sshd ssh node npm chromium"
+    for program in programs.split():
         (tmp_path / program).write_text("#!/bin/sh\n")
         (tmp_path / program).chmod(0o755)
     for program in ("bash", "dirname", "env"):

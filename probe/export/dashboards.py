@@ -1,4 +1,4 @@
-"""Writes out the Grafana dashboard, the Prometheus rules and the provisioning examples.
+"""Writes out the Grafana dashboards, the Prometheus rules and the provisioning examples.
 
 They are generated or written beforehand and shipped as they are; nothing here needs grafanalib. A wheel carries them
 as package data, a checkout in `dashboards/`.
@@ -14,8 +14,12 @@ from probe.errors import UsageError
 _PACKAGE = Path(__file__).parents[1]
 SHIPPED = (
     "haprobe-drill.json",
+    "haprobe-flow.json",
+    "haprobe-fleet.json",
+    "haprobe-releases.json",
     "haprobe.rules.yml",
     "prometheus.yml",
+    "docker-compose.yml",
     "provisioning/dashboards/haprobe.yml",
     "provisioning/datasources/haprobe.yml",
 )

@@ -1,8 +1,10 @@
-"""The dashboard and rules: generated, valid, about metrics that exist, and answered by a real Prometheus."""
+"""The dashboards and rules: generated, valid, about metrics that exist, and answered by a real Prometheus.
+
+How the dashboards look, and that every query of theirs finds data, is the matter of tests/render.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -19,26 +21,41 @@ import yaml
 from probe.errors import UsageError
 from probe.export import dashboards
 from probe.export.metrics import FAMILIES
+from probe.export.run_metrics import RUN_FAMILIES
 
 ROOT = Path(__file__).parents[2]
-SOURCE = ROOT / "dashboards/haprobe.dashboard.py"
-COMMITTED = ROOT / "dashboards/haprobe-drill.json"
 RULES = ROOT / "dashboards/haprobe.rules.yml"
-REGENERATE = "generate-dashboard -o dashboards/haprobe-drill.json dashboards/haprobe.dashboard.py"
+REGENERATE = "python -m dashboards"
 
-BOARD = json.loads(COMMITTED.read_text())
-PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
-QUERIES = [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]
-ANNOTATIONS = [(entry["name"], entry["expr"]) for entry in BOARD["annotations"]["list"]]
+BOARDS = {path.name: json.loads(path.read_text()) for path in sorted(ROOT.glob("dashboards/*.json"))}
+DRILL = BOARDS["haprobe-drill.json"]
+PANELS = [(name, panel) for name, board in BOARDS.items() for panel in board["panels"] if panel["type"] != "row"]
+QUERIES = [(f"{name} {panel['title']}", target["expr"]) for name, panel in PANELS for target in panel["targets"]]
+ANNOTATIONS = [
+    (f"{name} {entry['name']}", entry["expr"])
+    for name, board in BOARDS.items()
+    for entry in board["annotations"]["list"]
+]
+VARIABLES_ASK = [
+    (f"{name} ${variable['name']}", variable["query"])
+    for name, board in BOARDS.items()
+    for variable in board["templating"]["list"]
+    if variable["type"] == "query"
+]
 RECORDED = {
     rule["record"]: rule["expr"]
     for group in yaml.safe_load(RULES.read_text())["groups"]
     for rule in group["rules"]
     if "record" in rule
 }
-SERIES = {name for family in FAMILIES.values() for name in family.sample_names()}
+EXPOSED = {name for family in FAMILIES.values() for name in family.sample_names()}
+SERIES = {*EXPOSED, *RUN_FAMILIES, "haprobe_ha_event_timestamp_seconds"}
 # What Grafana puts in for its variables, with everything chosen.
-VARIABLES = {"$instance": ".+", "$path": ".+", "$flow": ".+", "$__rate_interval": "4s", "$__range": "60s"}
+CHOSEN = ("instance", "path", "flow", "fortios", "scenario", "direction")
+VARIABLES = {f"${name}": ".*" for name in CHOSEN} | {"$__rate_interval": "4s", "$__range": "60s", "$__interval": "1s"}
+
+WINDOWS = {"$__rate_interval", "$__range", "$__interval"}
+TOP = {name.split("/")[0] for name in dashboards.SHIPPED}
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
@@ -50,16 +67,16 @@ def filled(query: str) -> str:
     return query
 
 
-def test_committed_dashboard_is_what_its_source_generates():
-    core = pytest.importorskip("grafanalib._gen")
-    spec = importlib.util.spec_from_file_location("drill_dashboard", SOURCE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    generated = json.loads(json.dumps(module.dashboard, cls=core.DashboardEncoder))
-    assert generated == BOARD, REGENERATE
+def test_committed_dashboards_are_what_their_sources_generate():
+    pytest.importorskip("grafanalib")
+    from dashboards.__main__ import BOARDS as SOURCES
+    from dashboards.board import as_json
+
+    generated = {name: as_json(board) for name, board in SOURCES.items()}
+    assert generated == {path.name: path.read_text() for path in ROOT.glob("dashboards/*.json")}, REGENERATE
 
 
-@pytest.mark.parametrize("query", [*QUERIES, *ANNOTATIONS], ids=lambda query: query[0])
+@pytest.mark.parametrize("query", [*QUERIES, *ANNOTATIONS, *VARIABLES_ASK], ids=lambda query: query[0])
 def test_queries_name_metrics_that_exist(query):
     named = set(re.findall(r"\b(?:\w+:)*haprobe_\w+(?::\w+)*", query[1]))
     assert named and named <= SERIES | set(RECORDED)
@@ -73,15 +90,8 @@ def test_rules_name_metrics_that_exist():
             assert named or "up{" in rule["expr"] or rule["expr"].startswith("vector("), rule
 
 
-def test_every_part_of_a_drill_is_shown():
-    titles = " ".join(panel["title"] for panel in PANELS)
-    for part in ("Flow states", "Last outage", "Loss by direction", "Round-trip", "Verdict", "Active unit", "Watchers"):
-        assert part in titles
-    assert "Owners in AWS" in titles
-
-
-@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: f"{panel['id']} {panel['title']}")
-def test_panels_keep_the_house_rules(panel):
+@pytest.mark.parametrize(("name", "panel"), PANELS, ids=lambda part: part if isinstance(part, str) else part["title"])
+def test_panels_keep_the_house_rules(name, panel):
     assert len(panel["description"]) > 30
     assert panel["fieldConfig"]["defaults"]["unit"]
     assert panel["datasource"]["uid"] == "${ds}"
@@ -89,24 +99,43 @@ def test_panels_keep_the_house_rules(panel):
         assert target["datasource"]["uid"] == "${ds}"
         assert target["instant"] != target["range"]
         for window in re.findall(r"\[([^\]]+)\]", target["expr"]):
-            assert window in ("$__rate_interval", "$__range"), "a fixed window hides or invents data at other zooms"
+            assert set(window.split(":")) <= {"$__rate_interval", "$__range", "$__interval"}, (
+                "a fixed window hides data"
+            )
     steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
     assert steps[0]["value"] is None
     assert "maxDataPoints" not in panel
+    for override in panel["fieldConfig"]["overrides"]:
+        assert override["matcher"]["id"] in ("byName", "byRegexp")
 
 
-def test_panels_do_not_overlap_and_ids_are_unique():
+@pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
+def test_boards_are_linked_and_have_a_data_source_to_choose(board):
+    assert board["links"][0]["tags"] == ["haprobe"] and "haprobe" in board["tags"]
+    assert board["links"][0]["keepTime"] and board["links"][0]["includeVars"]
+    first = board["templating"]["list"][0]
+    assert (first["name"], first["type"], first["query"]) == ("ds", "datasource", "prometheus")
+    known = {variable["name"] for variable in board["templating"]["list"]}
+    used = set(re.findall(r"\$([a-z]\w*)", json.dumps([board["panels"], board["annotations"]])))
+    assert used <= known
+    targets = set(re.findall(r"/d/(haprobe-\w+)", json.dumps(board)))
+    assert targets <= {other["uid"] for other in BOARDS.values()}
+
+
+@pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
+def test_panels_do_not_overlap_and_ids_are_unique(board):
     taken = set()
-    for panel in BOARD["panels"]:
+    for panel in board["panels"]:
         at = panel["gridPos"]
         cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
         assert not cells & taken, panel["title"]
         assert at["x"] + at["w"] <= 24
         taken |= cells
-    assert len({panel["id"] for panel in BOARD["panels"]}) == len(BOARD["panels"])
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
-def test_grafanas_own_types_know_every_field():
+@pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
+def test_a_round_trip_through_grafanas_sdk_loses_no_field(board):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plugins = pytest.importorskip("grafana_foundation_sdk.cog.plugins")
@@ -114,8 +143,8 @@ def test_grafanas_own_types_know_every_field():
         from grafana_foundation_sdk.models.dashboard import Dashboard
 
         plugins.register_default_plugins()
-        back = json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(BOARD)))
-    lost = sorted(vanished(BOARD, back, ""))
+        back = json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(board)))
+    lost = sorted(vanished(board, back, ""))
     # Prometheus annotations carry fields of their data source, which the general type does not list.
     assert [path for path in lost if not path.startswith(".annotations.list")] == []
 
@@ -198,27 +227,26 @@ def test_a_real_prometheus_answers_every_query(prometheus):
     for title, query in [*QUERIES, *ANNOTATIONS, *RECORDED.items()]:
         answer = prometheus.get("query", params={"query": filled(query)}).json()
         assert answer["status"] == "success", (title, answer)
-        assert answer["data"]["result"] or title in RECORDED, f"{title}: no data for {filled(query)}"
 
 
 @needs_prometheus
 def test_outage_table_shows_the_exact_edges_after_a_scrape(prometheus):
     from .fakes import OUTAGE
 
-    panel = next(panel for panel in PANELS if panel["title"].startswith("Last outage of each"))
+    panel = next(panel for _, panel in PANELS if panel["title"].startswith("Last outage of each"))
     shown = []
     for target in panel["targets"][:2]:
         (row,) = prometheus.get("query", params={"query": filled(target["expr"])}).json()["data"]["result"]
         assert row["metric"]["flow"] == "a-to-b"
-        shown.append(round(float(row["value"][1])))
+        shown.append(float(row["value"][1]))
     assert shown == [OUTAGE.start_ns // 1_000_000, OUTAGE.end_ns // 1_000_000]
 
 
 @needs_prometheus
 def test_flow_states_have_one_code_each(prometheus):
-    query = next(query for title, query in QUERIES if title == "Flow states")
-    rows = prometheus.get("query", params={"query": filled(query)}).json()["data"]["result"]
-    words = next(p for p in PANELS if p["title"] == "Flow states")["fieldConfig"]["defaults"]["mappings"][0]["options"]
+    panel = next(panel for _, panel in PANELS if panel["title"] == "Live state of each flow")
+    rows = prometheus.get("query", params={"query": filled(panel["targets"][0]["expr"])}).json()["data"]["result"]
+    words = panel["fieldConfig"]["defaults"]["mappings"][0]["options"]
     states = {row["metric"]["flow"]: words[row["value"][1]]["text"] for row in rows}
     assert states == {"a-to-b": "up", "a-to-b-fresh": "connecting"}
 
@@ -232,7 +260,9 @@ def test_openmetrics_is_what_prometheus_negotiates(prometheus):
 def test_write_copies_everything(tmp_path):
     written = dashboards.write(tmp_path / "new" / "out")
     assert {str(path.relative_to(tmp_path / "new/out")) for path in written} == set(dashboards.SHIPPED)
-    assert (tmp_path / "new/out/haprobe-drill.json").read_bytes() == COMMITTED.read_bytes()
+    assert {name for name in dashboards.SHIPPED if name.endswith(".json")} == set(BOARDS)
+    for name in dashboards.SHIPPED:
+        assert (tmp_path / "new/out" / name).read_bytes() == (ROOT / "dashboards" / name).read_bytes()
     assert dashboards.write(tmp_path / "new" / "out") == written
 
 
@@ -255,11 +285,21 @@ def test_package_data_of_a_wheel_is_found(tmp_path, monkeypatch):
     assert dashboards.source_directory() == package / "_dashboards"
 
 
-def test_provisioning_examples_fit_together():
-    provisioning = ROOT / "dashboards/provisioning"
-    sources = yaml.safe_load((provisioning / "datasources/haprobe.yml").read_text())["datasources"]
-    assert [source["type"] for source in sources] == ["prometheus"]
-    scrape = yaml.safe_load((ROOT / "dashboards/prometheus.yml").read_text())["global"]["scrape_interval"]
-    assert sources[0]["jsonData"]["timeInterval"] == scrape
-    providers = yaml.safe_load((provisioning / "dashboards/haprobe.yml").read_text())["providers"]
-    assert providers[0]["options"]["path"]
+def test_provisioning_and_compose_fit_together():
+    folder = ROOT / "dashboards"
+    (source,) = yaml.safe_load((folder / "provisioning/datasources/haprobe.yml").read_text())["datasources"]
+    assert source["type"] == "prometheus"
+    scrape = yaml.safe_load((folder / "prometheus.yml").read_text())["global"]["scrape_interval"]
+    assert source["jsonData"]["timeInterval"] == scrape
+    (provider,) = yaml.safe_load((folder / "provisioning/dashboards/haprobe.yml").read_text())["providers"]
+    services = yaml.safe_load((folder / "docker-compose.yml").read_text())["services"]
+    mounted = {}
+    for service in services.values():
+        assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+", service["image"]), "a pinned version"
+        for volume in service["volumes"]:
+            here, there = volume.split(":")[:2]
+            if here.startswith("./"):
+                assert here.removeprefix("./").split("/")[0] in {"", *TOP}, f"{here} is not shipped"
+                mounted[there] = here
+    assert mounted[provider["options"]["path"]].startswith("./")
+    assert f"--web.listen-address={source['url'].removeprefix('http://')}" in services["prometheus"]["command"]

@@ -1,0 +1,99 @@
+"""Metric names, selectors, words and colours that the dashboards share.
+
+Names are looked up in the exporter's tables, so that a renamed metric fails here and not on a screen.
+"""
+
+from probe.core.events import VERDICTS
+from probe.export.collector import FLOW_STATES
+from probe.export.metrics import FAMILIES
+from probe.export.run_metrics import RUN_FAMILIES
+
+# Written remotely and nowhere scraped, hence in no table of families.
+REMOTE = ("haprobe_ha_event_timestamp_seconds",)
+
+AGENT = 'instance=~"$instance"'
+FLOWS = f'{AGENT},path=~"$path",flow=~"$flow"'
+FLOW_LABELS = "instance, path, flow, protocol, session"
+UTC_MS = "time:YYYY-MM-DD HH:mm:ss.SSS"
+
+# Okabe and Ito's colours, the calm ones darkened so that only trouble shines. Words stand beside them everywhere.
+# CALM is for areas, BLUE for figures on the dark ground.
+CALM, BLUE, GREY, DIM = "#2F5D80", "#6CA9D6", "#6E7681", "#454B54"
+ORANGE, RED, YELLOW, GREEN, SKY = "#E69F00", "#D55E00", "#F0E442", "#009E73", "#56B4E9"
+# Of legends, as regular expressions.
+BY_DIRECTION = (("forward$", ORANGE), ("reverse$", SKY), ("unattributed$", GREY))
+STATE_CODES = {state: code for code, state in enumerate(FLOW_STATES, start=1)}
+STATE_COLOURS = {"up": CALM, "suspect": ORANGE, "down": RED, "connecting": YELLOW, "ended": GREY}
+VERDICT_COLOURS = {
+    **{"unaffected": CALM, "survived": CALM, "recovered": CALM, "rebound": YELLOW, "half": ORANGE},
+    **{"lost": RED, "reset": RED, "dark": RED, "unobserved": GREY},
+}
+# Worst last: of several flows in one cell of the matrix, the worst is shown.
+VERDICT_RANK = ("unaffected", "survived", "recovered", "unobserved", "rebound", "half", "lost", "reset", "dark")
+VERDICT_CODES = {verdict: code for code, verdict in enumerate(VERDICT_RANK, start=1)}
+assert set(VERDICTS) <= set(VERDICT_CODES)
+
+
+def metric(name: str, labels: str = AGENT) -> str:
+    """A selector of a declared series; raises KeyError for any other name."""
+    if name not in {*FAMILIES, *RUN_FAMILIES, *REMOTE}:
+        FAMILIES[name.removesuffix("_bucket").removesuffix("_count").removesuffix("_sum")]
+    return f"{name}{{{labels}}}"
+
+
+def flow(name: str, more: str = "") -> str:
+    return metric(name, ",".join(filter(None, (FLOWS, more))))
+
+
+def ms(seconds: str) -> str:
+    """Epoch ms of an instant, as remote samples are stamped: whole, but for the noise of a double's last digit."""
+    return f"floor({seconds} * 1000 + 0.0005)"
+
+
+def rate(selector: str) -> str:
+    return f"rate({selector}[$__rate_interval])"
+
+
+def codes(name: str, label: str, words: dict[str, int], selector=flow) -> str:
+    """One-hot series as one number: each word's series times its code, without those that are 0."""
+    series = ((selector(name, f'{label}="{word}"'), code) for word, code in words.items())
+    return " or ".join(f"({one} * {code} > 0)" for one, code in series)
+
+
+START = flow("haprobe_last_outage_start_timestamp_seconds")
+END = flow("haprobe_last_outage_end_timestamp_seconds")
+OPEN = flow("haprobe_last_outage_open")
+HAD_OUTAGE = f"and on (instance, flow) ({START} > 0)"
+LIVE_STATES = f"max by (instance, path, flow) ({codes('haprobe_flow_state', 'state', STATE_CODES)})"
+
+# Written remotely, with samples at the very edges of outages; the scraped series of this name have no direction.
+EXACT = flow("haprobe_flow_state", 'direction=~"$direction"')
+ANY_EXACT = flow("haprobe_flow_state", 'direction!=""')
+EVER_EXACT = f"last_over_time({ANY_EXACT}[$__range] @ end())"
+
+
+def edges(of: dict[tuple[str, str], str]) -> str:
+    """Instants as values in ms: {(edge, state that begins there): expression in epoch seconds}.
+
+    Both are labels of the rows, the edge because rows of one query must differ in some label.
+    """
+    return " or ".join(
+        f'label_replace(label_replace({ms(expr)}, "edge", "{edge}", "", ""), "begins", "{state}", "", "")'
+        for (edge, state), expr in of.items()
+    )
+
+
+def edges_from_gauges() -> str:
+    """Outages of flows without exact samples, as `edges`.
+
+    A flow begins as up where it was first seen up in the range. While an outage is open its end is not known yet.
+    """
+    first_up = f"min_over_time(timestamp({flow('haprobe_flow_up')} == 1)[$__range:$__interval] @ end())"
+    rows = edges(
+        {
+            ("start", "0"): f"max by (path, flow) ({START} > 0)",
+            ("end", "1"): f"max by (path, flow) ({END} > 0 and {OPEN} == 0)",
+            ("first", "1"): f"min by (path, flow) ({first_up})",
+        }
+    )
+    return f'label_join(({rows}) unless on (flow) {EVER_EXACT}, "row", " · ", "path", "flow")'
