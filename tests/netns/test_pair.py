@@ -95,6 +95,7 @@ def measured(pair: Pair, case: Case, path: str) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_every_session_is_judged_as_it_fared(pair: Pair, case: Case):
     path = "egress" if case.nat else "east-west"
