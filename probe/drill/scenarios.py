@@ -63,6 +63,8 @@ _MULTI_AZ = {
     "egress": _row("survived survived lost"),
     "ingress": _row("survived rebound lost"),
 }
+_DARK = _row("dark dark dark", "dark dark dark")
+_ALL_DARK = dict.fromkeys(PATHS, _DARK)
 _ALL_SURVIVE = dict.fromkeys(PATHS, _row("survived survived survived"))
 # The second failover brings the old addresses back; UDP has meanwhile been seen behind the other unit's.
 _THERE_AND_BACK = {**_ALL_SURVIVE, "ingress": _row("survived rebound survived")}
@@ -115,7 +117,7 @@ _ALL = (
         "the VIP stays bound to the first unit's address",
         "ingress stays dark, all else comes back; moved_but_ingress_dark",
         {"vip_extip": "fixed"},
-        cells={**_MULTI_AZ, "ingress": _row("dark dark dark", "dark dark dark")},
+        cells={**_MULTI_AZ, "ingress": _DARK},
         diagnosis="moved_but_ingress_dark",
         also=NAT,
     ),
@@ -155,7 +157,7 @@ _ALL = (
         "after the failover the way back to workload A leads to the old unit",
         "east-west gets no reply any more, all else as failover; one_direction_dark, by the routes",
         steps=(Step("set_route", 1.0, {"destination": "10.99.98.0/26", "target": "fgt-a-port2"}),),
-        cells={**_MULTI_AZ, "east-west": _row("dark dark dark", "dark dark dark")},
+        cells={**_MULTI_AZ, "east-west": _DARK},
         diagnosis="one_direction_dark",
         limit_s=15.0,
     ),
@@ -201,9 +203,11 @@ _ALL = (
     Scenario(
         "failover-and-peer-reboot",
         "as failover, then workload B's agent is killed and started anew",
-        "as failover, but the kept TCP session east-west is reset by its own peer, not by the firewall",
+        "as failover, but the kept TCP session east-west is reset by its own peer; peer_resets_sessions",
         steps=(Step("restart_agent", 1.0, {"name": "workload-b"}),),
         cells={**_MULTI_AZ, "east-west": _row("survived survived reset")},
+        diagnosis="peer_resets_sessions",
+        also=NAT,
     ),
 )
 
@@ -216,6 +220,13 @@ def _refused(kind: str, *actions: str, caller: str = "fgt-*", **more: Any) -> di
 _MOVES = ("AssociateAddress", "ReplaceRoute")
 _CUT_OFF = NAT | {"watcher_blind"}
 
+# Both units forward: what the routes leave where it was notices nothing.
+_SPLIT = {
+    "east-west": _row("unaffected/survived " * 3, "unaffected/recovered " * 3),
+    "egress": _row("unaffected/survived survived/rebound lost", "unaffected/recovered " * 3),
+    "ingress": _row("unaffected/survived rebound lost", "unaffected/recovered " * 3),
+}
+
 # How the cloud's part of a failover goes wrong, and how its watchers fail.
 _CLOUD = (
     Scenario(
@@ -223,6 +234,7 @@ _CLOUD = (
         "the new primary's role may not move Elastic IPs",
         "east-west comes back, ingress and egress stay dark; routes_moved_eip_not, with the refusal",
         _refused("denied", "AssociateAddress"),
+        cells={**_ALL_DARK, "east-west": _MULTI_AZ["east-west"]},
         diagnosis="routes_moved_eip_not",
         also=NAT,
         limit_s=_DARK_S,
@@ -232,6 +244,7 @@ _CLOUD = (
         "the new primary's role may not replace routes",
         "ingress comes back, east-west and egress stay dark; eip_moved_routes_not, with the refusal",
         _refused("denied", "ReplaceRoute"),
+        cells={**_ALL_DARK, "ingress": _MULTI_AZ["ingress"]},
         diagnosis="eip_moved_routes_not",
         also=NAT,
         limit_s=_DARK_S,
@@ -241,6 +254,7 @@ _CLOUD = (
         "the new primary's role may move neither Elastic IPs nor routes",
         "everything stays dark; eip_routes_not_moved, with both refusals",
         _refused("denied", *_MOVES),
+        cells=_ALL_DARK,
         diagnosis="eip_routes_not_moved",
         limit_s=_DARK_S,
     ),
@@ -249,6 +263,7 @@ _CLOUD = (
         "the units' way to the EC2 API is cut: no call is answered",
         "everything stays dark; eip_routes_not_moved: no answer",
         {"endpoint": "unreachable"},
+        cells=_ALL_DARK,
         diagnosis="eip_routes_not_moved",
         limit_s=_DARK_S,
     ),
@@ -257,6 +272,7 @@ _CLOUD = (
         "the units cannot resolve the name of the EC2 API",
         "everything stays dark; eip_routes_not_moved: the name was not resolved",
         {"awsd_dns": False},
+        cells=_ALL_DARK,
         diagnosis="eip_routes_not_moved",
         limit_s=_DARK_S,
     ),
@@ -265,6 +281,7 @@ _CLOUD = (
         "the account's API budget is spent: what would move things is refused",
         "everything stays dark; eip_routes_not_moved: RequestLimitExceeded",
         _refused("throttled", *_MOVES),
+        cells=_ALL_DARK,
         diagnosis="eip_routes_not_moved",
         limit_s=_DARK_S,
     ),
@@ -273,6 +290,7 @@ _CLOUD = (
         "every call to the EC2 API takes 1.5 s",
         "as failover, but most of the outage is spent in the cloud's API; failover_clean",
         _refused("slow", delay_ms=1500),
+        cells=_MULTI_AZ,
         diagnosis="failover_clean",
         also=NAT,
     ),
@@ -281,6 +299,7 @@ _CLOUD = (
         "awsd does not find the route table of the transit subnets, as one of another VPC",
         "ingress comes back, east-west and egress stay dark; eip_moved_routes_not, with the route left behind",
         {"forgotten_tables": ("transit",)},
+        cells={**_ALL_DARK, "ingress": _MULTI_AZ["ingress"]},
         diagnosis="eip_moved_routes_not",
         also=NAT,
         limit_s=_DARK_S,
@@ -290,6 +309,7 @@ _CLOUD = (
         "an earlier failover rewrote the edge route to the standby's management: it is cut off from the API",
         "everything stays dark; eip_routes_not_moved: no answer",
         {"edge_route_rewritten": True},
+        cells=_ALL_DARK,
         diagnosis="eip_routes_not_moved",
         also=frozenset({"watcher_blind"}),
         limit_s=_DARK_S,
@@ -299,6 +319,7 @@ _CLOUD = (
         "the heartbeat is cut while both units live: both are primary",
         "traffic moves to the other unit, as failover; split_brain",
         trigger="split",
+        cells=_SPLIT,
         diagnosis="split_brain",
         also=NAT,
     ),
@@ -307,6 +328,7 @@ _CLOUD = (
         "the watchers run behind the pair and lose their way to the API and the units in the outage",
         "as failover; failover_clean, with watcher_blind as a caveat",
         {"watch_from": "workload-a"},
+        cells=_MULTI_AZ,
         diagnosis="failover_clean",
         also=_CUT_OFF,
     ),
@@ -315,6 +337,7 @@ _CLOUD = (
         "the watcher's role may not read the cloud, during the whole drill",
         "as failover; failover_clean, with watcher_blind as a caveat",
         _refused("denied", caller="watcher"),
+        cells=_MULTI_AZ,
         diagnosis="failover_clean",
         also=_CUT_OFF,
     ),
@@ -323,6 +346,7 @@ _CLOUD = (
         "the watcher's calls are throttled, during the whole drill",
         "as failover; failover_clean, with watcher_blind as a caveat",
         _refused("throttled", caller="watcher"),
+        cells=_MULTI_AZ,
         diagnosis="failover_clean",
         also=_CUT_OFF,
     ),
@@ -331,6 +355,7 @@ _CLOUD = (
         "the watcher is answered by something that is not EC2, during the whole drill",
         "as failover; failover_clean, with watcher_blind as a caveat",
         _refused("garbage", caller="watcher"),
+        cells=_MULTI_AZ,
         diagnosis="failover_clean",
         also=_CUT_OFF,
     ),
@@ -339,6 +364,7 @@ _CLOUD = (
         "the watcher's calls are never answered, during the whole drill",
         "as failover; failover_clean, with watcher_blind as a caveat",
         _refused("lost", caller="watcher"),
+        cells=_MULTI_AZ,
         diagnosis="failover_clean",
         also=_CUT_OFF,
     ),

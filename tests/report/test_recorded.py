@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from probe.drill.expected import mismatches
 from probe.drill.scenarios import SCENARIOS
 from probe.report import html, text
 from probe.report import phrases as say
@@ -60,6 +61,7 @@ def test_the_right_diagnosis_is_first_and_none_is_wrong(name: str, told: Callabl
     made, scenario = document(name, told), SCENARIOS[name]
     assert codes(made)[:1] == [scenario.diagnosis]
     assert set(codes(made)) <= {scenario.diagnosis, *scenario.also}
+    assert mismatches(made, scenario) == []
     assert all(finding["evidence"] for finding in made["diagnosis"])
     assert all(finding["check_first"] for finding in made["diagnosis"] if finding["code"] != "failover_clean")
     assert len(answers(made)) == 5

@@ -200,7 +200,7 @@ def test_refusals_become_evidence_and_the_run_is_stored_again(
     assert problems(stored) == []
     codes = {finding["code"]: finding["evidence"] for finding in stored["diagnosis"]}
     wanted = "fgt-b: ReplaceRoute rtb-1 0.0.0.0/0: Client.UnauthorizedOperation"
-    assert wanted in codes["eip_routes_not_moved"]
+    assert wanted in codes["eip_moved_routes_not"]
     calls = [e for e in stored["timeline"] if e["detail"].get("via") == "cloudtrail"]
     assert [e["detail"]["target"] for e in calls] == ["203.0.113.10", "rtb-1 0.0.0.0/0"], "named as elsewhere"
     assert {e["uncertainty_ns"] for e in calls} == {S + 1_000_000}
