@@ -679,6 +679,10 @@ class Ledger:
 
     def _settle_to(self, horizon: int, *, last: bool = False) -> None:
         self._horizon = max(self._horizon, horizon)
+        # First, so that an outage whose direction has become known is one with what is settled now, and keeps its id.
+        for flow in list(self._dirty):
+            self._rebuild(flow, self._dirty.pop(flow))
+            self.relieve()
         while self._log and self._log[0].at[0] <= self._horizon:
             sent = self._log.popleft()
             n = int(np.searchsorted(sent.at, self._horizon, side="right"))
@@ -687,9 +691,6 @@ class Ledger:
             self._settle(sent.flow[:n], sent.sequence[:n])
             self.relieve()
         self._settle_unsent(everything=last)
-        for flow in list(self._dirty):
-            self._rebuild(flow, self._dirty.pop(flow))
-            self.relieve()
         for flow in self._crowded():
             self._summarise(flow)
             self.relieve()

@@ -271,9 +271,9 @@ WRITTEN = (
         FLOW_STATE,
         "gauge",
         (*FLOW, "direction"),
-        "1 up, 0 in an outage of that direction (`round_trip` `forward` `reverse`, as in the result document),"
-        " 2 unobserved for 100 ms or longer, neither up nor down. An outage is 0 from `start_ns` until just before"
-        " `end_ns`; there is a sample at each edge and one 1 ms before it, and one at least every 15 s.",
+        "1 up, 0 in an outage of that direction (`round_trip` `forward` `reverse`, as in the result document; `any`: of"
+        " one), 2 unobserved for 100 ms or longer, neither up nor down. An outage is 0 from `start_ns` until just"
+        " before `end_ns`; there is a sample at each edge and one 1 ms before it, and one at least every 15 s.",
     ),
     Family(
         OUTAGE_SECONDS,

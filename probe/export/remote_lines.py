@@ -26,6 +26,7 @@ HA_EVENT = "haprobe_ha_event_timestamp_seconds"
 HEARTBEAT_MS = 15_000  # well within the 5 minutes after which a query takes a series to have ended
 UNOBSERVED_FROM_NS = 100_000_000  # a host that stalls dozens of times a second must not write each; counters have them
 CORRECTED_WITHIN_MS = 120_000  # so long a written outage is compared with what is known of it
+ANY = "any"  # a line of all outages, whichever way
 BOUNDS = ("lower", "estimate", "upper")
 SUBJECTS = ("address", "route_table", "destination", "instance_id", "operation", "target", "role", "watcher")
 
@@ -159,10 +160,10 @@ class FlowLines:
         flow = {"flow": spec.name, "protocol": spec.protocol, "session": spec.session, "path": spec.path}
         self._lines: dict[str, StateLine] = {}
         self._seconds: dict[tuple[str, str], tuple[bytes, int]] = {}
-        for direction in DIRECTIONS:
+        for direction in (*DIRECTIONS, ANY):
             labels = {**common, **flow, "direction": direction}
             self._lines[direction] = StateLine(label_octets({"__name__": FLOW_STATE, **labels}), self.written_ms)
-            for bound in BOUNDS:
+            for bound in BOUNDS if direction != ANY else ():
                 series = label_octets({"__name__": OUTAGE_SECONDS, **labels, "bound": bound})
                 self._seconds[direction, bound] = series, self.written_ms
         self._past = [o for o in past if o.end_ns // 1_000_000 > self.written_ms]
@@ -192,12 +193,11 @@ class FlowLines:
         self._compare(picture)
         samples: list[Sample] = []
         for direction, line in self._lines.items():
-            outages = [o for o in picture.outages if o.direction == direction]
-            past = [o for o in self._past if o.direction == direction]
-            spans = [_span(o, picture) for o in (*past, *outages)]
+            outages = [o for o in (*self._past, *picture.outages) if direction in (o.direction, ANY)]
+            spans = [_span(o, picture) for o in outages]
             samples += line.advance(upto_ms, spans, unobserved, 1 if last else HEARTBEAT_MS)
-            for outage in (*past, *outages):
-                samples += self._length(outage, upto_ms)
+        for outage in (*self._past, *picture.outages):
+            samples += self._length(outage, upto_ms)
         self._shown = {key: _cut(span, upto_ms) for key, span in _spans(picture) if span[0] <= upto_ms}
         self.written_ms = upto_ms
         self._past = [o for o in self._past if o.end_ns // 1_000_000 > upto_ms]

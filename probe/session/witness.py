@@ -133,7 +133,9 @@ class Witness:
                 yield index, outage, self._statement(index, outage, now)
             else:
                 self._owed[key] = outage
-                yield index, outage, {}
+                # What was told of it before may contradict it by now: rather nothing until it is looked up.
+                stale = self._told.pop(key, None) is not None
+                yield index, outage, {"evidence": []} if stale else {}
         for key, outage in list(self._owed.items()):
             if left and (again or key not in self._told):
                 left -= 1

@@ -99,6 +99,14 @@ def test_edges_stand_at_their_millisecond_with_the_old_state_just_before():
     assert bench.states("reverse") == bench.states("round_trip") == [(0, 1)]
 
 
+def test_one_line_shows_the_outages_of_all_directions():
+    bench = Bench()
+    bench.look(9000, outage(1, 1000, 1040), outage(2, 3000, 3333, "reverse"), outage(3, 3100, 4000))
+    edges = [(0, 1), (999, 1), (1000, 0), (1039, 0), (1040, 1), (2999, 1), (3000, 0), (3999, 0), (4000, 1)]
+    assert bench.states("any") == edges
+    assert bench.of(OUTAGE_SECONDS, direction="any", bound="estimate") == []
+
+
 def test_bounds_are_written_where_the_outage_ends():
     bench = Bench()
     bench.look(5000, outage(1, 1000, 1040), outage(2, 3000, 3333, "reverse"))

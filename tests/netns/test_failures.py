@@ -32,7 +32,7 @@ def test_a_watcher_that_may_not_read_the_cloud_costs_the_report_nothing_else(tmp
     except SteadyStateError as error:  # which is before any of it is tried
         pytest.skip(f"this machine is too busy for a steady state: {error}")
     assert laws(document, settled=True) == []
-    assert len(document["flows"]) == 18
+    assert len(document["flows"]) == 20
     scenario, codes = SCENARIOS["watcher-denied"], {d["code"] for d in document["diagnosis"]}
     assert codes <= {scenario.diagnosis, *scenario.also, "probe_unreliable"}
     blind = next(d for d in document["diagnosis"] if d["code"] == "watcher_blind")

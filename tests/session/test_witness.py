@@ -156,6 +156,19 @@ def test_of_many_at_once_some_are_told_before_their_evidence(monkeypatch) -> Non
     assert list(bench.rows(1)) == list(range(292, 308))
 
 
+def test_evidence_that_an_outage_no_longer_agrees_with_is_taken_back_until_it_is_looked_up_again(monkeypatch) -> None:
+    bench = Bench(lost=dict.fromkeys(range(300, 700), "forward"), reports=True)
+    bench.run(460)
+    assert bench.rows(1)[300][-1] == "lost"
+    monkeypatch.setattr(witness_module, "MOST_AT_ONCE", 0)
+    bench.run(1000)
+    ((number, told),) = bench.told.items()
+    assert told["outage"].direction == "forward" and told["evidence"] == []
+    monkeypatch.undo()
+    bench.run(20)
+    assert bench.rows(number)[300][-1] == bench.rows(number)[699][-1] == "lost_forward"
+
+
 def test_a_probe_whose_fate_was_open_when_the_outage_ended_is_told_once_it_is_known() -> None:
     bench = Bench(lost={**dict.fromkeys(range(300, 600), ""), 606: ""})
     bench.run(2001)
