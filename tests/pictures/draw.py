@@ -17,7 +17,7 @@ from probe.errors import PeerError
 from probe.report import text
 
 COLUMNS = 118
-LAST_SECTION = "Outages:"  # the first one that the picture leaves out
+LEFT_OUT = ("Five questions", "Outages:")  # the first section that the picture leaves out
 REPORT_SIZE = (1180, 1330)  # down to the drawing's legend
 LIVE_SIZE = (1400, 1000)
 _LIMIT_S = 120.0  # of one program; takes a few seconds
@@ -29,7 +29,7 @@ def terminal(document: Mapping[str, Any], file: Path) -> None:
     text.render(document, Console(file=shown, width=COLUMNS, force_terminal=True, color_system="truecolor"))
     whole = Text.from_ansi(shown.getvalue())
     lines = whole.split("\n", allow_blank=True)
-    end = next(n for n, line in enumerate(lines) if line.plain.startswith(LAST_SECTION))
+    end = next(n for n, line in enumerate(lines) if line.plain.startswith(LEFT_OUT))
     paper = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     for line in lines[:end]:
         paper.print(line, no_wrap=True)
