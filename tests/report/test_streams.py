@@ -133,7 +133,7 @@ def test_the_matrix_of_all_protocols_is_whole_at_any_width(width: int) -> None:
     made = new_document(run=build.RUN, flows=[*made["flows"], flow])
     written = StringIO()
     text.render(made, Console(file=written, width=width))
-    head, matrix = written.getvalue().split("longest absence\n", 1)
+    _, matrix = written.getvalue().split("longest absence\n", 1)
     matrix = matrix.split("\n\n")[0]
     assert "…" not in matrix
     assert "stream" in matrix.splitlines()[1]
