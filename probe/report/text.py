@@ -5,7 +5,7 @@ Symbol and word carry every meaning; colour only repeats it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich import box
@@ -19,7 +19,6 @@ from probe.report import phrases as say
 from probe.report.endings import endings
 
 WIDE = 120
-_ANY_WIDTH = 1000
 # A flapping path has thousands of outages; a terminal shows the first, the stored page all of them.
 MOST_ROWS = 100
 _STYLE = {"good": "green", "warn": "yellow", "bad": "bold red", "none": "dim", "ha": "cyan"}
@@ -100,41 +99,30 @@ def _matrix(document: Mapping[str, Any], console: Console) -> None:
     protocols, rows = say.matrix_rows(document)
     if not rows:
         return
-    _title("Verdicts: old and new sessions, longest absence", console)
-    # The first layout that nothing is cut off in: old beside new, old above new, and figures below their words.
-    for beside, between in ((True, " "), (False, " "), (False, "\n")):
-        table = _matrix_table(protocols, rows, console, beside=beside, between=between)
-        if console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).maximum <= console.width:
-            break
-    console.print(table)
-
-
-def _matrix_table(
-    protocols: Sequence[str], rows: Sequence[say.Row], console: Console, *, beside: bool, between: str
-) -> Table:
-    table = table_for(console, "")
+    wide = console.width >= WIDE
+    table = table_for(console, "Verdicts: old and new sessions, longest absence")
     table.add_column("path", no_wrap=True)
-    if not beside:
+    if not wide:
         table.add_column("", no_wrap=True)
     for protocol in protocols:
-        for title in (f"{protocol} old", f"{protocol} new") if beside else (protocol,):
+        for title in (f"{protocol} old", f"{protocol} new") if wide else (protocol,):
             table.add_column(title, no_wrap=True)
     for row in rows:
-        if beside:
-            cells = [_cell(row.cells.get((p, key)), between) for p in protocols for key in ("kept", "fresh")]
+        if wide:
+            cells = [_cell(row.cells.get((protocol, key))) for protocol in protocols for key in ("kept", "fresh")]
             table.add_row(_plain(row.path), *cells)
             continue
         for key, word in (("kept", "old"), ("fresh", "new")):
-            cells = [_cell(row.cells.get((protocol, key)), between) for protocol in protocols]
+            cells = [_cell(row.cells.get((protocol, key))) for protocol in protocols]
             table.add_row(_plain(row.path) if key == "kept" else "", word, *cells)
-    return table
+    console.print(table)
 
 
-def _cell(cell: say.Cell | None, between: str) -> Text:
+def _cell(cell: say.Cell | None) -> Text:
     if cell is None:
         return Text("-", style="dim")
     text = _verdict(cell.verdict)
-    return text.append(f"{between}{cell.figure}", style="default") if cell.figure else text
+    return text.append(f" {cell.figure}", style="default") if cell.figure else text
 
 
 def _verdict(word: str) -> Text:

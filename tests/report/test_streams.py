@@ -124,18 +124,3 @@ def test_a_document_from_before_streams_is_read_as_it_was() -> None:
     old["flows"] = old["flows"][:1]
     assert say.frozen(old) == []
     assert "Streams" not in printed(old)
-
-
-@pytest.mark.parametrize("width", [80, 100, 120, 140, 200])
-def test_the_matrix_of_all_protocols_is_whole_at_any_width(width: int) -> None:
-    made = build.drill()
-    flow = stream(stall(7_900 * MS), verdict="survived")
-    made = new_document(run=build.RUN, flows=[*made["flows"], flow])
-    written = StringIO()
-    text.render(made, Console(file=written, width=width))
-    _, matrix = written.getvalue().split("longest absence\n", 1)
-    matrix = matrix.split("\n\n")[0]
-    assert "…" not in matrix
-    assert "stream" in matrix.splitlines()[1]
-    assert matrix.count("survived") >= 4 and "7.90 s" in matrix
-    assert max(len(line) for line in matrix.splitlines()) <= width
