@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help drill test check format test-netns bench lab-down lock docs clean
+.PHONY: help drill test check format test-netns bench lab-down lock docs pictures clean
 
 PYTHON ?=
 OUT ?= runs
@@ -62,6 +62,13 @@ docs: ## write the generated files in docs/ and dashboards/ again
 	$(BIN)/python -m probe.drill.expected > docs/scenarios.md
 	$(BIN)/python -m probe.export.run_metrics > docs/run-metrics.md
 	$(BIN)/python -m dashboards
+	$(BIN)/python -m probe.report.model_page > docs/result.md
+
+pictures: ## draw docs/pictures from a drill in a lab of its own; on a quiet machine, options in ARGS
+	@tools/packages python lab pictures
+	@PYTHON="$(PYTHON)" tools/venv dev
+	@status=0; $(SUDO) $(BIN)/python -m tests.pictures $(ARGS) || status=$$?; \
+	 if [ -n '$(SUDO)' ]; then sudo chown -R "$$(id -u):$$(id -g)" docs/pictures; fi; exit $$status
 
 lock: ## pin all dependencies again (needs uv); an existing pin stays while it fits, UPGRADE=--upgrade renews it
 	@tools/lock $(UPGRADE)

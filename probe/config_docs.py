@@ -47,7 +47,7 @@ def files() -> dict[str, str]:
 def markdown() -> str:
     """The page for people: one table per part of the file."""
     parts = [_HEAD]
-    for where, model in _models(AgentConfig, ""):
+    for where, model in models(AgentConfig, ""):
         summary = (model.__doc__ or "").split("\n\n")[0]
         rows = [_row(name, field) for name, field in model.model_fields.items()]
         table = ["| key | allowed | default | meaning |", "| --- | --- | --- | --- |", *rows]
@@ -55,12 +55,13 @@ def markdown() -> str:
     return "\n".join(parts)
 
 
-def _models(model: type[BaseModel], where: str) -> Iterator[tuple[str, type[BaseModel]]]:
+def models(model: type[BaseModel], where: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    """A model and those inside it, outermost first, each with where it stands: `flows[]`, `agents.NAME`."""
     yield where, model
     for name, field in model.model_fields.items():
         here = f"{where}.{name}" if where else name
         for suffix, inner in _inner(field.annotation, ""):
-            yield from _models(inner, here + suffix)
+            yield from models(inner, here + suffix)
 
 
 def _inner(kind: Any, suffix: str) -> Iterator[tuple[str, type[BaseModel]]]:

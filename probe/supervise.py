@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -17,6 +18,8 @@ from typing import Any
 from probe import errors
 from probe.border import Channel, SharedState
 from probe.privileges import drop_privileges
+
+log = logging.getLogger(__name__)
 
 START_S = 10.0
 STOP_S = 5.0
@@ -131,10 +134,15 @@ class Engine:
 
     def _listen(self) -> None:
         drop_privileges()  # capabilities are a thread's own; this one needs none
-        while not self._channel.closed:
-            select.select([self._channel], [], [], 1.0)
-            for message in self._channel.receive():
-                self._dispatch(message)
+        try:
+            while not self._channel.closed:
+                select.select([self._channel], [], [], 1.0)
+                for message in self._channel.receive():
+                    self._dispatch(message)
+        except Exception:
+            # Deaf to its engine, an agent would go on telling states of long ago as the present ones: end it.
+            log.exception("what the %s process told could not be taken in", self.role)
+            self.process.kill()
         self._ready.set()
         if self.process.poll() not in (None, 0) and self._error is None:
             self._error = errors.HaprobeError(f"the {self.role} process ended with status {self.process.returncode}")

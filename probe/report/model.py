@@ -119,14 +119,14 @@ class UnobservedModel(_Model):
 
     start_ns: Ns
     end_ns: Ns
-    cause: Cause
+    cause: Cause = Field(description="stall: not scheduled in time; ring_drop: replies dropped here; others as named.")
 
 
 class SessionEndModel(_Model):
     """How a kept session ended, as far as seen."""
 
-    cause: EndCause
-    at_ns: Ns
+    cause: EndCause = Field(description="silent: dark to the end of the run, without a word.")
+    at_ns: Ns = Field(description="When the packet came; of a silent end, when the first probe was lost.")
     from_: str = Field(alias="from", description="Address the RST, FIN or ICMP error came from.")
     ttl: Count = Field(description="TTL of that packet on arrival: tells the firewall from the far end.")
     peer_ttl: Count = Field(default=0, description="TTL of the far end's last reply, to set beside it; 0: none came.")
@@ -187,8 +187,8 @@ class FlowModel(_Model):
     """One probe stream and what became of it."""
 
     name: str
-    agent: str
-    target: str
+    agent: str = Field(description="Whose flow it is; names are unique within an agent.")
+    target: str = Field(description="Where its probes are sent.")
     protocol: Protocol
     session: Session = Field(description="kept: one session for the whole run (the old one); fresh: new ones.")
     path: str = Field(description="ingress, east-west, egress, or the user's own word.")
@@ -198,7 +198,7 @@ class FlowModel(_Model):
     outages: list[OutageModel]
     unobserved: list[UnobservedModel]
     session_end: SessionEndModel | None
-    verdict: Verdict
+    verdict: Verdict = Field(description="What became of the session; of a fresh flow, survived means recovered.")
     stack: Stack = Field(default="packet", description="kernel: a stream, which has stalls where others have outages.")
     stream: StreamModel | None = Field(default=None, description="Of a stream alone.")
     rebound: bool = Field(default=False, description="Answered again behind another translated address or port.")
@@ -207,15 +207,15 @@ class FlowModel(_Model):
 class ClockModel(_Model):
     """The clock behind the instants. Durations do not depend on it."""
 
-    synchronised: bool
+    synchronised: bool = Field(description="Whether the kernel says that something keeps it.")
     max_error_ns: Ns | None = Field(description="Bound on the offset from UTC; null when unknown.")
-    source: str
+    source: str = Field(description="Where that is known from, clockbound, chrony or adjtimex.")
 
 
 class TriggerModel(_Model):
     """What started the failover; kind is empty and at_ns 0 when nothing did."""
 
-    kind: str
+    kind: str = Field(description="graceful or crash in a lab; else as drill.trigger.kind of the config file.")
     at_ns: Ns
 
 
@@ -231,13 +231,13 @@ class RecordModel(_Model):
 class RunModel(_Model):
     """Where, when and with what the run was made."""
 
-    id: str
-    started_ns: Ns
+    id: str = Field(description="Start of the span, which names its directory.")
+    started_ns: Ns = Field(description="The span told of: of a drill from the steady state on.")
     ended_ns: Ns
-    host: str
-    version: str
-    labels: dict[str, str]
-    config: dict[str, Any]
+    host: str = Field(description="Name of the host that wrote it.")
+    version: str = Field(description="Of haprobe.")
+    labels: dict[str, str] = Field(description="--label, and what watchers know: fortios, fortios_build.")
+    config: dict[str, Any] = Field(description="What it was made with; no secrets.")
     clock: ClockModel
     trigger: TriggerModel
     record: RecordModel | None = None
@@ -247,10 +247,10 @@ class TimelineModel(_Model):
     """Something that happened at an instant, give or take `uncertainty_ns`."""
 
     at_ns: Ns
-    uncertainty_ns: Ns
+    uncertainty_ns: Ns = Field(description="It happened within this of at_ns, either way.")
     source: Literal["probe", "aws", "fortigate", "lab", "user"]
     event: str
-    detail: dict[str, Any]
+    detail: dict[str, Any] = Field(description="By event: unit, role, address, operation, result, flow ...")
 
 
 class PhaseModel(_Model):
@@ -266,9 +266,9 @@ class PhaseModel(_Model):
 class DiagnosisModel(_Model):
     """One finding, with its evidence."""
 
-    code: str
+    code: str = Field(description="See verdicts.md.")
     summary: str
-    evidence: list[str]
+    evidence: list[str] = Field(description="The observations it rests on.")
     check_first: list[str] = Field(default_factory=list, description="What to look at first, in order.")
 
 
@@ -277,7 +277,7 @@ class BudgetModel(_Model):
 
     name: str
     limit: int | float | str | list[str]
-    value: int | float | str | None
+    value: int | float | str | None = Field(description="null: it applies to no flow, which is not ok.")
     ok: bool
 
 

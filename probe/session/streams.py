@@ -289,8 +289,8 @@ class Streams:
             if stream.limit is not None and stream.slot >= stream.limit:
                 self._finish(stream)
         if missed:
-            span = {"start_ns": int(missed_from) + self._anchor, "end_ns": now + self._anchor, "cause": "stall"}
-            self._tell({"event": "unobserved", "flow": stream.index, **span})
+            span = {"start_ns": [int(missed_from) + self._anchor], "end_ns": [now + self._anchor]}
+            self._tell({"event": "unobserved", "cause": "stall", "flows": [stream.index], **span})
 
     def _write(self, stream: Stream) -> bool:
         """Hand one record to the kernel; False if the connection turns out to be over."""

@@ -8,11 +8,12 @@ import pytest
 
 from probe.border import SharedState
 from probe.clock import ManualClock, wall_offset_ns
-from probe.core.events import COUNT_NAMES, Counts
+from probe.core.events import COUNT_NAMES, Counts, FlowSpec
 from probe.core.fate import COLUMN
 from probe.core.ledger import Ledger
 from probe.core.stream import TcpInfo
 from probe.link.kernel_tcp import Ended
+from probe.recorder import FlowTrack, Recorder
 from probe.session.liveness import Liveness
 from probe.session.streams import CONNECT_NS, FAR, RECORD_OCTETS, Streams
 
@@ -103,6 +104,15 @@ class World:
     @property
     def wire(self) -> Wire:
         return self.wires[-1]
+
+    def recorded(self) -> FlowTrack:
+        """What the control process makes of all that was told."""
+        spec = FlowSpec("s", "tcp", "kept", "east-west", "192.0.2.2", 7, 10.0, stack="kernel")
+        recorder, track = Recorder(), FlowTrack(spec, 1, "192.0.2.2")
+        recorder.add(track)
+        for message in self.told:
+            recorder.take(message)
+        return track
 
     def run(self, ns: int, *, echo: bool = True) -> None:
         """Let time pass in steps; what is typed comes back within one if asked."""
@@ -224,9 +234,9 @@ def test_slots_that_we_missed_ourselves_are_unobserved() -> None:
     world.run(S)
     world.clock.advance(S)  # we did not run
     world.run(S)
-    (span,) = world.events("unobserved")
-    assert span["cause"] == "stall"
-    assert S <= span["end_ns"] - span["start_ns"] < S + 2 * INTERVAL
+    (span,) = world.recorded().unobserved
+    assert span.cause == "stall"
+    assert S <= span.end_ns - span.start_ns < S + 2 * INTERVAL
     assert 8 <= world.counts().unsent <= 10
     assert world.events("stall") == []
 
