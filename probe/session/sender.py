@@ -46,6 +46,7 @@ DRAIN_NS = (
 )
 LISTEN_NS = 5_000_000  # look for commands this often
 AHEAD_NS = 10_000_000  # frames are written this long before they are due
+LINGER_NS = 200_000_000  # at the end
 STALL_NS = 5_000_000  # later than this and a slot may have been missed
 FAR = 1 << 62
 OPEN_OUTAGE_NS = 1_000_000_000  # tell how an open outage has grown
@@ -308,12 +309,27 @@ class Sender:
     def close(self) -> None:
         """End every TCP session with an exact RST and settle what is left."""
         self._closing, self._relief = True, False
+        for queue in self._queues:
+            queue.recall()  # a RST is exact only behind the last probe that has left
+        self._flush_stamps()
         for flow in self.table.flows.values():
             self._connections.close(flow)
         self._streams.close()
+        self._linger()
         self._drain()
         self._tick(self._clock.mono_ns(), everything=True)
         self._witness.close()
+
+    def _linger(self) -> None:
+        """Wait a little for the answers to the last SYNs: each leaves a connection half open until then."""
+        fresh = [flow.index for flow in self.table.flows.values() if flow.kind == layout.SYN and flow.first_ns]
+        until = self._clock.mono_ns() + LINGER_NS
+        while (self.ledger.last_answered_at[fresh] < self.ledger.last_sent_at[fresh]).any():
+            now = self._clock.mono_ns()
+            if now >= until:
+                break
+            self._clock.sleep_until(now + LISTEN_NS)
+            self._drain()
 
     def _reserve(self, proto: str, target: str, count: int) -> list[int]:
         if proto != "icmp":
