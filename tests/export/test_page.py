@@ -14,7 +14,7 @@ from probe.export import page
 
 from .fakes import AWS, FORTIGATE, KEPT, NEW, FakeAgent
 
-VOID = {"meta", "link", "br"}
+VOID = {"meta", "link", "br", "input"}
 
 
 class Balanced(HTMLParser):

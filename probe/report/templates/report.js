@@ -31,7 +31,7 @@
   const PROBES_BELOW = 0.5; // seconds of view: single probes are drawn
   // Nanoseconds since 1970 do not fit into a number: as one they would be off by up to 128 ns, which is what an older
   // browser, which does not tell a value's text, has to live with. Seconds from the origin fit, for weeks.
-  const exact = (_, value, from) => (typeof value === "number" && !Number.isSafeInteger(value) && from ? BigInt(from.source) : value);
+  const exact = (_, value, from) => (Number.isInteger(value) && !Number.isSafeInteger(value) && from && /^\d+$/.test(from.source) ? BigInt(from.source) : value);
   const flows = JSON.parse(document.getElementById("document").textContent, exact).flows;
   const originNs = BigInt(data.originNs);
   let view = incident.slice();
