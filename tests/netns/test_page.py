@@ -30,7 +30,9 @@ def test_the_page_and_its_stream_stay_live_through_an_outage(triple: Triple, ref
     with browser.opened(tmp_path / "profile") as chromium:
         tab = chromium.page(390).open(f"http://{agent.address}/")
         tab.wait_for(f"{LINK} === 'live'")
-        tab.js("window.told = []; new EventSource('api/v1/events').addEventListener('outage', (e) => told.push(e.data))")
+        tab.js(
+            "window.told = []; new EventSource('api/v1/events').addEventListener('outage', (e) => told.push(e.data))"
+        )
         tab.wait_for(f"{ANSWERED} > 20", "for the rate of answers, known from the second look on")
 
         block(triple)
