@@ -163,6 +163,11 @@ class Tab:
         found: list[str] = self.js(_OVERFLOW)
         return found
 
+    def covered(self, selector: str) -> list[str]:
+        """What matching elements say that something else lies on."""
+        found: list[str] = self.js(f"({_COVERED})({json.dumps(selector)})")
+        return found
+
     def key(self, key: str) -> None:
         """Press and release a key."""
         text = {"text": key} if len(key) == 1 else {}
@@ -198,6 +203,12 @@ _MIDDLE = """(element) => {
   const box = element.getBoundingClientRect();
   return [box.x + box.width / 2, box.y + box.height / 2];
 }"""
+_COVERED = """(selector) => [...document.querySelectorAll(selector)].filter((element) => {
+  if (!element.textContent.trim() || !element.getClientRects().length) return false;
+  element.scrollIntoView({block: "center"});
+  const box = element.getBoundingClientRect();
+  return !element.contains(document.elementFromPoint(box.x + Math.min(9, box.width / 2), box.y + box.height / 2));
+}).map((element) => element.textContent).slice(0, 5)"""
 _OVERFLOW = """(() => {
   const width = document.documentElement.clientWidth, found = [];
   if (document.documentElement.scrollWidth > width) found.push("the page is " + document.documentElement.scrollWidth);
