@@ -28,7 +28,8 @@ from probe.drill.status import Poll
 from probe.drill.steady import SteadyState, clock_warnings, over, watcher_warnings
 from probe.drill.summary import summarise, table
 from probe.drill.triggers import Trigger, terminal_input
-from probe.drill.wall import Wall, WallState
+from probe.drill.wall import Wall
+from probe.drill.wall_view import AnswerRate, WallState
 from probe.drill.watchers import Watchers, told
 from probe.errors import (
     HaprobeError,
@@ -140,6 +141,7 @@ class Drill:
         self._last: Poll | None = None
         self._clean: Poll | None = None  # the last one before anything was lost
         self._progress: RecoveryProgress | None = None
+        self._rate = AnswerRate()
         self._fired = False  # or perhaps so: a call that got no answer may have been carried out
         self._watchers: Watchers
         self._captures: dict[str, str] = {}
@@ -315,7 +317,7 @@ class Drill:
     def _wait_settled(self) -> None:
         begun_ns, needed_s = self._clock.mono_ns(), settle_s(self._latest())
         while (elapsed_s := (self._clock.mono_ns() - begun_ns) / 1e9) < needed_s:
-            self._wall.show(WallState("collect", elapsed_s, needed_s, self._latest().flows))
+            self._show(WallState("collect", elapsed_s, needed_s), self._latest())
             time.sleep(min(POLL_GAP_S, needed_s - elapsed_s))
 
     def _finish(
@@ -372,7 +374,10 @@ class Drill:
         return self._last
 
     def _show(self, state: WallState, poll: Poll) -> None:
-        self._wall.show(replace(state, flows=poll.flows))
+        before = self._clean.by_key if self._clean else None
+        blind = tuple(down for agent in poll.agents for down in agent.watchers_down)
+        answered = self._rate.update(poll)
+        self._wall.show(replace(state, flows=poll.flows, before=before, blind=blind, answered_pps=answered))
 
 
 def _check_unit(trigger: Trigger, steady: Poll) -> None:

@@ -34,6 +34,14 @@ class FlowStatus:
     last_rx_ns: int  # Unix epoch; 0 when nothing was received yet
     counts: Counts
     loss_threshold_ns: int = DEFAULT_LOSS_THRESHOLD_NS
+    stack: str = "packet"  # kernel: a stream
+    outages: int = 0  # so far
+    silent_ns: int = 0  # since its last reply, when the agent answered; 0 when nothing was received yet
+
+    @property
+    def kind(self) -> str:
+        """Its protocol, a stream being one of its own."""
+        return "stream" if self.stack == "kernel" else self.protocol
 
     @property
     def key(self) -> FlowKey:
@@ -107,11 +115,12 @@ def parse(agent: str, body: Any) -> AgentStatus:
     if not isinstance(body, dict) or not isinstance(body.get("flows"), list):
         raise ValueError("no `flows` in it")
     try:
-        flows = tuple(_flow(agent, flow) for flow in body["flows"])
+        now_ns = int(body.get("now_ns", 0))
+        flows = tuple(_flow(agent, flow, now_ns) for flow in body["flows"])
         watchers = body.get("watchers") or []
         return AgentStatus(
             agent=agent,
-            now_ns=int(body.get("now_ns", 0)),
+            now_ns=now_ns,
             ready=bool(body.get("ready", True)),
             not_ready=str(body.get("not_ready") or ""),
             flows=flows,
@@ -143,8 +152,9 @@ def _notes(watchers: Sequence[Mapping[str, Any]]) -> Iterable[str]:
             yield f"awsd of {capture.get('unit')} is not captured: {capture['reason']}"
 
 
-def _flow(agent: str, body: Mapping[str, Any]) -> FlowStatus:
+def _flow(agent: str, body: Mapping[str, Any], now_ns: int) -> FlowStatus:
     counts = body.get("counts") or {}
+    last_rx_ns = int(body.get("last_rx_ns") or 0)
     return FlowStatus(
         agent=agent,
         name=str(body["name"]),
@@ -155,9 +165,12 @@ def _flow(agent: str, body: Mapping[str, Any]) -> FlowStatus:
         state=str(body["state"]),
         detail=str(body.get("detail") or ""),
         interval_ns=int(body.get("interval_ns") or 0),
-        last_rx_ns=int(body.get("last_rx_ns") or 0),
+        last_rx_ns=last_rx_ns,
         counts=Counts(**{name: int(counts.get(name, 0)) for name in COUNT_NAMES}),
         loss_threshold_ns=int(body.get("loss_threshold_ns") or DEFAULT_LOSS_THRESHOLD_NS),
+        stack=str(body.get("stack") or "packet"),
+        outages=int(body.get("outages") or 0),
+        silent_ns=max(0, now_ns - last_rx_ns) if last_rx_ns else 0,
     )
 
 

@@ -118,10 +118,10 @@ class Endpoints:
     def landing_page(self, request: Request) -> Response:
         _parameters(request, "part")
         part = request.query_params.get("part", "page")
-        if part == "live":
-            return HTMLResponse(page.render_live(self._view), headers=_FRESH)
+        if part in ("live", "brief"):
+            return HTMLResponse(page.render_live(self._view, whole=part == "live"), headers=_FRESH)
         if part != "page":
-            raise BadParameter("part", f"{part!r} is unknown", "page, live")
+            raise BadParameter("part", f"{part!r} is unknown", "page, live, brief")
         html, policy = page.render_page(self._view)
         return HTMLResponse(html, headers={**_FRESH, "Content-Security-Policy": policy})
 

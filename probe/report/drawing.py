@@ -1,8 +1,8 @@
 """Geometry of the report's timeline drawing: document in, positions out. No markup.
 
 Horizontal positions are percent of the plot's width, so that the drawing fits a phone and a wide screen without
-scripting; vertical ones are pixels. Every item also carries its time in seconds from the origin, from which the
-page's script computes positions anew when a person zooms.
+scripting; vertical ones are pixels within a flow's lane. Every item also carries its time in seconds from the origin,
+from which the page's script computes positions anew when a person zooms.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from probe.core.verdict import shown
 from probe.report import phrases as say
+from probe.report.listing import FEW, broken, found_by, worst_first
 
 LANE = 22  # px per flow
-HEAD = 24  # px per path heading
 LABEL_ROW = 16  # px per row of event labels
-AXIS = 38  # px below the lanes
 _LABEL_PERCENT_PER_CHAR = 0.75  # of the plot, at its narrowest width that shows labels as words
 _FOCUS_BELOW = 0.5  # an incident shorter than this share of the run is shown enlarged at first
 
@@ -32,9 +32,10 @@ class Bar:
     width: float  # percent
     start_s: float
     end_s: float
-    y: int  # px
+    y: int  # px from the top of its lane
     height: int  # px
     title: str
+    outage: int | None = None  # of its flow, in the document
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,9 @@ class Lane:
 
     label: str
     title: str
-    y: int  # px, top
+    index: int  # of the flow in the document
+    find: str  # the words it is found by
+    folded: bool  # shown only when asked for: its path has many
     bars: tuple[Bar, ...]
     end: tuple[float, float, str] | None  # percent, seconds and words of the session's end
 
@@ -53,8 +56,8 @@ class Group:
     """One path with its flows."""
 
     path: str
-    y: int
     lanes: tuple[Lane, ...]
+    folded: str  # what its folded lanes are, in words; empty where none is
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +97,7 @@ class Drawing:
     view: tuple[float, float]
     full: tuple[float, float]
     label_rows: int
-    top: int  # px of the first lane
-    bottom: int  # px below the last lane
-    height: int
+    long_names: bool  # lanes are named by flow, not by protocol alone
 
 
 class _Scale:
@@ -132,8 +133,7 @@ def draw(document: Mapping[str, Any], numbers: Mapping[int, say.Line]) -> Drawin
     full = _full(document, zero)
     scale = _Scale(zero, _view(document, zero, full))
     marks, rows = _marks(numbers, scale)
-    top = rows * LABEL_ROW + 6
-    groups, bottom = _groups(document, scale, top, max(int(run["ended_ns"]), zero + int(full[1] * 1e9)))
+    groups = _groups(document, scale, (run["started_ns"], max(int(run["ended_ns"]), zero + int(full[1] * 1e9))))
     return Drawing(
         groups=groups,
         marks=marks,
@@ -142,9 +142,7 @@ def draw(document: Mapping[str, Any], numbers: Mapping[int, say.Line]) -> Drawin
         view=scale.view,
         full=full,
         label_rows=rows,
-        top=top,
-        bottom=bottom,
-        height=bottom + AXIS,
+        long_names=any(len(lane.label) > 10 for group in groups for lane in group.lanes),
     )
 
 
@@ -169,16 +167,27 @@ def _view(document: Mapping[str, Any], zero: int, full: tuple[float, float]) -> 
     return (start, end) if 0 < end - start < _FOCUS_BELOW * (full[1] - full[0]) else full
 
 
-def _groups(document: Mapping[str, Any], scale: _Scale, top: int, end_ns: int) -> tuple[tuple[Group, ...], int]:
-    y, groups = top, []
+def _groups(document: Mapping[str, Any], scale: _Scale, run: tuple[int, int]) -> tuple[Group, ...]:
+    places = {id(flow): index for index, flow in enumerate(document["flows"])}
+    groups = []
     for path, flows in say.by_path(document).items():
-        head, lanes = y, []
-        y += HEAD
-        for flow in flows:
-            lanes.append(_lane(flow, _lane_label(flow, flows), scale, y, (document["run"]["started_ns"], end_ns)))
-            y += LANE
-        groups.append(Group(path, head, tuple(lanes)))
-    return tuple(groups), y
+        ordered = worst_first(flows)
+        lanes = tuple(
+            _lane(flow, _lane_label(flow, flows), places[id(flow)], scale, run, folded=place >= FEW)
+            for place, flow in enumerate(ordered)
+        )
+        groups.append(Group(path, lanes, _folded(ordered[FEW:])))
+    return tuple(groups)
+
+
+def _folded(flows: Sequence[Mapping[str, Any]]) -> str:
+    """`48 more flows, none worse than survived`, the flows in order of badness."""
+    if not flows:
+        return ""
+    worst = shown(flows[0]["verdict"], flows[0]["session"] == "fresh")
+    bad = sum(map(broken, flows))
+    rest = f"{bad} of them {'is' if bad == 1 else 'are'} not well either" if bad else f"none worse than {worst}"
+    return f"{len(flows)} more {'flow' if len(flows) == 1 else 'flows'}, {rest}"
 
 
 def _lane_label(flow: Mapping[str, Any], beside: Sequence[Mapping[str, Any]]) -> str:
@@ -192,25 +201,28 @@ def _lane_label(flow: Mapping[str, Any], beside: Sequence[Mapping[str, Any]]) ->
     return f"{flow['protocol'].upper()} {'old' if flow['session'] == 'kept' else 'new'}"
 
 
-def _lane(flow: Mapping[str, Any], label: str, scale: _Scale, y: int, run: tuple[int, int]) -> Lane:
+def _lane(
+    flow: Mapping[str, Any], label: str, index: int, scale: _Scale, run: tuple[int, int], *, folded: bool
+) -> Lane:
     title = f"{flow['name']}: {flow['verdict']}"
-    bars = [Bar("ok", "both", *scale.span(*span), y + 5, LANE - 10, title) for span in answered(flow, run)]
-    for outage in flow["outages"]:
-        bars += _outage(flow, outage, scale, y)
+    bars = [Bar("ok", "both", *scale.span(*span), 5, LANE - 10, title) for span in answered(flow, run)]
+    for place, outage in enumerate(flow["outages"]):
+        bars += _outage(flow, outage, place, scale)
     for stall in (flow.get("stream") or {}).get("stalls", ()):
         title = f"{flow['name']}: frozen for {say.duration(stall['duration_ns'])} from {say.utc(stall['start_ns'])} UTC"
-        bars.append(Bar("outage", "both", *scale.span(stall["start_ns"], stall["end_ns"]), y + 2, LANE - 4, title))
+        bars.append(Bar("outage", "both", *scale.span(stall["start_ns"], stall["end_ns"]), 2, LANE - 4, title))
     for span in flow["unobserved"]:
         length = say.duration(span["end_ns"] - span["start_ns"])
         title = f"{flow['name']}: unobserved for {length} ({span['cause'].replace('_', ' ')})"
-        bars.append(Bar("unobserved", "both", *scale.span(span["start_ns"], span["end_ns"]), y + 2, LANE - 4, title))
+        bars.append(Bar("unobserved", "both", *scale.span(span["start_ns"], span["end_ns"]), 2, LANE - 4, title))
     ended = flow["session_end"] or {}
     end = None
     if ended.get("cause", "none") not in ("none", "silent") and ended["at_ns"]:
         how = ended["cause"].upper() + say.sent_by(ended)
         words = f"{flow['name']}: session ended by {how} at {say.utc(ended['at_ns'])} UTC"
         end = (scale.percent(ended["at_ns"]), scale.seconds(ended["at_ns"]), words)
-    return Lane(label, f"{say.label(flow)} to {flow['target']}", y, tuple(bars), end)
+    title = f"{say.label(flow)} to {flow['target']}: {flow['verdict']}"
+    return Lane(label, title, index, found_by(flow), folded, tuple(bars), end)
 
 
 def answered(flow: Mapping[str, Any], run: tuple[int, int]) -> list[tuple[int, int]]:
@@ -232,11 +244,11 @@ def answered(flow: Mapping[str, Any], run: tuple[int, int]) -> list[tuple[int, i
     return [*spans, (at, run[1])] if at < run[1] else spans
 
 
-def _outage(flow: Mapping[str, Any], outage: Mapping[str, Any], scale: _Scale, y: int) -> list[Bar]:
+def _outage(flow: Mapping[str, Any], outage: Mapping[str, Any], place: int, scale: _Scale) -> list[Bar]:
     """The time certainly lost, on a paler bar that reaches to the answered probes around it."""
     side = {"round_trip": "both"}.get(outage["direction"], outage["direction"])
     height = LANE - 4 if side == "both" else (LANE - 4) // 2
-    top = y + 2 + (height if side == "reverse" else 0)
+    top = 2 + (height if side == "reverse" else 0)
     edges = outage["edges_ns"]
     _, word = say.DIRECTIONS[outage["direction"]]
     title = (
@@ -246,8 +258,8 @@ def _outage(flow: Mapping[str, Any], outage: Mapping[str, Any], scale: _Scale, y
     outer = (edges["last_ok"] or edges["first_lost"], edges["first_ok"] or edges["last_lost"])
     inner = (edges["first_lost"], edges["last_lost"])
     return [
-        Bar("bounds", side, *scale.span(*outer), top, height, title),
-        Bar("outage", side, *scale.span(*inner), top, height, title),
+        Bar("bounds", side, *scale.span(*outer), top, height, title, place),
+        Bar("outage", side, *scale.span(*inner), top, height, title, place),
     ]
 
 

@@ -17,8 +17,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from probe.core.verdict import shown
+from probe.report import listing
 from probe.report import phrases as say
-from probe.report.drawing import HEAD, LABEL_ROW, LANE, draw
+from probe.report.drawing import LABEL_ROW, LANE, draw
 from probe.report.endings import endings
 from probe.report.questions import answers
 
@@ -40,7 +41,10 @@ def render(document: Mapping[str, Any]) -> str:
             protocols=protocols,
             rows=rows,
             drawing=draw(document, numbers),
-            sizes={"lane": LANE, "head": HEAD, "label": LABEL_ROW},
+            sizes={"lane": LANE, "label": LABEL_ROW},
+            listing=listing,
+            scale=listing.delays(document),
+            sections=_sections(document),
             lines=[(next((n for n, d in numbers.items() if d is line), None), line) for line in lines],
             zero=say.origin_ns(document),
             say=say,
@@ -55,6 +59,26 @@ def render(document: Mapping[str, Any]) -> str:
             config=json.dumps(document["run"]["config"], indent=2, ensure_ascii=False, default=str),
         )
     )
+
+
+def _sections(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the page has, by the section's id and a word."""
+    flows = document["flows"]
+    there = {
+        ("matrix", "Verdicts"): flows,
+        ("drawing", "Drawing"): flows,
+        ("diagnosis", "Diagnosis"): document["diagnosis"],
+        ("budgets", "Budgets"): document["budgets"],
+        ("outages", "Outages"): True,
+        ("endings", "Session ends"): endings(document),
+        ("streams", "Streams"): say.frozen(document),
+        ("phases", "Phases"): document["phases"],
+        ("timeline", "Timeline"): document["timeline"],
+        ("absences", "Absences"): listing.strips(document)[0],
+        ("probes", "Probes"): True,
+        ("clock", "Clock and configuration"): True,
+    }
+    return [section for section, content in there.items() if content]
 
 
 def embed(document: Mapping[str, Any]) -> Markup:
@@ -74,13 +98,15 @@ def digest(text: str) -> str:
 @cache
 def environment() -> Environment:
     """Where the templates are; everything that they print is escaped."""
-    return Environment(
+    made = Environment(
         loader=PackageLoader("probe.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.tests["broken"] = listing.broken
+    return made
 
 
 @cache

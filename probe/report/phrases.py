@@ -35,7 +35,8 @@ DIRECTIONS = {"round_trip": ("↔", "round trip"), "forward": ("→", "forward")
 
 CAVEATS = frozenset(rule.code for rule in RULES if rule.caveat)
 
-# Outages of many flows that begin (or end) together are one line of the timeline.
+# What happens to many flows together is one line of the timeline.
+BUNCHED = frozenset({"outage_start", "outage_end", "session_end"})
 TOGETHER_NS = 100_000_000
 # Two outages of a flow closer than this many probes are one absence for whoever uses the flow.
 ADJACENT_PROBES = 3
@@ -158,6 +159,7 @@ class Cell:
     verdict: str
     away: Away
     flows: tuple[str, ...]
+    share: str = ""  # `3 of 10`: how many of its flows the verdict is true of, where they differ
 
     @property
     def symbol(self) -> str:
@@ -198,7 +200,9 @@ def matrix_rows(document: Mapping[str, Any]) -> tuple[list[str], list[Row]]:
 def _cell(session: str, flows: Sequence[Mapping[str, Any]]) -> Cell:
     verdict = worst(f["verdict"] for f in flows)
     longest = max((away(f) for f in flows), key=lambda a: (a.still, a.ns))
-    return Cell(shown(verdict, session == "fresh"), longest, tuple(f["name"] for f in flows))
+    same = sum(f["verdict"] == verdict for f in flows)
+    share = f"{same} of {len(flows)}" if same < len(flows) else ""
+    return Cell(shown(verdict, session == "fresh"), longest, tuple(f["name"] for f in flows), share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,36 +295,49 @@ class Line:
 
 
 def timeline_lines(document: Mapping[str, Any]) -> list[Line]:
-    """The timeline, with outages that begin or end together told in one line."""
+    """The timeline, with outages that begin or end together, and sessions that end together, told in one line."""
     lines: list[Line] = []
     bunch: dict[str, list[Mapping[str, Any]]] = {}
 
-    def flush(name: str) -> None:
-        if bunch.get(name):
-            lines.append(_bunched(name, bunch.pop(name), len(document["flows"])))
+    def flush(key: str) -> None:
+        if bunch.get(key):
+            lines.append(_bunched(bunch.pop(key), len(document["flows"])))
 
     for event in document["timeline"]:
         name = event["event"]
-        if name in ("outage_start", "outage_end"):
-            if bunch.get(name) and event["at_ns"] - bunch[name][0]["at_ns"] > TOGETHER_NS:
-                flush(name)
-            bunch.setdefault(name, []).append(event)
+        if name in BUNCHED:
+            # Sessions that ended in different ways are different news.
+            key = name + (_how_ended(event["detail"]) if name == "session_end" else "")
+            if bunch.get(key) and event["at_ns"] - bunch[key][0]["at_ns"] > TOGETHER_NS:
+                flush(key)
+            bunch.setdefault(key, []).append(event)
         else:
             tone = "ha" if name in HA_EVENTS else "none"
             lines.append(Line(event["at_ns"], event["uncertainty_ns"], event["source"], name, describe(event), tone))
-    for name in list(bunch):
-        flush(name)
+    for key in list(bunch):
+        flush(key)
     return sorted(lines, key=lambda line: line.at_ns)
 
 
-def _bunched(name: str, events: list[Mapping[str, Any]], total: int) -> Line:
+def _bunched(events: list[Mapping[str, Any]], total: int) -> Line:
+    first = events[0]
+    name, at_ns, uncertainty = first["event"], first["at_ns"], max(e["uncertainty_ns"] for e in events)
+    if name == "session_end" and len(events) == 1:
+        return Line(at_ns, uncertainty, first["source"], name, describe(first))
+    names = list(dict.fromkeys(str(e["detail"].get("flow", "?")) for e in events))
+    who = names[0] if len(names) == 1 else f"{len(names)} of {total} flows: {_short(names)}"
+    if name == "session_end":
+        return Line(
+            at_ns, uncertainty, first["source"], name, f"session ended ({_how_ended(first['detail'])}) on {who}"
+        )
     word, tone = ("begins", "bad") if name == "outage_start" else ("ends", "good")
     directions = dict.fromkeys(e["detail"].get("direction", "") for e in events)
     sides = ", ".join(DIRECTIONS[d][1] for d in directions if d in DIRECTIONS)
-    names = list(dict.fromkeys(str(e["detail"].get("flow", "?")) for e in events))
-    who = names[0] if len(names) == 1 else f"{len(names)} of {total} flows: {_short(names)}"
-    uncertainty = max(e["uncertainty_ns"] for e in events)
-    return Line(events[0]["at_ns"], uncertainty, "probe", name, f"loss {word} ({sides}) on {who}", tone)
+    return Line(at_ns, uncertainty, "probe", name, f"loss {word} ({sides}) on {who}", tone)
+
+
+def _how_ended(detail: Mapping[str, Any]) -> str:
+    return f"{detail.get('cause', '?')}{sent_by(detail)}"
 
 
 def _short(names: Sequence[str]) -> str:
@@ -383,7 +400,7 @@ def describe(event: Mapping[str, Any]) -> str:
             f"{d.get('flow', '?')}: {'what is typed does not come back' if name == 'stall_start' else 'echo is back'}"
         )
     if name == "session_end":
-        return f"{d.get('flow', '?')}: session ended ({d.get('cause', '?')}{sent_by(d)})"
+        return f"{d.get('flow', '?')}: session ended ({_how_ended(d)})"
     if name == "forwarding":
         return f"{d.get('unit', '?')} {'forwards' if d.get('enabled') else 'stops forwarding'}"
     if name == "sessions_committed":

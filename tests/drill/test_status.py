@@ -6,7 +6,7 @@ import pytest
 
 from probe.drill.status import DEFAULT_LOSS_THRESHOLD_NS, parse, twins
 
-from .fakes import FakeFlow, flow, poll
+from .fakes import FakeFlow, S, flow, poll
 
 FLOW = {"name": "x", "protocol": "udp", "session": "kept", "path": "egress", "target": "h", "state": "up"}
 
@@ -17,6 +17,14 @@ def test_a_status_is_read_under_the_name_the_drill_gave_the_agent() -> None:
     assert status.flows[0].key == ("mine", "x")
     assert status.flows[0].counts.lost == 7
     assert status.flows[0].loss_threshold_ns == DEFAULT_LOSS_THRESHOLD_NS
+
+
+def test_a_stream_is_a_kind_of_its_own_and_silence_is_by_the_agents_clock() -> None:
+    body = {**FLOW, "protocol": "tcp", "stack": "kernel", "last_rx_ns": 3 * S, "outages": 2}
+    (read,) = parse("a", {"now_ns": 5 * S, "flows": [body]}).flows
+    assert (read.kind, read.silent_ns, read.outages) == ("stream", 2 * S, 2)
+    (never,) = parse("a", {"now_ns": 5 * S, "flows": [FLOW]}).flows
+    assert (never.kind, never.silent_ns, never.outages) == ("udp", 0, 0)
 
 
 def test_unknown_counts_of_a_newer_agent_are_ignored() -> None:

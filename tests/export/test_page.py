@@ -11,10 +11,11 @@ import pytest
 
 from probe.core.events import VERDICTS, FlowState
 from probe.export import page
+from probe.export.view import RemoteWriteSnapshot
 
 from .fakes import AWS, FORTIGATE, KEPT, NEW, FakeAgent
 
-VOID = {"meta", "link", "br"}
+VOID = {"meta", "link", "br", "input"}
 
 
 class Balanced(HTMLParser):
@@ -113,6 +114,40 @@ def test_watchers():
     assert "✖ blind: AccessDenied unknown" in live(
         watcher_list=[replace(AWS, up=False, active_unit="", ownership=(), reason="AccessDenied")]
     )
+
+
+def test_what_is_not_up_comes_first_and_many_flows_are_folded_by_path():
+    flows = [replace(KEPT, name=f"f{n:02d}", path=f"path-{n % 3}") for n in range(30)]
+    flows[17] = replace(flows[17], state="down")
+    whole, brief = (page.render_live(FakeAgent(flow_list=flows), whole=whole) for whole in (True, False))
+    for html in (whole, brief):
+        assert "✖ 1 down ● 29 up" in text_of(html)
+        assert re.findall(r"<strong>(f\d\d)</strong>", html)[0] == "f17"
+        assert re.findall(r'<details data-key="([^"]+)"', html) == ["path-2", "path-0", "path-1"]
+    assert len(re.findall(r"<strong>f\d\d</strong>", whole)) == 31
+    assert len(re.findall(r"<strong>f\d\d</strong>", brief)) == 1  # closed folds are asked for when they are opened
+    few = page.render_live(FakeAgent(flow_list=flows[:20]))
+    assert "<details" not in few and re.findall(r"<strong>(f\d\d)</strong>", few)[0] == "f17"
+
+
+def test_more_flows_that_are_not_up_than_fit_are_counted():
+    flows = [replace(KEPT, name=f"f{n:02d}", state="down") for n in range(30)]
+    assert "Not up now: the worst 20 of 30" in live(flow_list=flows)
+
+
+def test_rates_and_health():
+    shown = live(flow_list=[KEPT, replace(KEPT, name="slow", interval_ns=400_000_000)])
+    assert "of 1,000/s" in shown and "of 2.5/s" in shown
+    assert "answered now – of 1,002/s lost 1,000 not sent on schedule 20 dropped by this host 16" in shown
+    assert "unobserved, all flows 0.500 s clock within 2.0 ms of UTC" in shown
+    assert "offset from UTC unknown" in live(clock_error_ns=None)
+    remote = RemoteWriteSnapshot(1, 0, 0, 0, 4096, 0, "timeout")
+    assert "✖ timeout , 4,096 octets wait" in live(remote=remote)
+    assert "● sends , 0 octets wait" in live(remote=replace(remote, reason="", spooled_octets=0))
+
+
+def test_what_is_wrong_with_a_watcher_that_sees_is_told():
+    assert "◐ aws: ssh: login refused" in live(watcher_list=[replace(AWS, notes=["ssh: login refused"])])
 
 
 def test_not_ready_says_why():
