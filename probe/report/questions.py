@@ -11,6 +11,7 @@ Answers are short: tables elsewhere in the report say it in full. What was not s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +101,9 @@ def _fate(document: Mapping[str, Any]) -> Answer:
 
 
 def _names(flows: Sequence[Mapping[str, Any]]) -> str:
-    return ", ".join(f["protocol"].upper() for f in flows)
+    """Their protocols, and of how many flows each, where it is more than one."""
+    counts = Counter("stream" if f.get("stack") == "kernel" else f["protocol"].upper() for f in flows)
+    return ", ".join(f"{n} {name}" if n > 1 else name for name, n in counts.items())
 
 
 def _dark(verdict: str, flows: Sequence[Mapping[str, Any]]) -> str:
@@ -156,18 +159,27 @@ def _pings(document: Mapping[str, Any]) -> Answer:
     pings = pings or [f for f in document["flows"] if f["protocol"] == "icmp"]
     return Answer(
         "How many pings were lost?",
-        tuple(map(_lost, pings)) or ("No flow pings.",),
+        tuple(_lost_of_path(path, flows) for path, flows in say.by_path({"flows": pings}).items())
+        or ("No flow pings.",),
         "sequence numbers of the ICMP flows; no probe of ours that was not sent counts",
     )
+
+
+def _lost_of_path(path: str, flows: Sequence[Mapping[str, Any]]) -> str:
+    if len(flows) == 1:
+        return f"{path}: {_lost(flows[0])}"
+    lost, sent = (sum(flow["counts"][name] for flow in flows) for name in ("lost", "sent"))
+    worst = max(flows, key=lambda flow: (say.away(flow).ns, flow["counts"]["lost"]))
+    return f"{path}: {lost} of {sent} of {len(flows)} flows; at the worst ({say.label(worst)}) {_lost(worst)}"
 
 
 def _lost(flow: Mapping[str, Any]) -> str:
     counts, outages, away = flow["counts"], flow["outages"], say.away(flow)
     if not outages:
-        return f"{flow['path']}: {counts['lost']} of {counts['sent']}, and no outage"
+        return f"{counts['lost']} of {counts['sent']}, and no outage"
     inside = sum(o["lost"] for o in outages)
     several = f"{len(outages)} outages" if len(outages) > 1 else "one outage"
-    text = f"{flow['path']}: {inside} of {counts['sent']}, at one per {say.duration(flow['interval_ns'])}, in {several}"
+    text = f"{inside} of {counts['sent']}, at one per {say.duration(flow['interval_ns'])}, in {several}"
     stray = counts["lost"] - inside
     text += f" (longest absence {away})" + (f", and {stray} scattered" if stray > 0 else "")
     if away.still:

@@ -106,3 +106,13 @@ def test_what_if_it_did_not_work_is_the_diagnosis() -> None:
     assert dark.startswith("moved_but_ingress_dark:")
     assert "seen: " in dark
     assert "check first: The VIP's `extip`" in dark
+
+
+def test_of_many_flows_each_protocol_is_named_once() -> None:
+    flows = [{**flow, "name": f"{flow['name']}-{n}"} for n in range(3) for flow in build.flows()]
+    told = answered(new_document(run=build.RUN, flows=flows, timeline=build.events()))
+    assert "\neast-west: 3 ICMP, 3 UDP, 3 TCP\n" in told["Which sessions survived?"]
+    assert told["How many pings were lost?"].count("\n") == 2, "a line for each path"
+    [one] = [line for line in told["How many pings were lost?"].splitlines() if line.startswith("east-west: ")]
+    lost = next(f["counts"]["lost"] for f in flows if (f["path"], f["protocol"]) == ("east-west", "icmp"))
+    assert one.startswith(f"east-west: {3 * lost} of ") and "of 3 flows; at the worst (" in one
