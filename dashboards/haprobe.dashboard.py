@@ -25,7 +25,7 @@ from grafanalib.core import (
 )
 
 from probe.core.events import VERDICTS
-from probe.export.collector import BOUNDS, FLOW_STATES
+from probe.export.flow_text import BOUNDS, FLOW_STATES
 from probe.export.metrics import FAMILIES
 
 SCHEMA_VERSION = 41  # of Grafana 11 and 12; grafanalib's own default of 12 would be migrated, and half of it lost

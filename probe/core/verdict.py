@@ -231,8 +231,12 @@ def judge(flow: FlowRecord, twin: FlowRecord | None = None, *, incident: Span | 
 
 def explain(flow: FlowRecord, twin: FlowRecord | None = None, *, incident: Span | None = None) -> Rule:
     """The row of the table that decides about a flow; arguments as for `judge`."""
-    own = condition(flow, incident)
-    other = "none" if twin is None or flow.session == "fresh" else condition(twin, incident)
+    return decided(flow, condition(flow, incident), None if twin is None else condition(twin, incident))
+
+
+def decided(flow: FlowRecord, own: Condition, twin: Condition | None) -> Rule:
+    """The same, from the conditions of the flow and its twin."""
+    other = "none" if twin is None or flow.session == "fresh" else twin
     if flow.reconnected:
         other = "back"  # its own next session tells that new ones work
     return Standing(own, flow.end_cause, other, flow.rebound and flow.session == "kept").rule

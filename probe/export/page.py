@@ -12,10 +12,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import jinja2
+import numpy as np
 
-from probe.export.view import AgentView, FlowSnapshot
+from probe.export.flow_text import FLOW_STATES
+from probe.export.view import AgentView, FlowSnapshot, FlowTable
 
 OUTAGES_SHOWN = 20
+FLOWS_SHOWN = 250
 # Sign of each flow state; shapes differ, not only colours.
 STATE_SIGNS = {"up": "●", "suspect": "◐", "down": "✖", "connecting": "…", "ended": "■"}
 VERDICT_SIGNS = {
@@ -29,6 +32,7 @@ VERDICT_SIGNS = {
     "unobserved": "?",
 }
 _WORST_FIRST = {state: rank for rank, state in enumerate(("down", "suspect", "connecting", "ended", "up"))}
+_RANKS = np.array([_WORST_FIRST[state] for state in FLOW_STATES])
 
 
 def render_page(view: AgentView) -> tuple[str, str]:
@@ -47,25 +51,33 @@ def render_live(view: AgentView) -> str:
 
 
 def _content(view: AgentView) -> dict[str, Any]:
-    status = view.status()
+    about = view.about()
     ready, not_ready = view.ready()
-    flows = sorted(view.flows(), key=lambda flow: (flow.path, _WORST_FIRST.get(flow.state, 9), flow.name))
+    table = view.table()
+    flows = sorted(view.flows(_worst(table)), key=lambda flow: (flow.path, _WORST_FIRST.get(flow.state, 9), flow.name))
     return {
-        "agent": status.get("agent", ""),
-        "host": status.get("host", ""),
+        "agent": about["agent"],
+        "host": about["host"],
         "version": view.version,
-        "now_ns": status.get("now_ns", 0),
-        "started_ns": status.get("started_ns", 0),
+        "now_ns": about["now_ns"],
+        "started_ns": about["started_ns"],
         "ready": ready,
         "not_ready": not_ready,
         "flows": flows,
-        "flows_up": sum(flow.state == "up" for flow in flows),
+        "flows_all": len(table.flows),
+        "flows_up": int((table.told["state"] == FLOW_STATES.index("up")).sum()),
         "watchers": view.watchers(),
-        "outages": view.outages()[: -OUTAGES_SHOWN - 1 : -1],
+        "outages": view.last_outages(OUTAGES_SHOWN),
         "outages_shown": OUTAGES_SHOWN,
         "state_signs": STATE_SIGNS,
         "verdict_signs": VERDICT_SIGNS,
     }
+
+
+def _worst(table: FlowTable) -> set[str]:
+    """The names of the flows to show: those in the worst states, the first ones among equals."""
+    rows = np.argsort(_RANKS[table.told["state"]], kind="stable")[:FLOWS_SHOWN]
+    return {table.flows[row][0] for row in rows.tolist()}
 
 
 def utc(ns: int) -> str:
