@@ -147,6 +147,7 @@ class Agent:
             HaprobeError: If an engine has ended: without it the agent is worth nothing, and a supervisor should know.
         """
         self._prober.recorder.sample()
+        self._tables.renew(self._ordered())
         for engine in (self._prober.engine, self._reflector, self._echo):
             if engine is not None:
                 engine.check()

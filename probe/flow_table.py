@@ -36,6 +36,8 @@ EDGES_S = (*(m * 10.0**e for e in range(-5, 1) for m in (1, 2.5, 5)), 10.0, floa
 _BUCKET_STARTS = [0, *np.searchsorted(edges_ns()[1:] / 1e9, EDGES_S[:-1], side="right").tolist()]
 _STATE = {state: place for place, state in enumerate(get_args(FlowState))}
 _VERDICT = {verdict: place for place, verdict in enumerate(VERDICTS)}
+# The counts that a condition depends on.
+_CONDITION = {name: COLUMN[name] for name in ("scheduled", "sent", "received", "late", "lost")}
 # Of a flow's outages, Unix ns: first start, last start, last end of those that ended, last end of all.
 _SPANS = np.dtype([("first", np.int64), ("last", np.int64), ("ended", np.int64), ("end", np.int64)])
 _NO_SPAN = (np.iinfo(np.int64).max, 0, 0, 0)
@@ -49,16 +51,23 @@ class FlowTables:
         self._lock = threading.Lock()
         self._rows = _Rows([])
 
+    def renew(self, tracks: Sequence[FlowTrack]) -> None:
+        """Take in now what was told since the last time, so that the next table need not."""
+        with self._lock:
+            self._renewed(tracks, self._recorder.history.latest)
+
+    def _renewed(self, tracks: Sequence[FlowTrack], latest: Snapshot | None) -> tuple[_Rows, Ints]:
+        if [*map(id, tracks)] != [*map(id, self._rows.tracks)]:
+            self._rows = _Rows(tracks)
+        counts = _counts(latest, self._rows.index)
+        self._rows.renew(self._recorder, counts)
+        return self._rows, counts
+
     def read(self, tracks: Sequence[FlowTrack]) -> FlowTable:
         """These flows as they stand."""
-        recorder = self._recorder
         with self._lock:
-            if [*map(id, tracks)] != [*map(id, self._rows.tracks)]:
-                self._rows = _Rows(tracks)
-            rows = self._rows
-            latest = recorder.history.latest
-            counts = _counts(latest, rows.index)
-            rows.renew(recorder, counts)
+            latest = self._recorder.history.latest
+            rows, counts = self._renewed(tracks, latest)
             told = rows.told.copy()
             # RSTs are answers to the probes of a fresh flow: the engine counts them, and tells of none.
             told["rst"] = np.where(rows.fresh, counts[:, COLUMN["reset"]], told["rst"])
@@ -182,8 +191,8 @@ class _Rows:
         again: set[int] = set()
         for row in np.flatnonzero(changed).tolist():
             record = self._records[row]
-            for name, count in zip(COUNT_NAMES, counts[row].tolist(), strict=True):
-                setattr(record.counts, name, count)
+            for name, place in _CONDITION.items():
+                setattr(record.counts, name, int(counts[row, place]))
             self._conditions[row] = condition(record, incident)
             again.update((row, *self._twin_of.get(row, ())))
         for row in again:
@@ -193,7 +202,7 @@ class _Rows:
 
     def _kinds_of(self, counts: Ints) -> Ints:
         """A number per flow that changes whenever its counts may change its condition."""
-        column = {name: counts[:, COLUMN[name]] for name in ("scheduled", "sent", "received", "late", "lost")}
+        column = {name: counts[:, place] for name, place in _CONDITION.items()}
         answered = column["received"] + column["late"]
         matters = column["lost"] >= LOSS_THAT_MATTERS * column["sent"]
         blind = self._blind_ns > UNOBSERVED_SHARE * column["scheduled"] * self.interval_ns

@@ -11,6 +11,7 @@ This module does not decide what an outage is (`core/outage.py`), nor draws anyt
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -152,7 +153,13 @@ class Standing:
     @property
     def rule(self) -> Rule:
         """The row that decides."""
-        return next(r for r in RULES if r.matches(self.condition, self.ended, self.twin, self.rebound))
+        return _rule(self)
+
+
+@functools.cache
+def _rule(standing: Standing) -> Rule:
+    asked = (standing.condition, standing.ended, standing.twin, standing.rebound)
+    return next(r for r in RULES if r.matches(*asked))
 
 
 @dataclass(frozen=True, slots=True)

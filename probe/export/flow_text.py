@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from probe.core.events import COUNT_NAMES, VERDICTS, FlowState
 from probe.export.metrics import FAMILIES, FLOW, PROBE_COUNTS
-from probe.export.view import FlowKey, FlowTable
+from probe.export.view import FlowKey, FlowTable, Place
 
 Column = npt.NDArray[Any]  # a value per flow
 
@@ -28,7 +28,7 @@ RESET_CAUSES = ("fin", "icmp", "rst")
 BOUNDS = ("lower", "estimate", "upper")
 _UP = [FLOW_STATES.index("up"), FLOW_STATES.index("suspect")]
 _LINES_AT_ONCE = 5000  # what is made without letting other threads run: about a millisecond
-_PLACE = ("target", "address", "port", "interface", "source")
+_INFO = "haprobe_flow_info"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def _series(edges_s: Sequence[float]) -> list[Series]:
         Series(f"{last}_lost_probes", _told("last_lost")),
         Series(f"{last}_open", _told("last_open")),
         Series("haprobe_flow_verdict", _one_hot("verdict", len(VERDICTS)), "verdict", VERDICTS),
-        Series("haprobe_flow_info", lambda table: [np.ones(len(table.flows), np.int8)]),
+        Series(_INFO, lambda table: [np.ones(len(table.flows), np.int8)]),
     ]
 
 
@@ -118,6 +118,7 @@ class FlowText:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._floors = _Floors()
+        self._labels = _Labels()
         self._edges_s: tuple[float, ...] = ()
         self._series: list[Series] = []
         self._parts: list[list[_Part]] = []
@@ -130,52 +131,78 @@ class FlowText:
                 self._series = _series(self._edges_s)
                 self._parts = [[] for _ in self._series]
             self._floors.follow(table)
+            self._labels.follow(table)
             pieces: dict[str, list[bytes]] = {name: [] for name in FLOW_FAMILIES}
             for number, (series, parts) in enumerate(zip(self._series, self._parts, strict=True)):
                 columns = series.columns(table)
                 if FAMILIES[series.family].kind == "counter":
                     columns = self._floors.raised(number, columns)
-                pieces[series.family] += _rendered(series, parts, table, columns)
+                labels = self._labels.of_info if series.family == _INFO else self._labels.of_flows
+                pieces[series.family] += _rendered(series, parts, labels, table.streams, columns)
             return pieces
 
 
-def _rendered(series: Series, parts: list[_Part], table: FlowTable, columns: Sequence[Column]) -> Iterable[bytes]:
-    """The text of one family's series; `parts` is what is kept of them."""
-    flows: Sequence[tuple[Any, ...]] = table.flows
-    if series.family == "haprobe_flow_info":
-        flows = [(*flow, *place) for flow, place in zip(table.flows, table.places, strict=True)]
+def _rendered(
+    series: Series,
+    parts: list[_Part],
+    labels: Sequence[tuple[str, ...]],
+    streams: npt.NDArray[np.bool_],
+    columns: Sequence[Column],
+) -> Iterable[bytes]:
+    """The text of one family's series, of flows with these labels; `parts` is what is kept of it."""
     if series.streams:
-        rows = np.flatnonzero(table.streams)
-        flows, columns = [flows[row] for row in rows.tolist()], [column[rows] for column in columns]
+        rows = np.flatnonzero(streams)
+        labels, columns = [labels[row] for row in rows.tolist()], [column[rows] for column in columns]
     size = _LINES_AT_ONCE // len(columns)
-    del parts[-(-len(flows) // size) :]
-    for number, start in enumerate(range(0, len(flows), size)):
-        mine = flows[start : start + size]
+    del parts[-(-len(labels) // size) :]
+    for number, start in enumerate(range(0, len(labels), size)):
+        mine = labels[start : start + size]
         if number == len(parts):
             parts.append(_Part(series, mine))
-        elif parts[number].flows != mine:
+        elif parts[number].labels != mine:
             parts[number] = _Part(series, mine)
         yield parts[number].text([column[start : start + size] for column in columns])
+
+
+class _Labels:
+    """The values of flows' labels, escaped and in the order of the labels' names, which is that of the text."""
+
+    def __init__(self) -> None:
+        self.of_flows: list[tuple[str, ...]] = []
+        self.of_info: list[tuple[str, ...]] = []
+        self._flows: Sequence[FlowKey] = []
+        self._places: Sequence[Place] = []
+
+    def follow(self, table: FlowTable) -> None:
+        if self._flows is table.flows and self._places is table.places:
+            return
+        whole = [(*flow, *place) for flow, place in zip(table.flows, table.places, strict=True)]
+        self.of_info = _ordered(whole, FAMILIES[_INFO].labels)
+        if self._flows is not table.flows:
+            self.of_flows = _ordered(table.flows, FLOW)
+        self._flows, self._places = table.flows, table.places
+
+
+def _ordered(flows: Iterable[tuple[Any, ...]], names: Sequence[str]) -> list[tuple[str, ...]]:
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return [tuple([_escaped(str(flow[place])) for place in order]) for flow in flows]
 
 
 class _Part:
     """Some flows' series of one family: the names and labels of its lines, and its text as last rendered."""
 
-    def __init__(self, series: Series, flows: Sequence[tuple[Any, ...]]):
-        self.flows = flows
+    def __init__(self, series: Series, labels: Sequence[tuple[str, ...]]):
+        self.labels = labels
         self._width = len(series.values)
-        self._words: list[str] = [""] * (2 * len(flows) * self._width)  # by turns: name and labels; value
+        self._words: list[str] = [""] * (2 * len(labels) * self._width)  # by turns: name and labels; value
         self._columns: list[Column] = []
         self._text = b""
-        names = FLOW if flows and len(flows[0]) == len(FLOW) else (*FLOW, *_PLACE)
-        escaped = [tuple(_escaped(str(value)) for value in flow) for flow in flows]
+        names = FAMILIES[_INFO].labels if series.family == _INFO else FLOW
         for place, (name, value) in enumerate(zip(series.names, series.values, strict=True)):
-            labels = dict.fromkeys(names, "%s") | ({series.label: value} if value else {})
-            template = ",".join(f'{label}="{labels[label]}"' for label in sorted(labels))
-            order = [names.index(label) for label in sorted(names)]
-            self._words[2 * place :: 2 * self._width] = [
-                f"\n{name}{{{template}}} " % tuple(flow[n] for n in order) for flow in escaped
-            ]
+            shown = dict.fromkeys(names, "%s") | ({series.label: value} if value else {})
+            template = ",".join(f'{label}="{shown[label]}"' for label in sorted(shown))
+            line = f"\n{name}{{{template}}} "
+            self._words[2 * place :: 2 * self._width] = [line % flow for flow in labels]
 
     def text(self, columns: list[Column]) -> bytes:
         if self._columns and all(map(np.array_equal, columns, self._columns)):
