@@ -312,7 +312,7 @@ class Recorder:
                 session_end=self._session_end(track, outages, 0, 1 << 63),
                 stack=spec.stack,
                 stalls=tuple(StallRecord(s["start_ns"], s["end_ns"], s["censored"]) for s in track.stalls.values()),
-                reconnected=bool(track.reconnected),
+                reconnected=spec.stack == "kernel" and bool(track.reconnected),
                 rebound=bool(track.translations_ns),
             )
 
