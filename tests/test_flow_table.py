@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from probe.border import SharedState
@@ -121,6 +121,14 @@ def same(one: FlowTable, other: FlowTable) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(events, max_size=4), max_size=8))
+# The old session is dark; then new ones turn out to work.
+@example([[("outage", 0, 5, True, "round_trip"), ("counts", 0, "lost", 3)], [("counts", 1, "received", 5)]])
+# One flow was not observed for long; then another has an outage just then.
+@example([[("unobserved", 2, 1, 60), *3 * [("counts", 2, "received", 100)]], [("outage", 0, 10, False, "forward")]])
+# Too little was observed to say anything; then enough.
+@example([[("unobserved", 2, 1, 60), ("counts", 2, "received", 5)], *3 * [[("counts", 2, "received", 100)]]])
+# Too few losses to matter; then too many.
+@example([[("counts", 2, "received", 100), ("counts", 2, "lost", 1)], [("counts", 2, "lost", 5)]])
 def test_a_table_says_what_the_documents_say(told):
     bench = Told()
     tables = FlowTables(bench.recorder)

@@ -101,6 +101,8 @@ def samples(text: str, accept: str) -> dict[str, object]:
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(successions(), st.sampled_from([1, 7, 5000]), st.sampled_from([TEXT, OPENMETRICS]))
 @example([[KEPT, NEW], [NEW], [NEW, KEPT], [replace(KEPT, name="other"), NEW]], 5000, OPENMETRICS)
+@example([[KEPT, NEW], [NEW]], 1, TEXT)
+@example([[KEPT], [replace(KEPT, counts=Counts(scheduled=5, sent=5))]], 5000, TEXT)
 def test_it_says_what_prometheus_client_says(scrapes, lines_at_once, accept):
     agent, oracle = FakeAgent(watcher_list=[]), Oracle()
     exposition = Exposition(agent)
