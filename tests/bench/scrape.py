@@ -1,13 +1,18 @@
-"""An agent of 10,000 flows: how long a scrape takes, and what a scraper does to the lateness of its probes."""
+"""An agent of 10,000 flows: what a scrape costs it and how long it takes, and what a scraper does to the lateness of
+its probes. The client asks for gzip, as Prometheus does, and then for none.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import tempfile
 import threading
 import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -40,7 +45,7 @@ def scrape(bed: Bed, *, seconds: float, flows: int = FLOWS) -> list[Row]:
             program = _start(bed, listener, haprobe("run", *words))
         try:
             wait_for(lambda: _ready(url), "the agent", _STARTS_S)
-            return _compared(url, seconds, f"udp, {flows:,} flows at 1/s")
+            return _compared(url, program.pid, seconds, f"udp, {flows:,} flows at 1/s")
         except (OSError, TimeoutError) as error:
             return [Row("scrape", "haprobe", f"udp, {flows:,} flows at 1/s", note=f"failed: {error}")]
         finally:
@@ -52,36 +57,74 @@ def scrape(bed: Bed, *, seconds: float, flows: int = FLOWS) -> list[Row]:
                 program.wait()
 
 
-def _compared(url: str, seconds: float, what: str) -> list[Row]:
-    alone = _p99_us(url, seconds)
+def _compared(url: str, pid: int, seconds: float, what: str) -> list[Row]:
+    began = _cpu_s(pid)
+    for encoding in ("gzip", "identity"):  # the first scrape also makes what later ones share
+        _scrape(url, encoding)
+    first = _cpu_s(pid) - began
+    idle, alone = _cpu_rate(pid, lambda: _p99_us(url, seconds))
+    rows = [Row("scrape", "no scraper", what, {"CPU s, first two": first, "p99 us": alone})]
+    return rows + [_scraped(url, pid, seconds, f"{what}, {encoding}", idle, alone) for encoding in ("gzip", "identity")]
+
+
+def _scraped(url: str, pid: int, seconds: float, what: str, idle: float, alone: float) -> Row:
     durations: list[float] = []
     octets: list[int] = []
     over = threading.Event()
+    encoding = what.rpartition(" ")[2]
 
     def scraping() -> None:
         while not over.is_set():
             began = time.monotonic()
-            octets.append(len(_get(f"{url}/metrics")))
+            octets.append(_scrape(url, encoding))
             durations.append(time.monotonic() - began)
             over.wait(max(0.0, _EVERY_S - durations[-1]))
 
     thread = threading.Thread(target=scraping)
     thread.start()
+    before = time.monotonic()
     try:
-        scraped = _p99_us(url, seconds)
+        busy, scraped = _cpu_rate(pid, lambda: _p99_us(url, seconds))
+        elapsed = time.monotonic() - before
+        count = len(durations)
     finally:
         over.set()
         thread.join()
+    cpu_s = (busy - idle) * elapsed / count
     figures = {
+        "CPU s/scrape": cpu_s,
         "scrape s, median": sorted(durations)[len(durations) // 2],
         "scrape s, worst": max(durations),
         "octets": octets[-1],
         "p99 us": scraped,
         "ratio to none": scraped / alone if alone else None,
         "wanted": f"<= {WANTED_S:g} s",
-        "met": max(durations) <= WANTED_S,
+        "met": cpu_s <= WANTED_S,
     }
-    return [Row("scrape", "no scraper", what, {"p99 us": alone}), Row("scrape", "haprobe", what, figures)]
+    return Row("scrape", "haprobe", what, figures)
+
+
+def _scrape(url: str, encoding: str) -> int:
+    """The octets of one scrape's body, as they came."""
+    request = urllib.request.Request(f"{url}/metrics", headers={"Accept-Encoding": encoding})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        octets = 0
+        while piece := answer.read(1 << 20):
+            octets += len(piece)
+    return octets
+
+
+def _cpu_rate(pid: int, run: Callable[[], float]) -> tuple[float, float]:
+    """CPU seconds per second that the control process used meanwhile, and what `run` says."""
+    began, before = time.monotonic(), _cpu_s(pid)
+    said = run()
+    return (_cpu_s(pid) - before) / (time.monotonic() - began), said
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU that the control process has used; its engine is another process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _p99_us(url: str, seconds: float) -> float:
