@@ -63,36 +63,36 @@ def _compared(url: str, pid: int, seconds: float, what: str) -> list[Row]:
         _scrape(url, encoding)
     first = _cpu_s(pid) - began
     idle, alone = _cpu_rate(pid, lambda: _p99_us(url, seconds))
-    rows = [Row("scrape", "no scraper", what, {"CPU s, first two": first, "p99 us": alone})]
+    rows = [Row("scrape", "no scraper", what, {"CPU s, first two": first, "CPU share": idle, "p99 us": alone})]
     return rows + [_scraped(url, pid, seconds, f"{what}, {encoding}", idle, alone) for encoding in ("gzip", "identity")]
 
 
 def _scraped(url: str, pid: int, seconds: float, what: str, idle: float, alone: float) -> Row:
     durations: list[float] = []
+    cpu: list[float] = []
     octets: list[int] = []
     over = threading.Event()
     encoding = what.rpartition(" ")[2]
 
     def scraping() -> None:
         while not over.is_set():
-            began = time.monotonic()
+            began, before = time.monotonic(), _cpu_s(pid)
             octets.append(_scrape(url, encoding))
             durations.append(time.monotonic() - began)
+            cpu.append(_cpu_s(pid) - before - idle * durations[-1])
             over.wait(max(0.0, _EVERY_S - durations[-1]))
 
     thread = threading.Thread(target=scraping)
     thread.start()
-    before = time.monotonic()
     try:
-        busy, scraped = _cpu_rate(pid, lambda: _p99_us(url, seconds))
-        elapsed = time.monotonic() - before
-        count = len(durations)
+        scraped = _p99_us(url, seconds)
     finally:
         over.set()
         thread.join()
-    cpu_s = (busy - idle) * elapsed / count
+    cpu_s = sorted(cpu)[len(cpu) // 2]
     figures = {
-        "CPU s/scrape": cpu_s,
+        "scrapes": len(cpu),
+        "CPU s/scrape, median": cpu_s,
         "scrape s, median": sorted(durations)[len(durations) // 2],
         "scrape s, worst": max(durations),
         "octets": octets[-1],
