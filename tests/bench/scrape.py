@@ -26,6 +26,7 @@ WANTED_S = 0.25
 _EVERY_S = 5.0  # between scrapes, as in dashboards/prometheus.yml
 _APART_S = 3.0  # between readings: asking for one is work for the agent as well
 _STARTS_S = 180.0
+_SETTLES = 10
 
 
 def scrape(bed: Bed, *, seconds: float, flows: int = FLOWS) -> list[Row]:
@@ -62,6 +63,7 @@ def _compared(url: str, pid: int, seconds: float, what: str) -> list[Row]:
     for encoding in ("gzip", "identity"):  # the first scrape also makes what later ones share
         _scrape(url, encoding)
     first = _cpu_s(pid) - began
+    _settle(pid)
     idle, alone = _cpu_rate(pid, lambda: _p99_us(url, seconds))
     rows = [Row("scrape", "no scraper", what, {"CPU s, first two": first, "CPU share": idle, "p99 us": alone})]
     return rows + [_scraped(url, pid, seconds, f"{what}, {encoding}", idle, alone) for encoding in ("gzip", "identity")]
@@ -112,6 +114,16 @@ def _scrape(url: str, encoding: str) -> int:
         while piece := answer.read(1 << 20):
             octets += len(piece)
     return octets
+
+
+def _settle(pid: int) -> None:
+    """Wait until the agent has done what it does once, such as asking the kernel for the way of every flow."""
+    before = float("inf")
+    for _ in range(_SETTLES):
+        rate, _said = _cpu_rate(pid, lambda: time.sleep(_APART_S) or 0.0)
+        if rate > 0.8 * before:
+            return
+        before = rate
 
 
 def _cpu_rate(pid: int, run: Callable[[], float]) -> tuple[float, float]:
