@@ -1,7 +1,8 @@
 """Drill: one failover, live and afterwards. What each flow saw, and what the cloud and the firewalls did meanwhile."""
 
 from probe.core.events import VERDICTS
-from probe.export.collector import BOUNDS, ROLES
+from probe.export.collector import ROLES
+from probe.export.flow_text import BOUNDS
 from probe.export.metrics import FAMILIES
 
 from . import series

@@ -4,7 +4,7 @@ Names are looked up in the exporter's tables, so that a renamed metric fails her
 """
 
 from probe.core.events import VERDICTS
-from probe.export.collector import FLOW_STATES
+from probe.export.flow_text import FLOW_STATES
 from probe.export.metrics import FAMILIES
 from probe.export.run_metrics import RUN_FAMILIES
 

@@ -12,6 +12,7 @@ remote write    two threads (export/remote_write.py), when configured
 
 from __future__ import annotations
 
+import heapq
 import json
 import logging
 import os
@@ -20,8 +21,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +31,21 @@ from probe import __version__
 from probe.border import SharedState, Snapshot
 from probe.clock import SystemClock, wall_offset_ns
 from probe.config import AgentConfig, load, resolve_hosts
-from probe.core.events import TimelineEvent, Verdict
+from probe.core.events import COUNT_NAMES, VERDICTS, Counts, TimelineEvent
 from probe.core.fate import COLUMN
 from probe.core.timeline import within
-from probe.core.verdict import FlowRecord, judge_all
 from probe.errors import ConfigError
 from probe.export.http import Server, serve
 from probe.export.listen import activated_sockets
 from probe.export.remote_lines import FlowPicture
 from probe.export.remote_write import RemoteWriter
-from probe.export.view import FlowSnapshot, Ownership, RemoteWriteSnapshot, WatcherSnapshot
+from probe.export.view import FlowSnapshot, FlowTable, Ownership, RemoteWriteSnapshot, WatcherSnapshot
+from probe.flow_table import FlowTables
 from probe.past import Past
 from probe.privileges import drop_privileges
 from probe.prober import Prober
 from probe.recorder import FlowTrack
 from probe.reflect import echo_engine, reflector_engine
-from probe.report.assess import record_of
 from probe.report.document import new_document
 from probe.store.journal import Journal
 from probe.supervise import Engine, Placement
@@ -87,7 +88,6 @@ class Agent:
         self._events: list[TimelineEvent] = []
         self._reload_ok = True
         self._begun = False
-        self._verdicts: tuple[float, dict[str, Verdict]] = (0.0, {})
         self._fortigate = self._make_fortigate(self.config)
         self._past = Past.replay(journal_dir)
         self._journal = Journal(journal_dir, self._clock)
@@ -111,6 +111,7 @@ class Agent:
         except BaseException:
             self._stop_reflector()
             raise
+        self._tables = FlowTables(self._prober.recorder)
         drop_privileges()
 
     def _start_reflector(self) -> None:
@@ -148,6 +149,7 @@ class Agent:
             HaprobeError: If an engine has ended: without it the agent is worth nothing, and a supervisor should know.
         """
         self._prober.recorder.sample()
+        self._tables.renew(self._ordered())
         for engine in (self._prober.engine, self._reflector, self._echo):
             if engine is not None:
                 engine.check()
@@ -397,34 +399,21 @@ class Agent:
         with self._lock:
             return [e for e in (*self._past.events, *self._events) if e.at_ns >= since_ns]
 
-    def flows(self) -> Sequence[FlowSnapshot]:
-        verdicts = self._judged()
-        return [self._flow_snapshot(t, verdicts.get(t.spec.name, "unobserved")) for t in self._ordered()]
+    def table(self) -> FlowTable:
+        return self._tables.read(self._ordered())
+
+    def flows(self, names: Collection[str] | None = None) -> Sequence[FlowSnapshot]:
+        tracks = self._ordered()
+        table = self._tables.read(tracks)
+        shown = [row for row, track in enumerate(tracks) if names is None or track.spec.name in names]
+        return [self._flow_snapshot(tracks[row], table, row) for row in shown]
 
     def _ordered(self) -> list[FlowTrack]:
-        with self._lock:
-            return list(self._tracks.values())
+        return list(self._tracks.values())  # in one step; a reload of thousands of flows holds the lock for long
 
-    def _judged(self) -> dict[str, Verdict]:
-        """Verdicts over the whole life of each flow, judged at most once a second."""
-        now = time.monotonic()
-        at, verdicts = self._verdicts
-        if now - at > 1.0 or set(verdicts) != set(self._tracks):
-            records: list[FlowRecord] = [
-                record_of(self._prober.recorder.flow_document(t, None, None)) for t in self._ordered()
-            ]
-            verdicts = {r.name: r.verdict for r in judge_all(records)}
-            self._verdicts = (now, verdicts)
-        return verdicts
-
-    def _flow_snapshot(self, track: FlowTrack, verdict: Verdict) -> FlowSnapshot:
-        recorder, spec = self._prober.recorder, track.spec
+    def _flow_snapshot(self, track: FlowTrack, table: FlowTable, row: int) -> FlowSnapshot:
+        recorder, spec, told = self._prober.recorder, track.spec, table.told[row]
         outages = recorder.outages(track)
-        buckets, total = recorder.rtt_buckets(track)
-        counts = recorder.history.counts(track.index, None, None)
-        resets = dict(track.resets)
-        if spec.session == "fresh":
-            resets["rst"] = counts.reset
         return FlowSnapshot(
             name=spec.name,
             protocol=spec.protocol,
@@ -437,20 +426,11 @@ class Agent:
             source=track.source,
             interval_ns=spec.interval_ns,
             state=track.state,
-            counts=counts,
-            resets=resets,
-            rtt_buckets=buckets,
-            rtt_sum_s=total,
-            rtt_ns=recorder.flow_document(track, None, None)["rtt_ns"],
-            outages_total=len(outages),
-            outage_seconds_total=sum(o.estimate_ns for o in outages) / 1e9,
-            unobserved_seconds_total=sum(u.end_ns - u.start_ns for u in track.unobserved) / 1e9,
+            counts=Counts(*table.counts[row].tolist()),
+            rtt_ns=recorder.rtt_ns(track),
             last_outage=outages[-1] if outages else None,
+            verdict=VERDICTS[int(told["verdict"])],
             stack=spec.stack,
-            stalls_total=len(track.stalls),
-            stall_seconds_total=sum(s["duration_ns"] for s in list(track.stalls.values())) / 1e9,
-            retransmissions_total=track.retransmissions,
-            verdict=verdict,
         )
 
     def outages(self, since_ns: int = 0) -> list[dict[str, Any]]:
@@ -459,47 +439,41 @@ class Agent:
             found += [o for o in self._found(track) if o["end_ns"] > since_ns]
         return sorted(found, key=lambda o: (o["start_ns"], o["flow"]))
 
+    def last_outages(self, most: int) -> list[dict[str, Any]]:
+        recorder = self._prober.recorder
+        told = [(t.spec.name, o) for t in self._ordered() for o in recorder.last_outages(t, most)]
+        found = [
+            {"flow": name, **self._flow_labels(name), "id": outage.id, **outage.to_document()}
+            for name, outage in heapq.nlargest(most, told, key=lambda one: one[1].start_ns)
+        ]
+        found += [dict(o, restored=True) for o in heapq.nlargest(most, self._past.outages, key=itemgetter("start_ns"))]
+        return heapq.nlargest(most, found, key=itemgetter("start_ns"))
+
     def _found(self, track: FlowTrack) -> list[dict[str, Any]]:
         """A flow's outages in the contract's form, with its labels."""
         name = track.spec.name
         outages = self._prober.recorder.outages(track)
         return [{"flow": name, **self._flow_labels(name), "id": o.id, **o.to_document()} for o in outages]
 
-    def status(self) -> dict[str, Any]:
-        is_ready, why = self.ready()
-        verdicts = self._judged()
-        recorder = self._prober.recorder
+    def about(self) -> dict[str, Any]:
         return {
             "agent": self.name,
             "host": self._host,
             "version": __version__,
             "started_ns": self._started_ns,
             "now_ns": time.time_ns(),
+        }
+
+    def status(self) -> dict[str, Any]:
+        is_ready, why = self.ready()
+        tracks = self._ordered()
+        table = self._tables.read(tracks)
+        columns = (table.counts.tolist(), table.last_answered_ns.tolist(), table.told["verdict"].tolist())
+        return {
+            **self.about(),
             "ready": is_ready,
             "not_ready": why,
-            "flows": [
-                {
-                    "name": t.spec.name,
-                    "protocol": t.spec.protocol,
-                    "session": t.spec.session,
-                    "path": t.spec.path,
-                    "target": t.spec.target,
-                    "address": t.address,
-                    "port": t.spec.port,
-                    "state": t.state,
-                    "detail": t.detail,
-                    "interval_ns": t.spec.interval_ns,
-                    "loss_threshold_ns": t.spec.loss_threshold_ns,
-                    "last_rx_ns": recorder.last_answered_ns(t),
-                    "counts": asdict(recorder.history.counts(t.index, None, None)),
-                    "outages": len(t.outages),
-                    "stack": t.spec.stack,
-                    "stalls": len(t.stalls),
-                    "seen_as": t.translation,
-                    "verdict": verdicts.get(t.spec.name, "unobserved"),
-                }
-                for t in self._ordered()
-            ],
+            "flows": [_flow_status(*flow) for flow in zip(tracks, *columns, strict=True)],
             "watchers": [_watcher_status(w) for w in self.watchers()],
             "reflector": self._reflector_status(),
             "engine": engine_status(self._prober.engine.shared),
@@ -535,6 +509,30 @@ class Agent:
             flows=[self._prober.recorder.flow_document(t, start_ns, end_ns) for t in self._ordered()],
             timeline=within(self.timeline(), first, last),
         )
+
+
+def _flow_status(track: FlowTrack, counts: list[int], last_answered_ns: int, verdict: int) -> dict[str, Any]:
+    spec = track.spec
+    return {
+        "name": spec.name,
+        "protocol": spec.protocol,
+        "session": spec.session,
+        "path": spec.path,
+        "target": spec.target,
+        "address": track.address,
+        "port": spec.port,
+        "state": track.state,
+        "detail": track.detail,
+        "interval_ns": spec.interval_ns,
+        "loss_threshold_ns": spec.loss_threshold_ns,
+        "last_rx_ns": last_answered_ns,
+        "counts": dict(zip(COUNT_NAMES, counts, strict=True)),
+        "outages": len(track.outages),
+        "stack": spec.stack,
+        "stalls": len(track.stalls),
+        "seen_as": track.translation,
+        "verdict": VERDICTS[verdict],
+    }
 
 
 def _watcher_status(watcher: WatcherSnapshot) -> dict[str, Any]:

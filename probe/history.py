@@ -61,7 +61,7 @@ class History:
     def __init__(self) -> None:
         self._samples: list[_Sample] = []
         self._times: list[int] = []
-        self._histogram: Ints | None = None
+        self._histogram: npt.NDArray[np.uint32] | None = None
         self._latest: Snapshot | None = None
         self._octets = 0
         self._corrections: deque[_Correction] = deque()  # that a reading yet to come may lack
@@ -75,21 +75,16 @@ class History:
         self._latest = snapshot
         if self._times and snapshot.settled_to <= self._times[-1]:
             return
-        settled, histogram = snapshot.settled[:flows].copy(), snapshot.histogram[:flows].astype(np.int64)
+        settled, histogram = snapshot.settled[:flows].copy(), snapshot.histogram[:flows].copy()
         if self._samples:
             before = self._samples[-1].settled
             rows = min(len(before), flows)
             column = COLUMN["scheduled"]
             for flow in np.flatnonzero(settled[:rows, column] < before[:rows, column]).tolist():
                 self.forget(flow)
-        grown = histogram.copy()
-        if self._histogram is not None:
-            rows = min(flows, len(self._histogram))
-            grown[:rows] -= self._histogram[:rows]
-        grown = np.maximum(grown, 0).reshape(-1)
-        at = np.flatnonzero(grown)
+        at, by = self._grown(histogram)
         self._histogram = histogram
-        sample = _Sample(snapshot.generation, snapshot.settled_to, settled, at, grown[at])
+        sample = _Sample(snapshot.generation, snapshot.settled_to, settled, at, by)
         # A correction may be told between the reading before this one and the publishing that includes it.
         while self._corrections and self._corrections[0].generation < snapshot.generation:
             self._corrections.popleft()
@@ -101,6 +96,18 @@ class History:
         while self._octets > MEMORY_OCTETS and len(self._samples) > 2:
             self._octets -= self._samples.pop(0).octets
             self._times.pop(0)
+
+    def _grown(self, histogram: npt.NDArray[np.uint32]) -> tuple[Ints, Ints]:
+        """Where the histograms have grown since the reading before, and by how much."""
+        before = self._histogram
+        if before is None or len(before) < len(histogram):
+            known = [] if before is None else [before]
+            before = np.concatenate([*known, np.zeros_like(histogram[sum(map(len, known)) :])])
+        before = before[: len(histogram)]
+        # Found before anything is converted: with thousands of flows these are tens of megabytes, read often.
+        at = np.flatnonzero(histogram != before)
+        by = histogram.reshape(-1)[at].astype(np.int64) - before.reshape(-1)[at]
+        return at[by > 0], by[by > 0]
 
     def forget(self, flow: int) -> None:
         """From the next reading on, this row belongs to another flow."""

@@ -192,3 +192,4 @@ class Prober:
     def _note_path(track: FlowTrack, path: Path) -> None:
         track.detail = ""
         track.interface, track.source = path.interface, path.source_ip
+        track.version += 1

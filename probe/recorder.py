@@ -25,20 +25,18 @@ from probe.core.events import (
     Outage,
     ProbeRecord,
     SessionEnd,
+    StallRecord,
     Unobserved,
 )
 from probe.core.fate import DIRECTION_FATE, FATE_COLUMN
 from probe.core.histogram import BINS, edges_ns, quantile_ns
 from probe.core.outage import with_episodes
+from probe.core.verdict import FlowRecord
 from probe.history import History
 
 MOST_SPANS = 10_000  # outages and unobserved spans kept per flow; older ones are in the journal
 MOST_ICMP_RUNS = 100
 MOST_EVIDENCE = 500  # and of so many outages the raw records as well
-RTT_EDGES_S = (
-    *(m * 10.0**e for e in range(-5, 1) for m in (1, 2.5, 5)),
-    10.0,
-)
 Listener = Callable[[str, dict[str, Any]], None]
 
 
@@ -68,6 +66,7 @@ class FlowTrack:
     reconnected: list[dict[str, Any]] = field(default_factory=list)
     done: bool = False
     answered: bool = False
+    version: int = 0  # goes up with every change of the above, after it
 
 
 class Recorder:
@@ -133,6 +132,7 @@ class Recorder:
             track = self._tracks.get(message["flow"])
             if track is not None:
                 handler(track, message)
+                track.version += 1
 
     def _take_state(self, track: FlowTrack, message: dict[str, Any]) -> None:
         track.state = message["state"]
@@ -172,6 +172,7 @@ class Recorder:
                     continue
                 track.unobserved.append(Unobserved(track.spec.name, start, end, cause))
                 del track.unobserved[:-MOST_SPANS]
+                track.version += 1
                 data = {"flow": track.spec.name, "start_ns": start, "end_ns": end, "cause": cause}
                 self._listener("unobserved", data)
 
@@ -248,6 +249,11 @@ class Recorder:
         with self._lock:
             return self._numbered(track)
 
+    def last_outages(self, track: FlowTrack, most: int) -> list[Outage]:
+        """Those of a flow's outages that began last, at most so many, without episodes; oldest first."""
+        with self._lock:
+            return sorted(track.outages.values(), key=lambda o: o.start_ns)[-most:]
+
     def since(self, track: FlowTrack, since_ns: int) -> tuple[list[Outage], list[tuple[int, int]]]:
         """A flow's outages and unobserved spans that end after an instant, without episodes."""
         with self._lock:
@@ -287,6 +293,28 @@ class Recorder:
             "rebound": rebound,
             **({} if stream is None else {"stack": "kernel", "stream": stream}),
         }
+
+    def record(self, track: FlowTrack, counts: Counts) -> FlowRecord:
+        """A flow's whole life as verdicts look at it, with these counts; outages as told, oldest first."""
+        spec = track.spec
+        with self._lock:
+            outages = sorted(track.outages.values(), key=lambda o: (o.start_ns, o.id))
+            return FlowRecord(
+                spec.name,
+                spec.protocol,
+                spec.session,
+                spec.path,
+                target=track.address,
+                interval_ns=spec.interval_ns,
+                counts=counts,
+                outages=tuple(outages),
+                unobserved=tuple(track.unobserved),
+                session_end=self._session_end(track, outages, 0, 1 << 63),
+                stack=spec.stack,
+                stalls=tuple(StallRecord(s["start_ns"], s["end_ns"], s["censored"]) for s in track.stalls.values()),
+                reconnected=spec.stack == "kernel" and bool(track.reconnected),
+                rebound=bool(track.translations_ns),
+            )
 
     @staticmethod
     def _stream(track: FlowTrack, first: int, last: int) -> dict[str, Any]:
@@ -353,6 +381,10 @@ class Recorder:
         at_ns = max(run.first_ns, dark[0])
         return SessionEnd(name, "icmp", at_ns, run.source, run.ttl, run.peer_ttl, by, run.type, run.code)
 
+    def rtt_ns(self, track: FlowTrack) -> dict[str, int]:
+        """Minimum, quantiles and maximum of a flow's delays over its whole life."""
+        return self._rtt(track, None, None)
+
     def _rtt(self, track: FlowTrack, start_ns: int | None, end_ns: int | None) -> dict[str, int]:
         counts = self.history.delays(track.index, start_ns, end_ns)
         latest = self.history.latest
@@ -365,23 +397,6 @@ class Recorder:
         high = min(int(row["rtt_max"]), int(edges[filled[-1] + 1]) if filled[-1] < BINS - 1 else int(row["rtt_max"]))
         p50, p99 = (min(max(quantile_ns(counts, q), low), high) for q in (0.5, 0.99))
         return {"min": low, "p50": p50, "p99": p99, "max": high}
-
-    def rtt_buckets(self, track: FlowTrack) -> tuple[list[tuple[float, int]], float]:
-        """Cumulative counts by upper edge in seconds, and the sum of all delays in seconds, over the whole life."""
-        latest = self.history.latest
-        if latest is None:
-            return [(edge, 0) for edge in (*RTT_EDGES_S, float("inf"))], 0.0
-        cumulative = np.cumsum(latest.histogram[track.index].astype(np.int64))
-        edges = edges_ns()[1:] / 1e9
-        place = np.searchsorted(edges, np.array(RTT_EDGES_S), side="right") - 1
-        below = [int(cumulative[p]) if p >= 0 else 0 for p in place.tolist()]
-        buckets = list(zip(RTT_EDGES_S, below, strict=True))
-        return [*buckets, (float("inf"), int(cumulative[-1]))], float(latest.flows[track.index]["rtt_sum"]) / 1e9
-
-    def last_answered_ns(self, track: FlowTrack) -> int:
-        """TX time of the newest probe that was answered, Unix ns; 0: none."""
-        latest = self.history.latest
-        return int(latest.flows[track.index]["last_answered"]) if latest is not None else 0
 
 
 def _is_open(stall: dict[str, Any], first: int, last: int) -> bool:

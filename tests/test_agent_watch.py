@@ -47,6 +47,7 @@ def agent() -> Agent:
     bare._prober = SimpleNamespace(
         recorder=SimpleNamespace(sample=lambda: None), engine=SimpleNamespace(check=lambda: None)
     )
+    bare._tables = SimpleNamespace(renew=lambda tracks: None)
     bare._ordered = lambda: bare.tracks
     bare.tracks = [SimpleNamespace(spec=SimpleNamespace(name=name), state="up") for name in ("a", "b")]
     return bare  # type: ignore[no-any-return]

@@ -235,18 +235,10 @@ def test_delays_of_a_span(bench):
     assert rtt["min"] == MS and rtt["max"] == 9 * MS
     assert rtt["p50"] == pytest.approx(MS, rel=1 / 16) and rtt["p99"] == pytest.approx(9 * MS, rel=1 / 16)
     assert bench.document(T0 + 10 * S, T0 + 20 * S)["rtt_ns"] == {"min": 0, "p50": 0, "p99": 0, "max": 0}
-    buckets, total = bench.recorder.rtt_buckets(bench.tracks[0])
-    counts = dict(buckets)
-    assert total == pytest.approx(0.012)
-    assert (counts[0.0005], counts[0.0025], counts[0.01], counts[float("inf")]) == (0, 3, 4, 4)
-    assert [n for _, n in buckets] == sorted(n for _, n in buckets)
 
 
 def test_before_anything_is_known(bench):
     assert bench.document()["counts"]["sent"] == 0
-    buckets, total = bench.recorder.rtt_buckets(bench.tracks[0])
-    assert total == 0.0 and all(n == 0 for _, n in buckets) and buckets[-1][0] == float("inf")
-    assert bench.recorder.last_answered_ns(bench.tracks[0]) == 0
     Recorder().sample()  # no engine yet
 
 

@@ -11,6 +11,7 @@ This module does not decide what an outage is (`core/outage.py`), nor draws anyt
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -152,7 +153,13 @@ class Standing:
     @property
     def rule(self) -> Rule:
         """The row that decides."""
-        return next(r for r in RULES if r.matches(self.condition, self.ended, self.twin, self.rebound))
+        return _rule(self)
+
+
+@functools.cache
+def _rule(standing: Standing) -> Rule:
+    asked = (standing.condition, standing.ended, standing.twin, standing.rebound)
+    return next(r for r in RULES if r.matches(*asked))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +238,12 @@ def judge(flow: FlowRecord, twin: FlowRecord | None = None, *, incident: Span | 
 
 def explain(flow: FlowRecord, twin: FlowRecord | None = None, *, incident: Span | None = None) -> Rule:
     """The row of the table that decides about a flow; arguments as for `judge`."""
-    own = condition(flow, incident)
-    other = "none" if twin is None or flow.session == "fresh" else condition(twin, incident)
+    return decided(flow, condition(flow, incident), None if twin is None else condition(twin, incident))
+
+
+def decided(flow: FlowRecord, own: Condition, twin: Condition | None) -> Rule:
+    """The same, from the conditions of the flow and its twin."""
+    other = "none" if twin is None or flow.session == "fresh" else twin
     if flow.reconnected:
         other = "back"  # its own next session tells that new ones work
     return Standing(own, flow.end_cause, other, flow.rebound and flow.session == "kept").rule

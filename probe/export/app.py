@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from probe.errors import HaprobeError, UsageError
 from probe.export import page
 from probe.export.auth import Guard, Security
-from probe.export.collector import exposition, registry
+from probe.export.scrape import Scrapes
 from probe.export.sse import EventHub, EventStream
 from probe.export.view import AgentView
 
@@ -77,7 +77,7 @@ class Endpoints:
         self._view = view
         self._hub = hub
         self._security = security
-        self._registry = registry(view)
+        self._scrapes = Scrapes(view)
         self._reports = anyio.CapacityLimiter(_REPORTS_AT_A_TIME)
 
     def routes(self) -> list[Route]:
@@ -125,9 +125,8 @@ class Endpoints:
         html, policy = page.render_page(self._view)
         return HTMLResponse(html, headers={**_FRESH, "Content-Security-Policy": policy})
 
-    def metrics(self, request: Request) -> Response:
-        body, content_type = exposition(self._registry, request.headers.get("accept", ""))
-        return Response(body, headers={"Content-Type": content_type})
+    async def metrics(self, request: Request) -> Response:
+        return await self._scrapes.answer(request)
 
     async def healthy(self, _request: Request) -> Response:
         return PlainTextResponse("haprobe is healthy.\n")

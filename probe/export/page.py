@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import functools
 import secrets
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import jinja2
+import numpy as np
+import numpy.typing as npt
 
-from probe.export.view import AgentView, FlowSnapshot, RemoteWriteSnapshot
+from probe.core.events import COUNT_NAMES
+from probe.export.flow_text import FLOW_STATES
+from probe.export.view import AgentView, FlowSnapshot, FlowTable, RemoteWriteSnapshot
 
 OUTAGES_SHOWN = 20
 GROUPED_ABOVE = 24  # flows; fewer are one table
 NOT_UP_SHOWN = 20
+FLOWS_SHOWN = 400
 # Sign of each flow state; shapes differ, not only colours.
 STATE_SIGNS = {"up": "●", "suspect": "◐", "down": "✖", "connecting": "…", "ended": "■"}
 VERDICT_SIGNS = {
@@ -35,6 +38,7 @@ VERDICT_SIGNS = {
     "unobserved": "?",
 }
 _WORST_FIRST = {state: rank for rank, state in enumerate(("down", "ended", "suspect", "connecting", "up"))}
+_RANKS = np.array([_WORST_FIRST[state] for state in FLOW_STATES])
 
 
 def render_page(view: AgentView) -> tuple[str, str]:
@@ -54,13 +58,10 @@ def render_live(view: AgentView, *, whole: bool = True) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The flows of one path, worst first, and how many are in each state."""
+    """The flows of one path that are shown, worst first, and how many of it are in each state."""
 
     flows: list[FlowSnapshot]
-
-    @property
-    def states(self) -> dict[str, int]:
-        return states(self.flows)
+    states: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +78,9 @@ class Health:
     remote: RemoteWriteSnapshot | None
 
 
-def states(flows: Iterable[FlowSnapshot]) -> dict[str, int]:
-    """Flows in each state that occurs, the worst state first."""
-    counted = Counter(flow.state for flow in flows)
+def states(codes: npt.NDArray[np.integer[Any]]) -> dict[str, int]:
+    """Flows in each state that occurs, by its number in FLOW_STATES; the worst state first."""
+    counted = {FLOW_STATES[code]: n for code, n in enumerate(np.bincount(codes).tolist()) if n}
     return dict(sorted(counted.items(), key=lambda item: _rank(item[0])))
 
 
@@ -87,48 +88,61 @@ def _rank(state: str) -> int:
     return _WORST_FIRST.get(state, 9)
 
 
-def _health(view: AgentView, flows: Sequence[FlowSnapshot]) -> Health:
+def _health(view: AgentView, table: FlowTable) -> Health:
+    sums = dict(zip(COUNT_NAMES, table.counts.sum(axis=0).tolist(), strict=True))
     return Health(
-        rate=sum(map(rate_of, flows)),
-        received=sum(flow.counts.received + flow.counts.late for flow in flows),
-        lost=sum(flow.counts.lost for flow in flows),
-        unsent=sum(flow.counts.unsent for flow in flows),
-        dropped=sum(flow.counts.dropped_locally for flow in flows),
-        unobserved_s=sum(flow.unobserved_seconds_total for flow in flows),
+        rate=float((1e9 / table.interval_ns[table.interval_ns > 0]).sum()),
+        received=sums["received"] + sums["late"],
+        lost=sums["lost"],
+        unsent=sums["unsent"],
+        dropped=sums["dropped_locally"],
+        unobserved_s=float(table.told["unobserved_s"].sum()),
         clock_ns=view.clock_max_error_ns(),
         remote=view.remote_write(),
     )
 
 
 def _content(view: AgentView) -> dict[str, Any]:
-    status = view.status()
+    about = view.about()
     ready, not_ready = view.ready()
-    flows = sorted(view.flows(), key=lambda flow: (_rank(flow.state), flow.path, flow.name))
+    table = view.table()
+    flows = sorted(view.flows(_worst(table)), key=lambda flow: (_rank(flow.state), flow.path, flow.name))
     groups: dict[str, list[FlowSnapshot]] = {}
-    if len(flows) > GROUPED_ABOVE:
+    if len(table.flows) > GROUPED_ABOVE:
         for flow in flows:
             groups.setdefault(flow.path, []).append(flow)
+    state_of = table.told["state"]
+    path_of = np.array([path for *_, path in table.flows])
+    counted = states(state_of)
     return {
-        "agent": status.get("agent", ""),
-        "host": status.get("host", ""),
+        "agent": about["agent"],
+        "host": about["host"],
         "version": view.version,
-        "now_ns": status.get("now_ns", 0),
-        "started_ns": status.get("started_ns", 0),
+        "now_ns": about["now_ns"],
+        "started_ns": about["started_ns"],
         "ready": ready,
         "not_ready": not_ready,
         "flows": flows,
-        "flows_up": sum(flow.state == "up" for flow in flows),
-        "states": states(flows),
-        "health": _health(view, flows),
-        "grouped": {path: Group(members) for path, members in groups.items()},
+        "flows_all": len(table.flows),
+        "flows_up": counted.get("up", 0),
+        "states": counted,
+        "health": _health(view, table),
+        "grouped": {path: Group(members, states(state_of[path_of == path])) for path, members in groups.items()},
         "not_up": [flow for flow in flows if flow.state != "up"],
+        "not_up_all": len(table.flows) - counted.get("up", 0),
         "not_up_shown": NOT_UP_SHOWN,
         "watchers": view.watchers(),
-        "outages": view.outages()[: -OUTAGES_SHOWN - 1 : -1],
+        "outages": view.last_outages(OUTAGES_SHOWN),
         "outages_shown": OUTAGES_SHOWN,
         "state_signs": STATE_SIGNS,
         "verdict_signs": VERDICT_SIGNS,
     }
+
+
+def _worst(table: FlowTable) -> set[str]:
+    """The names of the flows to show: those in the worst states, the first ones among equals."""
+    rows = np.argsort(_RANKS[table.told["state"]], kind="stable")[:FLOWS_SHOWN]
+    return {table.flows[row][0] for row in rows.tolist()}
 
 
 def utc(ns: int) -> str:

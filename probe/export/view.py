@@ -5,16 +5,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from probe.core.events import Counts, FlowState, Outage, Stack, TimelineEvent, Verdict
+
+FlowKey = tuple[str, str, str, str]  # name, protocol, session, path
+Place = tuple[str, str, int, str, str]  # target, address, port, interface, source
+
+# What events have told of a flow: changes at the rate of events, unlike counts.
+TOLD = np.dtype(
+    [
+        ("state", np.int64),  # index into FLOW_STATES of probe.border
+        ("verdict", np.int64),  # index into VERDICTS of probe.core.events
+        ("rst", np.int64),  # session ends by cause
+        ("fin", np.int64),
+        ("icmp", np.int64),
+        ("silent", np.int64),
+        ("outages", np.int64),
+        ("outage_s", np.float64),
+        ("unobserved_s", np.float64),
+        ("last_start_s", np.float64),  # these seven: of the last outage, 0 before any; Unix epoch
+        ("last_end_s", np.float64),
+        ("last_lower_s", np.float64),
+        ("last_estimate_s", np.float64),
+        ("last_upper_s", np.float64),
+        ("last_lost", np.int64),
+        ("last_open", np.int64),
+        ("stalls", np.int64),  # these three: of streams
+        ("stall_s", np.float64),
+        ("retransmissions", np.int64),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowTable:
+    """All flows at one instant, a row each, always in the same order. Nobody changes one that has been handed out."""
+
+    flows: Sequence[FlowKey]
+    places: Sequence[Place]
+    streams: npt.NDArray[np.bool_]
+    interval_ns: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]  # (flows, COUNT_NAMES)
+    last_answered_ns: npt.NDArray[np.int64]  # TX time of the newest probe that was answered, Unix epoch; 0: none
+    rtt_edges_s: Sequence[float]  # upper edges of the buckets, the last one inf
+    rtt_buckets: npt.NDArray[np.int64]  # (flows, edges), cumulative
+    rtt_sum_s: npt.NDArray[np.float64]
+    told: npt.NDArray[np.void]  # TOLD
 
 
 @dataclass(frozen=True, slots=True)
 class FlowSnapshot:
-    """One flow at one instant."""
+    """One flow at one instant, as a person looks at it."""
 
     name: str
     protocol: str
@@ -28,19 +75,10 @@ class FlowSnapshot:
     interval_ns: int
     state: FlowState
     counts: Counts
-    resets: dict[str, int]  # cause ("rst", "fin", "icmp") to count
-    rtt_buckets: Sequence[tuple[float, int]]  # (upper edge in seconds, cumulative count), last edge is inf
-    rtt_sum_s: float
     rtt_ns: dict[str, int]  # min, p50, p99, max over the whole life
-    outages_total: int
-    outage_seconds_total: float
-    unobserved_seconds_total: float
     last_outage: Outage | None
     verdict: Verdict
     stack: Stack = "packet"
-    stalls_total: int = 0  # these three: of streams
-    stall_seconds_total: float = 0.0
-    retransmissions_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +152,10 @@ class AgentView(Protocol):
 
     version: str
 
-    def flows(self) -> Sequence[FlowSnapshot]: ...
+    def table(self) -> FlowTable: ...
+
+    def flows(self, names: Collection[str] | None = None) -> Sequence[FlowSnapshot]:
+        """The flows of these names, or all; thousands of them take a while."""
 
     def watchers(self) -> Sequence[WatcherSnapshot]: ...
 
@@ -124,6 +165,9 @@ class AgentView(Protocol):
     def clock_max_error_ns(self) -> int | None:
         """Bound on this host's offset from UTC; None when unknown."""
 
+    def about(self) -> dict[str, Any]:
+        """What of the status is no work to tell: agent, host, version, started_ns, now_ns."""
+
     def status(self) -> dict[str, Any]:
         """Body of /api/v1/status: agent, host, version, started_ns, now_ns, ready, flows[], watchers[], reflector."""
 
@@ -131,6 +175,9 @@ class AgentView(Protocol):
         """Contract-form outages with `flow`, `protocol`, `session`, `path` added, that end after `since_ns`; oldest
         first.
         """
+
+    def last_outages(self, most: int) -> list[dict[str, Any]]:
+        """The same of the outages that began last, newest first, without episodes."""
 
     def report(self, start_ns: int | None = None, end_ns: int | None = None) -> dict[str, Any]:
         """A result document for a span of Unix epoch nanoseconds; None: from the start / up to now."""

@@ -205,11 +205,14 @@ class PathMonitor:
         """Look up what may have changed: next hops on `interfaces`, or everything if None."""
         with self._lock:
             watched = list(self._watched.items())
+        found: dict[Want, Path | HaprobeError] = {}  # thousands of flows may have one target in common
         for key, item in watched:
             settled = item.path is not None and not item.unresolved_since
             if interfaces is not None and settled and item.path and item.path.ifindex not in interfaces:
                 continue
-            path = self._settle(ipr, item)
+            if item.want not in found:
+                found[item.want] = _sought(ipr, item.want)
+            path = self._settle(item, found[item.want])
             if path == item.path:
                 continue
             item.path = path
@@ -218,12 +221,10 @@ class PathMonitor:
             if still_wanted:
                 self._tell(key, path)
 
-    def _settle(self, ipr: Any, item: _Watched) -> Path | None:
-        """What the path of an item is now; remembers since when its next hop has been unknown."""
-        try:
-            path, _ = look_up(ipr, item.want)
-        except HaprobeError as error:
-            log.debug("%s: %s", item.want.target, error)
+    def _settle(self, item: _Watched, path: Path | HaprobeError) -> Path | None:
+        """What the path of an item is now, by what was found; remembers since when its next hop has been unknown."""
+        if isinstance(path, HaprobeError):
+            log.debug("%s: %s", item.want.target, path)
             item.unresolved_since = 0.0
             return None
         if path.kind == "local" or path.destination_mac:
@@ -243,3 +244,10 @@ class PathMonitor:
             self._changed(key, path)
         except Exception:  # a listener's mistake must not end the watching
             log.exception("path of %s changed to %s", key, path)
+
+
+def _sought(ipr: Any, want: Want) -> Path | HaprobeError:
+    try:
+        return look_up(ipr, want)[0]
+    except HaprobeError as error:
+        return error

@@ -3,7 +3,7 @@
   rate      round trips without loss, and CPU per probe: haprobe, irtt, ping -f, fping, hping3, trafgen, Scapy
   cpu       CPU per probe at 10,000/s and 100,000/s: haprobe, fping, irtt
   lateness  of an agent at 10,000/s that is scraped each second
-  scrape    how long a scrape of 10,000 flows takes, and lateness with and without a scraper
+  scrape    what a scrape of 10,000 flows costs and takes, and lateness with and without a scraper
   truth     outages of known probes through haprobe; outages of known length through haprobe, fping and irtt
   soak      a long time at 100,000/s: clean, with busy CPUs, with the engine stopped for 500 ms
 

@@ -7,8 +7,11 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from probe.core.events import Counts, Outage, TimelineEvent
-from probe.export.view import ApiCalls, FlowSnapshot, Ownership, RemoteWriteSnapshot, WatcherSnapshot
+import numpy as np
+
+from probe.core.events import COUNT_NAMES, VERDICTS, Counts, Outage, TimelineEvent
+from probe.export.flow_text import FLOW_STATES
+from probe.export.view import TOLD, ApiCalls, FlowTable, Ownership, RemoteWriteSnapshot, WatcherSnapshot
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
@@ -50,7 +53,76 @@ OUTAGE = Outage(
     episode=1,
 )
 
-KEPT = FlowSnapshot(
+
+@dataclass(frozen=True)
+class FakeFlow:
+    """A flow as the page looks at it (`FlowSnapshot`), and what else a scrape shows of it."""
+
+    name: str
+    protocol: str
+    session: str
+    path: str
+    target: str
+    address: str
+    port: int
+    interface: str
+    source: str
+    interval_ns: int
+    state: str
+    counts: Counts
+    resets: dict[str, int]
+    rtt_buckets: list[tuple[float, int]]  # (upper edge in seconds, cumulative count), last edge is inf
+    rtt_sum_s: float
+    rtt_ns: dict[str, int]
+    outages_total: int
+    outage_seconds_total: float
+    unobserved_seconds_total: float
+    last_outage: Outage | None
+    verdict: str
+    stack: str = "packet"
+    stalls_total: int = 0
+    stall_seconds_total: float = 0.0
+    retransmissions_total: int = 0
+
+    def told(self) -> tuple[Any, ...]:
+        last = self.last_outage
+        edges = (last.start_ns, last.end_ns, last.lower_ns, last.estimate_ns, last.upper_ns) if last else (0,) * 5
+        return (
+            FLOW_STATES.index(self.state),
+            VERDICTS.index(self.verdict),
+            *(self.resets.get(cause, 0) for cause in ("rst", "fin", "icmp", "silent")),
+            self.outages_total,
+            self.outage_seconds_total,
+            self.unobserved_seconds_total,
+            *(ns / SECOND for ns in edges),
+            last.lost if last else 0,
+            last is not None and last.first_ok_ns == 0,
+            self.stalls_total,
+            self.stall_seconds_total,
+            self.retransmissions_total,
+        )
+
+
+def table_of(flows: list[FakeFlow]) -> FlowTable:
+    """The same flows in columns."""
+    edges = [edge for edge, _ in flows[0].rtt_buckets] if flows else [math.inf]
+    return FlowTable(
+        flows=[(f.name, f.protocol, f.session, f.path) for f in flows],
+        places=[(f.target, f.address, f.port, f.interface, f.source) for f in flows],
+        streams=np.array([f.stack == "kernel" for f in flows], np.bool_),
+        interval_ns=np.array([f.interval_ns for f in flows], np.int64),
+        counts=np.array([[getattr(f.counts, n) for n in COUNT_NAMES] for f in flows], np.int64).reshape(
+            -1, len(COUNT_NAMES)
+        ),
+        last_answered_ns=np.zeros(len(flows), np.int64),
+        rtt_edges_s=edges,
+        rtt_buckets=np.array([[n for _, n in f.rtt_buckets] for f in flows], np.int64).reshape(-1, len(edges)),
+        rtt_sum_s=np.array([f.rtt_sum_s for f in flows], np.float64),
+        told=np.array([f.told() for f in flows], TOLD),
+    )
+
+
+KEPT = FakeFlow(
     name="a-to-b",
     protocol="udp",
     session="kept",
@@ -123,7 +195,7 @@ class FakeAgent:
     """An `AgentView` whose every answer is a field."""
 
     version: str = "1.2.3"
-    flow_list: list[FlowSnapshot] = field(default_factory=lambda: [KEPT, NEW])
+    flow_list: list[FakeFlow] = field(default_factory=lambda: [KEPT, NEW])
     watcher_list: list[WatcherSnapshot] = field(default_factory=lambda: [AWS, FORTIGATE])
     remote: RemoteWriteSnapshot | None = None
     clock_error_ns: int | None = 2_000_000
@@ -136,8 +208,11 @@ class FakeAgent:
     outage_calls: list[int] = field(default_factory=list)
     subscribers: list[Any] = field(default_factory=list)
 
-    def flows(self) -> list[FlowSnapshot]:
-        return self.flow_list
+    def table(self) -> FlowTable:
+        return table_of(self.flow_list)
+
+    def flows(self, names: Any = None) -> list[FakeFlow]:
+        return [flow for flow in self.flow_list if names is None or flow.name in names]
 
     def watchers(self) -> list[WatcherSnapshot]:
         return self.watcher_list
@@ -148,14 +223,14 @@ class FakeAgent:
     def clock_max_error_ns(self) -> int | None:
         return self.clock_error_ns
 
+    def about(self) -> dict[str, Any]:
+        times = {"started_ns": START, "now_ns": START + 10 * SECOND}
+        return {"agent": "workload-a", "host": "host-a", "version": self.version, **times}
+
     def status(self) -> dict[str, Any]:
         ready, why = self.is_ready
         return {
-            "agent": "workload-a",
-            "host": "host-a",
-            "version": self.version,
-            "started_ns": START,
-            "now_ns": START + 10 * SECOND,
+            **self.about(),
             "ready": ready,
             "not_ready": why,
             "flows": [{"name": flow.name, "state": flow.state} for flow in self.flow_list],
@@ -167,6 +242,9 @@ class FakeAgent:
         self.outage_calls.append(since_ns)
         extra = {"flow": "a-to-b", "protocol": "udp", "session": "kept", "path": "east-west"}
         return [{**OUTAGE.to_document(), **extra}] if OUTAGE.end_ns > since_ns else []
+
+    def last_outages(self, most: int) -> list[dict[str, Any]]:
+        return self.outages()[::-1][:most]
 
     def report(self, start_ns: int | None = None, end_ns: int | None = None) -> dict[str, Any]:
         self.report_calls.append((start_ns, end_ns))

@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from probe.core.events import VERDICTS, Counts
-from probe.export.collector import exposition, registry
+from probe.export.collector import Exposition, content_type
 from probe.export.metrics import FAMILIES
 from probe.export.view import RemoteWriteSnapshot
 
@@ -27,7 +27,7 @@ class Scrape:
     """The samples of successive scrapes of one agent."""
 
     def __init__(self, agent: FakeAgent):
-        self.registry = registry(agent)
+        self.exposition = Exposition(agent)
         self.again()
 
     def again(self) -> None:
@@ -38,7 +38,7 @@ class Scrape:
         }
 
     def text(self) -> str:
-        return exposition(self.registry)[0].decode()
+        return b"".join(self.exposition.render()).decode()
 
     def value(self, name: str, labels: dict[str, str] | None = None, **more: str) -> float:
         return self.samples[name, frozenset({**(labels or {}), **more}.items())]
@@ -211,10 +211,10 @@ def test_agent_state():
 
 
 def test_openmetrics_by_negotiation():
-    made = registry(FakeAgent())
-    text, text_type = exposition(made, "*/*")
+    made = Exposition(FakeAgent())
+    text, text_type = b"".join(made.render("*/*")), content_type("*/*")
     assert text_type.startswith("text/plain; version=0.0.4")
-    openmetrics, openmetrics_type = exposition(made, OPENMETRICS)
+    openmetrics, openmetrics_type = b"".join(made.render(OPENMETRICS)), content_type(OPENMETRICS)
     assert openmetrics_type.startswith("application/openmetrics-text; version=1.0.0")
     assert openmetrics.endswith(b"# EOF\n") and not text.endswith(b"# EOF\n")
     families = {family.name: family for family in parse_openmetrics(openmetrics.decode())}
@@ -229,7 +229,7 @@ def test_every_declared_family_is_exposed_even_without_samples():
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_promtool_finds_nothing_to_complain_about():
-    body, _ = exposition(registry(FakeAgent()))
+    body = b"".join(Exposition(FakeAgent()).render())
     done = subprocess.run(["promtool", "check", "metrics"], input=body, capture_output=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 

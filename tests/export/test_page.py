@@ -154,6 +154,20 @@ def test_not_ready_says_why():
     assert "✖ not ready: flow x: no route" in live(is_ready=(False, "flow x: no route"))
 
 
+def test_of_thousands_of_flows_the_worst_are_shown():
+    flows = [replace(KEPT, name=f"f{n}") for n in range(page.FLOWS_SHOWN)]
+    dark = replace(KEPT, name="dark", state="down")
+    html = page.render_live(FakeAgent(flow_list=[*flows, dark, replace(KEPT, name="fine")]))
+    shown = text_of(html)
+    rows = re.findall(
+        r'"Flow"><strong>([^<]+)</strong></td>\s*<td data-label="Path">[^<]*</td>\s*<td data-label="Pr', html
+    )
+    assert rows == ["dark", *sorted(flow.name for flow in flows[:-1])]
+    assert f"{page.FLOWS_SHOWN + 1} of {page.FLOWS_SHOWN + 2} flows up" in shown
+    assert f"The {page.FLOWS_SHOWN} in the worst states" in shown
+    assert "in the worst states" not in live(flow_list=flows)
+
+
 def test_an_agent_without_flows_or_outages():
     agent = FakeAgent(flow_list=[], watcher_list=[])
     agent.outages = lambda since_ns=0: []

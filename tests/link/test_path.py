@@ -337,6 +337,30 @@ def test_trouble_with_the_tables_does_not_end_the_watching(wire, monkeypatch, ca
     assert "no buffer space" in caplog.text
 
 
+def test_what_many_have_in_common_is_looked_up_once(wire, monkeypatch):
+    a, b = wire
+    changes, asked = Changes(), []
+    real = path_module.look_up
+
+    def look_up(ipr, want):
+        asked.append(want)
+        return real(ipr, want)
+
+    monkeypatch.setattr(path_module, "look_up", look_up)
+    monitor = PathMonitor(changes)
+    try:
+        with a.inside():
+            resolve(b.ipv4)  # so that its first look finds all
+            asked.clear()
+            for key in range(200):
+                monitor.watch(key, b.ipv4)
+            monitor.start()
+        assert [changes.next()[0] for _ in range(200)] == list(range(200))
+    finally:
+        monitor.close()
+    assert len(asked) < 200
+
+
 def test_a_wrong_belief_is_corrected(wire):
     a, b = wire
     changes = Changes()
