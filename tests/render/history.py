@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.utils import floatToGoString
 
 from probe.core.events import Counts, Outage
-from probe.export.collector import registry
+from probe.export.collector import Exposition
 from probe.export.run_metrics import openmetrics
-from probe.export.view import ApiCalls, FlowSnapshot, Ownership
+from probe.export.view import ApiCalls, Ownership
 from tests.export import fakes
 
 SECOND = 1_000_000_000
@@ -70,7 +71,7 @@ def outages(agent: str) -> dict[str, list[Outage]]:
     }
 
 
-def snapshot(name: str, flow: dict[str, Any], found: list[Outage], now_ns: int) -> FlowSnapshot:
+def snapshot(name: str, flow: dict[str, Any], found: list[Outage], now_ns: int) -> fakes.FakeFlow:
     """The flow as its agent would tell it at an instant."""
     begun = [outage for outage in found if outage.start_ns < now_ns]
     last = begun[-1] if begun else None
@@ -139,7 +140,8 @@ def scraped(name: str) -> Iterator[str]:
     about = {"job": "haprobe", "instance": name}
     for at_s in range(BEGIN_S + 1, END_S, SCRAPE_S):
         yield line("up", about, 1, at_s)
-        for family in registry(agent_at(name, at_s * SECOND)).collect():
+        text = b"".join(Exposition(agent_at(name, at_s * SECOND)).render()).decode()
+        for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 yield line(sample.name, {**about, **sample.labels}, sample.value, at_s)
 
