@@ -25,7 +25,7 @@ def document(scenario: Scenario, *codes: str) -> dict[str, Any]:
     return {"matrix": matrix, "diagnosis": [{"code": code} for code in codes or (scenario.diagnosis,)]}
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=str)
+@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=list(SCENARIOS))
 def test_every_scenario_is_whole(scenario: Scenario) -> None:
     assert set(scenario.options) <= {one.name for one in fields(LabOptions)}
     assert scenario.diagnosis in {rule.code for rule in RULES}
