@@ -63,7 +63,7 @@ def frame_ends(batch: Batch, octets: npt.NDArray[np.uint8]) -> Ints:
 def intact(
     octets: npt.NDArray[np.uint8], batch: Batch, ends: Ints, status: npt.NDArray[np.uint32], kept: npt.NDArray[np.int32]
 ) -> Bools:
-    """Whether each packet's transport checksum is right. What cannot be judged passes.
+    """Whether each packet has a whole transport header and its checksum is right. A sum that cannot be judged passes.
 
     Args:
         octets: The frames, one a row.
@@ -73,7 +73,8 @@ def intact(
         kept: Octets kept of each of them.
     """
     l4 = layout.l4_offset(batch.family)
-    good = np.ones(len(batch.rows), bool)
+    header = sizes.TCP_HEADER if batch.proto == layout.IPPROTO_TCP else sizes.UDP_HEADER  # ICMP's is as long as UDP's
+    good = ends >= l4 + header
     judged = (status & CHECKSUM_NOT_READY == 0) & (ends <= kept) & (ends > l4)
     # Addresses, which the pseudo-header holds, stand right before the transport header.
     first = l4 if batch.proto == layout.IPPROTO_ICMP else 26 if batch.family == 4 else 22
@@ -86,7 +87,7 @@ def intact(
         ok = total % np.uint64(MODULUS) == 0
         if batch.proto == layout.IPPROTO_UDP and batch.family == 4 and end >= l4 + sizes.UDP_HEADER:
             ok |= (frames[:, l4 + 6] == 0) & (frames[:, l4 + 7] == 0)
-        good[which] = ok
+        good[which] &= ok
     return good
 
 

@@ -258,6 +258,14 @@ def test_whatever_octet_is_another(transport, family, status):
 # --- which way a batch goes ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("allow", [[], ["192.0.2.0/24", "2001:db8::/48"]])
+def test_a_packet_that_ends_within_its_headers_is_no_request(allow):
+    frame = bytearray(rfc.tcp_frame(4, 0x18, 1, 1))
+    frame[16:18] = b"\0\0"  # its total length, by the IP header
+    not_ready = 8
+    compare([([(bytes(frame), 1, READY | not_ready)], 0, False, False)], allow=allow)
+
+
 def refuse(frames):
     raise AssertionError("taken as arrays")
 

@@ -164,3 +164,13 @@ def test_addresses_as_people_write_them(address):
 
 def test_a_mapped_address_is_written_as_ipv4():
     assert address_text(ipaddress.ip_address("::ffff:198.51.100.7").packed) == "198.51.100.7"
+
+
+@pytest.mark.parametrize("status", [0, CHECKSUM_NOT_READY])
+@pytest.mark.parametrize(
+    ("number", "length"), [(0, 0), (0, 20), (0, 27), (2, 0), (2, 20), (2, 27), (3, 0), (3, 20), (3, 39)]
+)
+def test_a_packet_that_ends_within_its_transport_header_is_not_intact(number, length, status):
+    frame = bytearray(bytes(FRAMES[number]))
+    frame[16:18] = length.to_bytes(2, "big")
+    assert judge([bytes(frame)], status=status) == [(0, False)]
