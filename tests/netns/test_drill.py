@@ -176,15 +176,6 @@ def test_the_units_tell_their_part_of_it(graceful):
         assert call["detail"]["target"].endswith(what)
 
 
-def test_without_session_pickup_old_sessions_are_lost(tmp_path: Path):
-    document = drill(tmp_path / "off", "--session-pickup", "off")
-    assert laws(document, settled=True) == []
-    assert document["matrix"]["east-west"]["tcp"] == "lost"
-    assert document["matrix"]["east-west"]["tcp-new"] == "recovered"
-    assert flow(document, "east-west-tcp")["session_end"]["cause"] == "silent"
-    assert "sessions_not_synchronised" in [d["code"] for d in document["diagnosis"]]
-
-
 def test_a_firewall_that_resets_unknown_sessions_is_seen_to(tmp_path: Path):
     document = drill(tmp_path / "reset", "--session-pickup", "off", "--reset-sessionless-tcp", "on")
     assert laws(document, settled=True) == []

@@ -68,6 +68,11 @@ def inside(name: str, argv: list[str]) -> list[str]:
     return ["setpriv", "--pdeathsig", "KILL", *namespace.command_inside(NETNS / name, argv)]
 
 
+def sockets(listed: str) -> list[str]:
+    """Lines of `ss`, but for what our own requests to an agent have left for a minute."""
+    return [line for line in listed.splitlines() if not ("TIME-WAIT" in line and "127.0.0.1:" in line)]
+
+
 def haprobe(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "probe.cli", *arguments]
 
