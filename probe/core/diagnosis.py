@@ -361,11 +361,17 @@ def _not_synchronised(facts: Facts) -> list[str]:
 
 
 def _resets(facts: Facts) -> list[str]:
-    return [_ended(f, end) for f, end in _reset_ends(facts) if end.by != "peer"]
+    return [_ended(f, end) for f, end in _reset_ends(facts) if not _by_peer(end, facts)]
 
 
 def _peer_resets(facts: Facts) -> list[str]:
-    return [_ended(f, end) for f, end in _reset_ends(facts) if end.by == "peer"]
+    return [_ended(f, end) for f, end in _reset_ends(facts) if _by_peer(end, facts)]
+
+
+def _by_peer(end: SessionEnd, facts: Facts) -> bool:
+    """Of a sender that is not known (a stream's kernel does not tell), the others speak: whoever alone sent theirs."""
+    senders = {other.by for _, other in _reset_ends(facts)}
+    return end.by == "peer" or (end.by == "unknown" and "peer" in senders and "firewall" not in senders)
 
 
 def _reset_ends(facts: Facts) -> list[tuple[FlowRecord, SessionEnd]]:

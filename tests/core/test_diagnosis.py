@@ -382,6 +382,17 @@ def test_the_far_end_s_own_reset_is_not_the_firewall_s() -> None:
     assert evidence.endswith("TTL 61 (the far end's replies: 252): as many routers away as the far end")
 
 
+def test_a_reset_of_unknown_origin_is_put_down_to_who_alone_sent_the_others() -> None:
+    [one, *_] = [f for f in ended("unknown", 0, 0) if f.verdict == "reset"]
+    stream = replace(one, name="stream")
+    for others, code in (("peer", "peer_resets_sessions"), ("firewall", "firewall_resets_sessions")):
+        [finding] = found([*ended(others, 61), stream], GOOD)
+        assert finding.code == code and len(finding.evidence) == 2
+    both = [*ended("peer", 61), *(replace(f, name="by a firewall") for f in ended("firewall", 63)), stream]
+    evidence = {one.code: len(one.evidence) for one in found(both, GOOD)}
+    assert evidence == {"firewall_resets_sessions": 2, "peer_resets_sessions": 1}
+
+
 def test_a_refusal_by_icmp_stands_beside_the_lost_session() -> None:
     end = SessionEnd("f", "icmp", T0 + 5 * S, "10.99.96.1", 63, 252, "firewall", 3, 13)
     lost = [replace(f, session_end=end) if f.verdict == "lost" else f for f in flows(eastwest_tcp="lost")]

@@ -82,6 +82,12 @@ def test_nothing_is_implied_without_a_reading_at_both_ends() -> None:
     assert truths([reading("end", "fgt-b", "x-tcp", entry())] * 2) == {}
 
 
+def test_while_both_units_forward_one_s_table_implies_nothing() -> None:
+    told = [reading("before", "fgt-a", "x-tcp", entry()), reading("end", "fgt-b", "x-tcp", None)]
+    assert truths(told)["x-tcp"].implied == "lost"
+    assert truths([*told, {"at_ns": 2, "event": "two_primaries", "source": "fortigate", "detail": {}}]) == {}
+
+
 def test_what_fits() -> None:
     assert agrees("a-udp", "survived", "survived")
     assert agrees("a-udp", "unaffected", "survived"), "the tables know nothing of loss"
@@ -92,4 +98,6 @@ def test_what_fits() -> None:
     assert not agrees("a-icmp", "dark", "survived")
     assert not agrees("a-tcp", "lost", "reset")
     assert agrees("a-tcp", "half", "dark"), "without a reply nobody knows what arrives"
+    assert agrees("a-tcp", "lost", "dark"), "an old session's entry does not tell whether new ones work"
+    assert not agrees("a-tcp", "reset", "dark")
     assert not agrees("a-tcp", "dark", "half")
