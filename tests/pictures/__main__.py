@@ -56,7 +56,7 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--out", metavar="DIR", type=Path, help="keep the stored run there (default: it is removed)")
     parser.add_argument("--pictures", metavar="DIR", type=Path, default=PICTURES, help="default: %(default)s")
-    parser.add_argument("--rate", metavar="PPS", type=int, default=200, help="of each flow (default: %(default)s)")
+    parser.add_argument("--rate", metavar="PPS", type=int, default=100, help="of each flow (default: %(default)s)")
     return parser.parse_args(argv)
 
 
