@@ -98,9 +98,10 @@ class Schedule:
         self._cursor = end
         return due
 
-    def missed(self, due: Due, now_ns: int) -> npt.NDArray[np.bool_]:
-        """Which of these slots are too old at `now_ns` to be used any more."""
-        return due.at_ns < now_ns - np.maximum(self._tolerance_ns, self._interval[due.flow])
+    def missed(self, due: Due, now_ns: int, tolerance_ns: int | None = None) -> npt.NDArray[np.bool_]:
+        """Which of these slots are too old at `now_ns` to be used any more, with a tolerance of their own if given."""
+        tolerance = self._tolerance_ns if tolerance_ns is None else tolerance_ns
+        return due.at_ns < now_ns - np.maximum(tolerance, self._interval[due.flow])
 
     def _replan(self, now_ns: int) -> None:
         """Merge a newly started flow's slots into the part of the plan that is laid out already."""

@@ -55,6 +55,8 @@ class Intake:
         on_their_drops: Called with (flow, start, end) when a reflector of ours had none.
         on_replies: Called with the flows, sequences, arrival times, what the ledger made of them, TTLs, and the
             reflector's receive and send times of every batch of replies.
+        catch_up: Called when frames have been taken from a ring: the ledger must know of their probes before they are
+            looked at.
         relieve: Called between steps of the work, which may send probes that have come due.
     """
 
@@ -69,12 +71,13 @@ class Intake:
         on_drops: Callable[[int, int, int], None],
         on_their_drops: Callable[[int, int, int], None],
         on_replies: OnReplies,
+        catch_up: Callable[[], None] = lambda: None,
         relieve: Callable[[], None] = lambda: None,
     ):
         self._table, self._ledger, self._connections = table, ledger, connections
         self._clock, self._shared, self._tell, self._on_drops = clock, shared, tell, on_drops
         self._on_their_drops, self._on_replies = on_their_drops, on_replies
-        self._relieve = relieve
+        self._catch_up, self._relieve = catch_up, relieve
         capacity = table.capacity
         self.rtt_recent = np.zeros(capacity, np.int64)
         self.drained_to = clock.mono_ns()  # every reply that arrived by then is in the ledger
@@ -111,6 +114,9 @@ class Intake:
                 if not len(frames.stamps_ns):
                     break
                 last = min(max(int(frames.stamps_ns[-1]) - self.offset, last), started)
+                self._relieve()
+                self._catch_up()
+                self._relieve()
                 self._take(frames)
             else:
                 emptied = False
@@ -140,6 +146,7 @@ class Intake:
         for batch in split(octets):
             ends = frame_ends(batch, octets)
             kept = pick(frames.kept, batch.rows)
+            self._relieve()
             good = intact(octets, batch, ends, pick(frames.status, batch.rows), kept)
             good &= ends <= pick(frames.lengths, batch.rows)  # a header may claim more than has come
             self._relieve()

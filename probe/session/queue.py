@@ -54,6 +54,7 @@ class Queue:
         self._lengths = np.zeros(0, np.int32)
         self._sent = 0  # how many of the written have left
         self._stamped = 0  # and how many of those the ledger knows
+        self._sent_at = 0  # when the last frames were sent together, or were looked for
         self._calls: list[tuple[int, int, int]] = []  # (frames, time before, time after) of each call that sent any
         self._done: list[tuple[Ints, Ints, Ints, Ints]] = []
 
@@ -79,6 +80,7 @@ class Queue:
         """
         sent = self._sent
         due = sent + int(np.searchsorted(self._due[sent:], now, side="right"))
+        self._sent_at = now
         error = ""
         if due > sent:
             error = self._send_many(due)
@@ -105,10 +107,16 @@ class Queue:
             self.next_due = due[self._sent]
 
     def pace_together(self, end: int, late: int, breath: int) -> None:
-        """As `pace`, but after each wake-up sleep for `breath` ns at least, and then send all that is due."""
+        """As `pace`, but after each wake-up sleep for `breath` ns at least, and then send all that is due.
+
+        What comes due during the last breath before `end` is left to be sent then.
+        """
         clock, last = self._clock, len(self._due_list) - 1
-        wake = self.next_due
-        while wake < end and self._sent < last:
+        wake = max(self.next_due, self._sent_at + breath)
+        while self._sent < last:
+            if wake >= end:
+                clock.sleep_until(end)
+                return
             clock.sleep_until(wake)
             now = clock.mono_ns()
             # What is due but for the last frame: behind that one more must be written.
@@ -116,6 +124,7 @@ class Queue:
             if now - self.next_due > late or not due or self._send_many(self._sent + due):
                 return
             self.next_due = self._due_list[self._sent]
+            self._sent_at = now
             wake = max(self.next_due, now + breath)
 
     def relieve(self, late: int, breath: int = 0) -> None:

@@ -41,13 +41,15 @@ Ints = npt.NDArray[np.int64]
 MOST_CORRECTIONS = 2000  # in one message
 TICK_NS = 20_000_000  # settle, publish, tell
 TICK_SHARE, LONGEST_TICK_NS = 20, 50_000_000  # a twentieth of the time, but often enough to tell of silence at once
+COARSE_TICK_NS = 40_000_000  # and drain, while no flow is paced finely
 DRAIN_NS = (
     20_000_000  # empty the receive rings: replies wait there, stamped already, and many cost little more than one
 )
 LISTEN_NS = 5_000_000  # look for commands this often
-AHEAD_NS = 10_000_000  # frames are written this long before they are due
+AHEAD_NS = 20_000_000  # frames are written this long before they are due
 LINGER_NS = 200_000_000  # at the end
 STALL_NS = 5_000_000  # later than this and a slot may have been missed
+CHRONIC_NS = 20_000_000  # stalls that follow so soon have one cause: more is asked for than can be sent
 FAR = 1 << 62
 OPEN_OUTAGE_NS = 1_000_000_000  # tell how an open outage has grown
 OPEN_AT_ONCE = 32  # of so many flows in a tick
@@ -142,6 +144,7 @@ class Sender:
             self._dropped,
             self._dropped_there,
             self._witness.received,
+            self._flush_stamps,
             self._relieve,
         )
         self._streams = Streams(
@@ -155,6 +158,7 @@ class Sender:
         self._next_tick = self._next_drain = self._next_open = 0
         self._tick_cost = 0  # ns, of the last tick
         self._open_left = 0  # flows in an outage that are still to be told of in this round
+        self._gave_up_at = 0  # when slots were last too old
         self._lateness: list[Ints] = []
         self._lateness_reset = 0
         self._absence = Absence(self.ledger, tell, self.anchor)
@@ -386,16 +390,17 @@ class Sender:
         self._send(now)
         if now >= self._streams.next_ns:
             self._streams.turn(now)
-        if now >= self._next_drain:
+        if now >= min(self._next_drain, self._next_tick):  # a tick has the more to settle right after
             # One batch at a time: at high rates there is always more, and slots must not wait for it.
             emptied = self._drain(1)
-            self._next_drain = now + DRAIN_NS if emptied else now
+            self._next_drain = now + (DRAIN_NS if self._fine else COARSE_TICK_NS) if emptied else now
         if now >= self._next_tick:
             self._tick(now)
             # With many flows a tick takes its time: it comes the less often. One that took longer than the last one
             # may have been interrupted.
             before, self._tick_cost = self._tick_cost, self._clock.mono_ns() - now
-            self._next_tick = now + min(max(TICK_NS, TICK_SHARE * min(before, self._tick_cost)), LONGEST_TICK_NS)
+            least = TICK_NS if self._fine else COARSE_TICK_NS
+            self._next_tick = now + min(max(least, TICK_SHARE * min(before, self._tick_cost)), LONGEST_TICK_NS)
         if now >= self._ahead_to - self._ahead // 2:
             self._prepare(self._clock.mono_ns())
         following = min((q.next_due for q in self._queues), default=FAR)
@@ -453,9 +458,14 @@ class Sender:
                     break
 
     def _give_up_missed(self, queue: Queue, now: int) -> None:
-        """After a stall, slots that are too old are not made up for. The frames written for them are renumbered."""
+        """After a stall, slots that are too old are not made up for. The frames written for them are renumbered.
+
+        That takes time. Where it comes again and again, all that is late goes at once, or it would make the next stall.
+        """
         flow, due = queue.recall()
-        missed = self.schedule.missed(Due(flow, due), now)
+        chronic = now - self._gave_up_at < CHRONIC_NS
+        self._gave_up_at = now
+        missed = self.schedule.missed(Due(flow, due), now, self._breath if chronic else None)
         self._unsent(flow[missed], due[missed], "stall")
         queue.wait(flow[~missed], due[~missed])
 
@@ -493,13 +503,8 @@ class Sender:
             self._absence.begin(flow, due, cause)
 
     def _drain(self, batches: int = MAX_BATCHES) -> bool:
+        emptied = self._intake.drain(self._links.receivers(), batches)
         self._flush_stamps()
-        receivers = self._links.receivers()
-        # The ledger must know of a probe before its reply is taken in. One batch is copied out before any of it is
-        # looked at, so that probes may leave meanwhile; between several they may not.
-        self._relief = batches == len(receivers) == 1
-        emptied = self._intake.drain(receivers, batches)
-        self._relief = not self._closing
         return emptied
 
     def _relieve(self) -> None:
