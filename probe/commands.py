@@ -306,10 +306,15 @@ def check_writable(file: str | None) -> None:
 
 
 def replace(file: str, text: str) -> None:
-    """As `write`, but who reads the file meanwhile sees the old or the new one, never half of it."""
-    if file == "-":
+    """As `write`, but who reads the file meanwhile sees the old or the new one, never half of it.
+
+    A device, a pipe or a socket is written to, and stays what it is.
+    """
+    path = Path(file)
+    if file == "-" or (path.exists() and not path.is_file()):
         write(file, text)
         return
+    file = os.path.realpath(file)  # a link goes on pointing where it does
     unfinished = f"{file}.new"
     write(unfinished, text)
     try:

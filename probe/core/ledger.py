@@ -25,39 +25,34 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from probe.core.account import Account, Correction, tally
 from probe.core.arrays import all_are, count_in, cumcount, distinct, only, order_of
 from probe.core.direction import ReflectorView
 from probe.core.events import Outage
 from probe.core.fate import (
     COLUMN,
-    COLUMNS,
     DROPPED,
     EMPTY,
     FATE_COLUMN,
     IS_LOST,
     LATE,
     LOST,
-    LOST_FATES,
     LOST_FORWARD,
     LOST_REVERSE,
     PENDING,
     RECEIVED,
 )
 from probe.core.outage import FlowOutages, RunFinder
+from probe.core.rings import Rings
+from probe.core.told import Reports, Told
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Fates = npt.NDArray[np.uint8]
 
 RETENTION_S = 60
-# A drop at the reflector lies between two of its readings of the count: at most this long before the reply that still
-# told the old count came to us.
-TOLD_AFTER_NS = 200_000_000
 MIN_SLOTS, MAX_SLOTS = 1 << 6, 1 << 18
-SETTLED_STEP_NS = 250_000_000  # `settled` moves on in steps of at least this
-KEPT_STEPS = 1 << 13
 MOST_PARTS = 1 << 12  # of the account of a run that outlasts its ring
-UNSENT_STEP_NS = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,32 +64,6 @@ class Arrivals:
     duplicate: Bools
     unknown: Bools  # no probe of ours has that sequence, or it is too old to tell
     rtt_ns: Ints  # reply time minus TX time; meaningless where unknown
-
-
-@dataclass(frozen=True, slots=True)
-class Reports:
-    """Columns of our reflector's reports (wire/layout.py), one element a reply; any width and byte order."""
-
-    boot: npt.NDArray[Any]
-    q: npt.NDArray[Any]
-    gap_total: npt.NDArray[Any]
-    gap_index: npt.NDArray[Any]
-    gap_start: npt.NDArray[Any]
-    gap_length: npt.NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Correction:
-    """Settled probes whose fate has changed: they now count in `to` instead of `fro`.
-
-    Every `settled` of a `settled_to` of `at` or later had them in `fro`, every earlier one did not have them.
-    """
-
-    flow: int
-    at: int
-    fro: str
-    to: str
-    count: int
 
 
 class _Sent(NamedTuple):
@@ -130,20 +99,14 @@ class Ledger:
     """
 
     def __init__(self, capacity: int, live: Ints | None = None, settled: Ints | None = None):
-        self.live: Ints = np.zeros((capacity, COLUMNS), np.int64) if live is None else live
-        self.settled: Ints = np.zeros((capacity, COLUMNS), np.int64) if settled is None else settled
-        self.settled_to = 0
+        self._rings, self._account, self._told = Rings(capacity), Account(capacity, live, settled), Told(capacity)
+        self.live, self.settled = self._account.live, self._account.settled
         self.next_seq = np.zeros(capacity, np.int64)
         self.max_seen = np.full(capacity, -1, np.int64)
         self.last_answered_at = np.zeros(capacity, np.int64)  # TX time of the newest probe that was answered
         self.last_sent_at = np.zeros(capacity, np.int64)
         self._capacity = capacity
         self._horizon = 0  # everything sent up to here is settled
-        self._account = self.settled.copy()  # like `settled`, but up to the horizon
-        self._steps = np.zeros(0, np.int64)  # what `settled_to` has been
-        self._base = np.zeros(capacity, np.int64)
-        self._slots = np.zeros(capacity, np.int64)
-        self._mask = np.zeros(capacity, np.int64)
         self._rate = np.zeros(capacity, np.float64)
         self._threshold = np.zeros(capacity, np.int64)
         self._settled_seq = np.zeros(capacity, np.int64)  # everything below is settled
@@ -153,22 +116,9 @@ class Ledger:
         self._stirred: set[int] = set()  # flows that may have something new to tell of outages
         self._open: dict[int, None] = {}  # flows in an outage or a run of losses, in the order of their turn
         self._longest = 0  # threshold that every ring is large enough for
-        self._fate = np.zeros(0, np.uint8)
-        self._sent_at = np.zeros(0, np.int64)
-        self._first = np.zeros(0, np.int32)  # scratch for finding first copies
-        self._used = 0  # slots of these that belong to a ring or did
-        self._free: list[tuple[int, int]] = []
         self._log: deque[_Sent] = deque()  # what has been sent and is not settled, ascending in time
-        self._unsent: dict[int, Ints] = {}  # UNSENT_STEP_NS of due time to the count of each flow
         self._drops: list[_Drops] = []
         self._outages: dict[int, FlowOutages] = {}
-        self._views: dict[int, ReflectorView] = {}
-        # What the last report of each reflector said, so that a batch that says the same again costs no loop.
-        self._boot = np.full(capacity, -1, np.int64)
-        self._gap_total = np.full(capacity, -1, np.int64)
-        self._their_drops = np.full(capacity, -1, np.int64)
-        self._told_at = np.zeros(capacity, np.int64)  # when it told how many it had dropped
-        self._frontier = np.full(capacity, -1, np.int64)
         self._awaiting: dict[int, tuple[int, int]] = {}  # flow to the range of losses whose direction may yet be told
         self._dirty: dict[int, int] = {}  # flow to the lowest sequence whose fate was corrected
         # Flows that lost something that is still in their ring: the last sequence missed, and the state of their runs
@@ -177,13 +127,17 @@ class Ledger:
         self._past: dict[int, RunFinder] = {}
         self._past_parts: dict[int, list[tuple[int, int]]] = {}  # (step, probes) of the round-trip run open there
         self._floor = np.zeros(capacity, np.int64)
-        self._corrections: dict[tuple[int, int, str, str], int] = {}
         self._max_rtt = 0
         # Called, if set, with (flow, first, last, was, fate): arrays of runs of sequences that have another fate from
         # now on. Of the runs, only probes with the fate `was` are meant. What a reply changes is not told.
         self.on_fate: Callable[[Any, Ints, Ints, int, Any], None] | None = None
         # Called between the steps of what may take long when many flows are concerned.
         self.relieve: Callable[[], None] = lambda: None
+
+    @property
+    def settled_to(self) -> int:
+        """Up to where `settled` counts, ns."""
+        return self._account.settled_to
 
     # --- flows -------------------------------------------------------------------------------------------------
 
@@ -192,35 +146,32 @@ class Ledger:
         self._rate[flow], self._threshold[flow] = rate_pps, threshold_ns
         if not self._outages:
             self._longest = 0
-        slots = self._slots_needed(flow)
-        self._base[flow] = self._acquire(slots)
-        self._slots[flow], self._mask[flow] = slots, slots - 1
+        self._rings.add(flow, self._slots_needed(flow))
         for array in (self.next_seq, self._settled_seq, self._clean_at, self.last_answered_at, self.last_sent_at):
             array[flow] = 0
-        for array in (self.max_seen, self._clean_seq, self._boot, self._gap_total, self._their_drops, self._frontier):
-            array[flow] = -1
+        self.max_seen[flow] = self._clean_seq[flow] = -1
         self._troubled[flow] = False
         self._floor[flow] = 0
-        self.live[flow] = self.settled[flow] = self._account[flow] = 0
+        self._account.add(flow)
+        self._told.add(flow)
         if threshold_ns > self._longest:
             self._longest = threshold_ns
-            for other in self._outages:
-                self._grow(other)
+            for other in self._outages:  # those with a shorter one settle later from now on
+                slots = self._slots_needed(other)
+                if slots > self._rings.slots[other]:
+                    self._rings.grow(other, slots, int(self.next_seq[other]))
         self._outages[flow] = FlowOutages(name, min_probes)
 
     def remove(self, flow: int) -> None:
         """Stop accounting for a flow; its slots are free for others."""
         self._log = deque(rest for sent in self._log if len((rest := sent.without(flow)).at))
-        self._free.append((int(self._base[flow]), int(self._slots[flow])))
-        self._mask[flow] = self._slots[flow] = self._threshold[flow] = 0
-        for counts in self._unsent.values():
-            counts[flow] = 0
+        self._threshold[flow] = 0
+        for part in (self._rings, self._account, self._told):
+            part.remove(flow)
         self._stirred.discard(flow)
         self._open.pop(flow, None)
-        self._corrections = {key: count for key, count in self._corrections.items() if key[0] != flow}
         tables: tuple[dict[int, Any], ...] = (
             self._outages,
-            self._views,
             self._awaiting,
             self._dirty,
             self._missed,
@@ -237,35 +188,6 @@ class Ledger:
         wanted = min(rate * max(RETENTION_S, 2 * longest_s), MAX_SLOTS)
         return 1 << int(max(MIN_SLOTS, wanted, 2 * rate * (longest_s + 1)) - 1).bit_length()
 
-    def _grow(self, flow: int) -> None:
-        """Give a flow a larger ring if a flow with a longer threshold makes it settle later."""
-        slots = self._slots_needed(flow)
-        base, held = int(self._base[flow]), int(self._slots[flow])
-        if slots <= held:
-            return
-        sequence = np.arange(max(0, int(self.next_seq[flow]) - held), int(self.next_seq[flow]))
-        old = base + (sequence & (held - 1))
-        self._base[flow] = self._acquire(slots)
-        self._slots[flow], self._mask[flow] = slots, slots - 1
-        new = self._base[flow] + (sequence & (slots - 1))
-        self._fate[new], self._sent_at[new] = self._fate[old], self._sent_at[old]
-        self._free.append((base, held))
-
-    def _acquire(self, slots: int) -> int:
-        for index, (base, size) in enumerate(self._free):
-            if size == slots:
-                del self._free[index]
-                self._fate[base : base + slots] = EMPTY
-                return base
-        base, self._used = self._used, self._used + slots
-        if self._used > len(self._fate):
-            # By at least a half, so that many flows are not copied once for each.
-            more = max(slots, len(self._fate) // 2)
-            self._fate = np.concatenate([self._fate, np.zeros(more, np.uint8)])
-            self._sent_at = np.concatenate([self._sent_at, np.zeros(more, np.int64)])
-            self._first = np.concatenate([self._first, np.zeros(more, np.int32)])
-        return base
-
     # --- sending -----------------------------------------------------------------------------------------------
 
     def allocate(self, flow: Ints, at: Ints) -> Ints:
@@ -281,61 +203,30 @@ class Ledger:
         """
         sequence = self.next_seq[flow] + cumcount(flow)
         count_in(self.next_seq, flow)
-        slot = self._slots_of(flow, sequence)
-        self._fate[slot] = EMPTY  # nothing can answer it yet
-        self._sent_at[slot] = at
+        slot = self._rings.index(flow, sequence)
+        self._rings.fate[slot] = EMPTY  # nothing can answer it yet
+        self._rings.sent_at[slot] = at
         return sequence
 
     def stamp(self, flow: Ints, sequence: Ints, at: Ints) -> None:
         """These probes have left, at these times: they count as scheduled and sent. Each flow's in their order."""
         if not len(flow):
             return
-        slot = self._slots_of(flow, sequence)
-        self._fate[slot] = PENDING
-        self._sent_at[slot] = at
+        slot = self._rings.index(flow, sequence)
+        self._rings.fate[slot] = PENDING
+        self._rings.sent_at[slot] = at
         self._note_in_log(flow, sequence, at)
-        self._add(self.live, ("scheduled", "sent"), flow)
+        tally(self.live, ("scheduled", "sent"), flow)
         self.last_sent_at[flow] = at
-
-    def _slots_of(self, flow: Ints, sequence: Ints) -> slice | Ints:
-        """Where probes lie, as an index. Neighbours in one ring, as most batches are, need no list of places."""
-        one = only(flow)
-        run = self._run(one, sequence) if one is not None else None
-        return run if run is not None else self._base[flow] + (sequence & self._mask[flow])
-
-    def _run(self, flow: int, sequence: Ints) -> slice | None:
-        """Where probes of one flow lie, if they are consecutive and the ring does not end between them."""
-        n = len(sequence)
-        start = int(sequence[0]) & int(self._mask[flow])
-        if int(sequence[-1]) - int(sequence[0]) != n - 1 or start + n > self._slots[flow]:
-            return None
-        if n > 2 and not (sequence[1:] - sequence[:-1] == 1).all():
-            return None
-        start += int(self._base[flow])
-        return slice(start, start + n)
-
-    def _add(self, table: Ints, columns: tuple[str, ...], flow: Ints) -> None:
-        """Add one for each element of `flow` to its columns."""
-        one = only(flow)
-        for name in columns:
-            if one is not None:
-                table[one, COLUMN[name]] += len(flow)
-            else:
-                count_in(table[:, COLUMN[name]], flow)
 
     def withdraw(self, flow: Ints, sequence: Ints) -> None:
         """The last probes allocated to these flows will not be sent: their numbers are free again."""
-        self._fate[self._base[flow] + (sequence & self._mask[flow])] = EMPTY
+        self._rings.fate[self._rings.places(flow, sequence)] = EMPTY
         self.next_seq -= np.bincount(flow, minlength=self._capacity)
 
     def unsent(self, flow: Ints, due: Ints) -> None:
         """Slots of the schedule that passed without a probe."""
-        step = due // UNSENT_STEP_NS
-        for number in distinct(step):
-            count = np.bincount(flow[step == number], minlength=self._capacity)
-            self.live[:, COLUMN["scheduled"]] += count
-            self.live[:, COLUMN["unsent"]] += count
-            self._unsent[number] = self._unsent.get(number, 0) + count
+        self._account.unsent(flow, due)
 
     def unobserved(self, flow: int, start: int, end: int) -> None:
         """The flow did not probe on schedule from `start` to `end`."""
@@ -367,32 +258,32 @@ class Ledger:
         if usual is not None:
             return usual
         n = len(flow)
-        oldest = np.maximum(self.next_seq[flow] - self._slots[flow], self._floor[flow])
+        oldest = np.maximum(self.next_seq[flow] - self._rings.slots[flow], self._floor[flow])
         known = (sequence >= 0) & (sequence < self.next_seq[flow]) & (sequence >= oldest)
-        slot = np.where(known, self._base[flow] + (sequence & self._mask[flow]), 0)
-        fate = np.where(known, self._fate[slot], EMPTY)
+        slot = np.where(known, self._rings.places(flow, sequence), 0)
+        fate = np.where(known, self._rings.fate[slot], EMPTY)
         known &= fate != EMPTY
-        rtt = at - self._sent_at[slot]
+        rtt = at - self._rings.sent_at[slot]
         # The last assignment to an element wins, so writing backwards leaves the first copy's position.
         backwards = np.flatnonzero(known)[::-1]
-        self._first[slot[backwards]] = backwards
-        first = known & (self._first[slot] == np.arange(n))
+        self._rings.scratch[slot[backwards]] = backwards
+        first = known & (self._rings.scratch[slot] == np.arange(n))
         in_time = rtt <= self._threshold[flow]
         new = first & (fate != RECEIVED) & (fate != LATE)
         answered = new & in_time
         late = new & ~in_time
         open_still = fate == PENDING
         self._correct(flow, sequence, slot, fate, answered, late)
-        self._fate[slot[answered]] = RECEIVED
-        self._fate[slot[late]] = LATE
+        self._rings.fate[slot[answered]] = RECEIVED
+        self._rings.fate[slot[late]] = LATE
         duplicate = known & ~new
         fresh = (("received", answered & open_still), ("late", late & open_still), ("duplicate", duplicate))
         for column, mask in fresh:
             if mask.any():
-                self._add(self.live, (column,), flow[mask])
+                tally(self.live, (column,), flow[mask])
         if new.any():
             self._reordering(flow[new], sequence[new])
-            np.maximum.at(self.last_answered_at, flow[new], self._sent_at[slot[new]])
+            np.maximum.at(self.last_answered_at, flow[new], self._rings.sent_at[slot[new]])
         if answered.any():
             self._max_rtt = max(int(rtt[answered].max()), self._max_rtt - self._max_rtt // 256)
         return Arrivals(answered, late, duplicate, ~known, rtt)
@@ -401,17 +292,17 @@ class Ledger:
         """`receive` of one flow's next replies, in order and in time; None when they are anything else."""
         if sequence[0] <= self.max_seen[flow] or sequence[-1] >= self.next_seq[flow]:
             return None
-        slot = self._run(flow, sequence)
-        if slot is None or sequence[0] < self._oldest(flow) or not all_are(self._fate[slot], PENDING):
+        slot = self._rings.run(flow, sequence)
+        if slot is None or sequence[0] < self._oldest(flow) or not all_are(self._rings.fate[slot], PENDING):
             return None
-        rtt = at - self._sent_at[slot]
+        rtt = at - self._rings.sent_at[slot]
         longest = int(rtt.max())
         if longest > self._threshold[flow]:
             return None
-        self._fate[slot] = RECEIVED
+        self._rings.fate[slot] = RECEIVED
         self.live[flow, COLUMN["received"]] += len(sequence)
         self.max_seen[flow] = sequence[-1]
-        self.last_answered_at[flow] = max(self.last_answered_at[flow], self._sent_at[slot.stop - 1])
+        self.last_answered_at[flow] = max(self.last_answered_at[flow], self._rings.sent_at[slot.stop - 1])
         self._max_rtt = max(longest, self._max_rtt - self._max_rtt // 256)
         every, none = np.ones(len(at), bool), np.zeros(len(at), bool)
         return Arrivals(answered=every, late=none, duplicate=none, unknown=none, rtt_ns=rtt)
@@ -442,37 +333,16 @@ class Ledger:
                 for to, which in (("received", answered), ("late", late)):
                     some = mine[(fate[mine] == value) & which[mine]]
                     if len(some):
-                        self._move(f, self._sent_at[slot[some]], value, to)
+                        self._account.move(f, self._rings.sent_at[slot[some]], value, to)
             lowest = int(sequence[mine].min())
             self._dirty[f] = min(self._dirty.get(f, lowest), lowest)
-
-    def _move(self, flow: int, at: Ints, fate: int, to: str, each: Ints | None = None) -> None:
-        """Settled probes sent at `at`, or `each` so many up to that step, count in another column from now on."""
-        fro = FATE_COLUMN[fate]
-        counts = np.ones(len(at), np.int64) if each is None else each
-        shown = at <= self.settled_to
-        for table, count in (
-            (self.live, int(counts.sum())),
-            (self._account, int(counts.sum())),
-            (self.settled, int(counts[shown].sum())),
-        ):
-            table[flow, COLUMN[fro]] -= count
-            table[flow, COLUMN[to]] += count
-            if fate in LOST_FATES and not to.startswith("lost_"):
-                table[flow, COLUMN["lost"]] -= count
-        if not shown.any():
-            return
-        step = np.searchsorted(self._steps, at[shown])
-        sums = np.zeros(len(self._steps), np.int64)
-        np.add.at(sums, step, counts[shown])
-        for n in np.flatnonzero(sums).tolist():
-            key = (flow, int(self._steps[n]), fro, to)
-            self._corrections[key] = self._corrections.get(key, 0) + int(sums[n])
 
     def fates(self, flow: int, sequence: Ints) -> Fates:
         """What became of these probes so far (`fate`); EMPTY of those that are not remembered or were not sent."""
         held = (sequence >= self._oldest(flow)) & (sequence < self.next_seq[flow])
-        fates: Fates = np.where(held, self._fate[np.where(held, self._slot(flow, sequence), 0)], np.uint8(EMPTY))
+        fates: Fates = np.where(
+            held, self._rings.fate[np.where(held, self._rings.places(flow, sequence), 0)], np.uint8(EMPTY)
+        )
         return fates
 
     def count(self, flow: int, column: str, n: int = 1) -> None:
@@ -488,47 +358,26 @@ class Ledger:
     # --- what the reflector tells ------------------------------------------------------------------------------
 
     def their_drops(self, flow: Ints, at: Ints, drops: Ints) -> list[tuple[int, int, int]]:
-        """Take in how many frames our own reflector had no room for, as its replies tell.
+        """Take in how many frames our own reflector had no room for (`Told.drops`).
 
         That many missing probes of the flow, around the time of the reply that tells, are the instrument's doing and
         not the network's. Several flows may be excused for the same drops: rather too many than an outage that was
         none.
 
-        Args:
-            flow: Flow index of each reply.
-            at: When it came.
-            drops: The reflector's cumulative count in it, modulo 2^32.
-
         Returns:
             (flow, start, end) of each span in which that happened.
         """
-        found: list[tuple[int, int, int]] = []
-        one = only(flow)
-        if one is not None and all_are(drops, int(self._their_drops[one])):
-            self._told_at[one] = at[-1]
-            return found
-        for i in np.flatnonzero(drops != self._their_drops[flow]).tolist():
-            f, before = int(flow[i]), int(self._their_drops[flow[i]])
-            lost = (int(drops[i]) - before) & 0xFFFFFFFF
-            if before >= 0 and not 0 < lost <= 1 << 31:  # an older reply, overtaken on its way back
-                continue
-            self._their_drops[f] = drops[i]
-            if before < 0:
-                continue
-            earlier = at[:i][flow[:i] == f]
-            told_at = int(earlier[-1]) if len(earlier) else int(self._told_at[f])
-            span = _Drops(min(told_at, int(at[i])) - TOLD_AFTER_NS, int(at[i]), lost, f)
+        spans = [_Drops(start, end, lost, f) for f, start, end, lost in self._told.drops(flow, at, drops)]
+        for span in spans:
             self._excuse(span)
-            self._drops.append(span)
-            found.append((f, span.start, span.end))
-        self._told_at[flow] = at
-        return found
+        self._drops += spans
+        return [(span.flow, span.start, span.end) for span in spans]
 
     def _excuse(self, drops: _Drops) -> None:
         """Probes that were settled as lost before the reflector could tell that it had dropped them."""
         sequence = np.arange(self._oldest(drops.flow), int(self._settled_seq[drops.flow]))
-        slot = self._slot(drops.flow, sequence)
-        fate, at = self._fate[slot], self._sent_at[slot]
+        slot = self._rings.places(drops.flow, sequence)
+        fate, at = self._rings.fate[slot], self._rings.sent_at[slot]
         may = (at >= drops.start) & (at <= drops.end) & ((fate == LOST) | (fate == LOST_FORWARD))
         mine = np.flatnonzero(may)[: drops.left]
         for value in (LOST, LOST_FORWARD):
@@ -543,59 +392,14 @@ class Ledger:
             sequence: The probe it answers.
             report: The reports' columns.
         """
-        one = only(flow)
-        known = one is not None and all_are(report.boot, int(self._boot[one]))
-        if one is not None and known and all_are(report.gap_total, int(self._gap_total[one])):
-            self._frontier[one] = max(int(self._frontier[one]), int(sequence.max()))
-            self._resolve_all(flow)
-            return
-        same = (report.boot == self._boot[flow]) & (report.gap_total == self._gap_total[flow])
-        np.maximum.at(self._frontier, flow[same], sequence[same])
-        left = np.flatnonzero(~same)
-        while len(left):
-            i, left = int(left[0]), left[1:]
-            f = int(flow[i])
-            view = self._view(f)
-            view.report(
-                int(report.boot[i]),
-                int(sequence[i]),
-                int(report.q[i]),
-                int(report.gap_total[i]),
-                int(report.gap_index[i]),
-                int(report.gap_start[i]),
-                int(report.gap_length[i]),
-            )
-            if report.boot[i] != self._boot[f]:
-                self._their_drops[f] = -1  # it may have begun to count anew
-            self._boot[f] = report.boot[i]
-            self._gap_total[f] = view.told & 0xFFFFFFFF if view.complete else -1
-            self._frontier[f] = view.frontier
-            for first, last in view.take_filled():
-                self._take_back(f, first, last, LOST_REVERSE)
-            for first, last in view.take_doubted():
-                self._take_back(f, first, last, LOST)
-            if len(left) and self._gap_total[f] >= 0:
-                # What this reply told, those behind it most often tell again.
-                again = (flow[left] == f) & (report.boot[left] == self._boot[f])
-                again &= report.gap_total[left] == self._gap_total[f]
-                self._frontier[f] = max(int(self._frontier[f]), int(sequence[left[again]].max(initial=-1)))
-                left = left[~again]
-            self.relieve()
+        for f, first, last, to in self._told.reports(flow, sequence, report, self.relieve):
+            self._take_back(f, first, last, to)
         self._resolve_all(flow)
 
     def numbers(self, flow: Ints, sequence: Ints, q: Ints) -> None:
         """Take in the numbers that a reflector which is not ours gave its replies (RFC 8762, section 4.3)."""
-        for f in distinct(flow):
-            mine = flow == f
-            view = self._view(f)
-            view.consecutive_many(sequence[mine], q[mine])
-            self._frontier[f] = view.frontier
+        self._told.numbers(flow, sequence, q)
         self._resolve_all(flow)
-
-    def _view(self, flow: int) -> ReflectorView:
-        view = self._views.setdefault(flow, ReflectorView())
-        view.frontier = max(view.frontier, int(self._frontier[flow]))
-        return view
 
     def _resolve_all(self, flow: Ints) -> None:
         if self._awaiting:
@@ -607,14 +411,14 @@ class Ledger:
         """Give settled losses of a flow their direction, as far as its reflector has told."""
         if flow not in self._awaiting:
             return
-        view = self._view(flow)
+        view = self._told.view(flow)
         first, last = self._awaiting[flow]
         if view.frontier < first:
             return
         upto = min(last, view.frontier)
         self._resolve_past(flow, view)
         sequence = np.arange(max(first, self._oldest(flow)), upto + 1)
-        sequence = sequence[self._fate[self._slot(flow, sequence)] == LOST]
+        sequence = sequence[self._rings.fate[self._rings.places(flow, sequence)] == LOST]
         known, forward = view.resolve(sequence)
         self._attribute(flow, sequence[known & forward], LOST, LOST_FORWARD)
         self._attribute(flow, sequence[known & ~forward], LOST, LOST_REVERSE)
@@ -623,29 +427,25 @@ class Ledger:
         else:
             self._awaiting[flow] = (upto + 1, last)
 
-    def _slot(self, flow: int, sequence: Ints) -> Ints:
-        slot: Ints = self._base[flow] + (sequence & self._mask[flow])
-        return slot
-
     def _oldest(self, flow: int) -> int:
         """The lowest sequence whose fate is at hand and may be corrected."""
-        return max(0, int(self.next_seq[flow] - self._slots[flow]), int(self._floor[flow]))
+        return max(0, int(self.next_seq[flow] - self._rings.slots[flow]), int(self._floor[flow]))
 
     def _attribute(self, flow: int, sequence: Ints, fate: int, to: int) -> None:
         if not len(sequence):
             return
-        slot = self._slot(flow, sequence)
-        self._fate[slot] = to
+        slot = self._rings.places(flow, sequence)
+        self._rings.fate[slot] = to
         if self.on_fate is not None:
             self.on_fate(flow, sequence, sequence, fate, to)
-        self._move(flow, self._sent_at[slot], fate, FATE_COLUMN[to])
+        self._account.move(flow, self._rings.sent_at[slot], fate, FATE_COLUMN[to])
         self._dirty[flow] = min(self._dirty.get(flow, int(sequence[0])), int(sequence[0]))
 
     def _take_back(self, flow: int, first: int, last: int, to: int) -> None:
         """These were not lost on the way out, or perhaps not."""
         last = min(last, int(self._settled_seq[flow]) - 1)
         sequence = np.arange(max(first, self._oldest(flow)), last + 1)
-        wrong = sequence[self._fate[self._slot(flow, sequence)] == LOST_FORWARD]
+        wrong = sequence[self._rings.fate[self._rings.places(flow, sequence)] == LOST_FORWARD]
         self._attribute(flow, wrong, LOST_FORWARD, to)
 
     def _resolve_past(self, flow: int, view: ReflectorView) -> None:
@@ -662,7 +462,7 @@ class Ledger:
             first, last = np.array([run.first_seq]), np.array([run.last_seq])
             self.on_fate(flow, first, last, LOST, LOST_FORWARD if forward else LOST_REVERSE)
         steps, counts = np.array(parts, np.int64).T
-        self._move(flow, steps, LOST, FATE_COLUMN[LOST_FORWARD if forward else LOST_REVERSE], counts)
+        self._account.move(flow, steps, LOST, FATE_COLUMN[LOST_FORWARD if forward else LOST_REVERSE], counts)
         del self._past_parts[flow]
         self._dirty[flow] = self._oldest(flow)
 
@@ -690,43 +490,39 @@ class Ledger:
                 self._log.appendleft(_Sent(*(column[n:] for column in sent)))
             self._settle(sent.flow[:n], sent.sequence[:n])
             self.relieve()
-        self._settle_unsent(everything=last)
         for flow in self._crowded():
             self._summarise(flow)
             self.relieve()
         self._drops = [d for d in self._drops if d.left and d.end >= self._horizon]
-        if last or not len(self._steps) or self._horizon - self.settled_to >= SETTLED_STEP_NS:
-            self.settled[:] = self._account
-            self.settled_to = self._horizon
-            self._steps = np.append(self._steps[-KEPT_STEPS:], self._horizon)
+        self._account.close(self._horizon, last=last)
 
     def _settle(self, flow: Ints, sequence: Ints) -> None:
         one = only(flow)
         if one is not None and not self._troubled[one]:
-            run = self._run(one, sequence)
-            if run is not None and all_are(self._fate[run], RECEIVED):
+            run = self._rings.run(one, sequence)
+            if run is not None and all_are(self._rings.fate[run], RECEIVED):
                 for name in ("scheduled", "sent", "received"):
-                    self._account[one, COLUMN[name]] += len(sequence)
-                self._clean_seq[one], self._clean_at[one] = sequence[-1], self._sent_at[run.stop - 1]
+                    self._account.closed[one, COLUMN[name]] += len(sequence)
+                self._clean_seq[one], self._clean_at[one] = sequence[-1], self._rings.sent_at[run.stop - 1]
                 self._settled_seq[one] = sequence[-1] + 1
                 return
-        slot = self._base[flow] + (sequence & self._mask[flow])
-        fate = self._fate[slot]
+        slot = self._rings.places(flow, sequence)
+        fate = self._rings.fate[slot]
         missing = fate == PENDING
         if missing.any():
-            fate[missing] = self._classify(flow[missing], sequence[missing], self._sent_at[slot[missing]])
-            self._fate[slot[missing]] = fate[missing]
+            fate[missing] = self._classify(flow[missing], sequence[missing], self._rings.sent_at[slot[missing]])
+            self._rings.fate[slot[missing]] = fate[missing]
             if self.on_fate is not None:
                 self.on_fate(flow[missing], sequence[missing], sequence[missing], PENDING, fate[missing])
-        self._add(self._account, ("scheduled", "sent"), flow)
+        tally(self._account.closed, ("scheduled", "sent"), flow)
         for value in distinct(fate):
             name, of = FATE_COLUMN[value], flow[fate == value]
-            self._add(self._account, (name,), of)
+            tally(self._account.closed, (name,), of)
             if IS_LOST[value]:
-                self._add(self._account, ("lost",), of)
-                self._add(self.live, ("lost",), of)
+                tally(self._account.closed, ("lost",), of)
+                tally(self.live, ("lost",), of)
             if IS_LOST[value] or value == DROPPED:
-                self._add(self.live, (name,), of)
+                tally(self.live, (name,), of)
         troubled = self._troubled[flow] | missing
         calm = ~troubled
         if missing.any():
@@ -734,10 +530,10 @@ class Ledger:
             touched = np.zeros(self._capacity, bool)
             touched[flow[troubled]] = True
             calm = ~touched[flow]
-        self._note_clean(flow[calm], sequence[calm], self._sent_at[slot[calm]])
+        self._note_clean(flow[calm], sequence[calm], self._rings.sent_at[slot[calm]])
         if not calm.all():
             rest = ~calm
-            self._feed(flow[rest], sequence[rest], self._sent_at[slot[rest]], fate[rest])
+            self._feed(flow[rest], sequence[rest], self._rings.sent_at[slot[rest]], fate[rest])
         self._settled_seq[flow] = sequence + 1
 
     def _note_clean(self, flow: Ints, sequence: Ints, at: Ints) -> None:
@@ -771,7 +567,7 @@ class Ledger:
             self._past[flow] = past = RunFinder()
             oldest = self._oldest(flow)
             if 0 < oldest < sequence[0]:
-                past.passed(int(self._sent_at[self._slot(flow, np.array([oldest]))][0]), oldest)
+                past.passed(int(self._rings.sent_at[self._rings.places(flow, np.array([oldest]))][0]), oldest)
                 self._floor[flow] = oldest + 1
             elif oldest and self._clean_seq[flow] >= 0:
                 past.passed(int(self._clean_at[flow]), int(self._clean_seq[flow]))
@@ -781,17 +577,17 @@ class Ledger:
         """Flows that have missed something and have filled most of their ring since."""
         if not self._missed:
             return []
-        full = self.next_seq - self._floor > self._slots - self._slots // 8
+        full = self.next_seq - self._floor > self._rings.slots - self._rings.slots // 8
         return [flow for flow in np.flatnonzero(full).tolist() if flow in self._missed]
 
     def _summarise(self, flow: int) -> None:
         """Before the ring overwrites them, fold a flow's oldest fates into its past. They are final then."""
-        slots, following = int(self._slots[flow]), int(self.next_seq[flow])
+        slots, following = int(self._rings.slots[flow]), int(self.next_seq[flow])
         floor = min(following - slots + slots // 4, int(self._settled_seq[flow]))
         sequence = np.arange(self._oldest(flow), floor)
-        slot = self._slot(flow, sequence)
+        slot = self._rings.places(flow, sequence)
         past = self._past[flow]
-        past.feed(sequence, self._sent_at[slot], self._fate[slot])
+        past.feed(sequence, self._rings.sent_at[slot], self._rings.fate[slot])
         self._note_parts(flow, sequence, slot)
         self._floor[flow] = max(floor, int(self._floor[flow]))
         self._outages[flow].forget_below(floor)
@@ -809,8 +605,8 @@ class Ledger:
         if run.first_seq >= int(sequence[0]):
             self._past_parts.pop(flow, None)
         parts = self._past_parts.setdefault(flow, [])
-        at = self._sent_at[slot[(self._fate[slot] == LOST) & (sequence >= run.first_seq)]]
-        place = np.searchsorted(self._steps, at)
+        at = self._rings.sent_at[slot[(self._rings.fate[slot] == LOST) & (sequence >= run.first_seq)]]
+        place = self._account.step_of(at)
         for n in distinct(place):
             mine = at[place == n]
             parts.append((int(mine[-1]), len(mine)))
@@ -823,7 +619,7 @@ class Ledger:
         """Fates of probes that were not answered in time."""
         fate = np.full(len(flow), LOST, np.uint8)
         for f in distinct(flow):
-            view = self._view(f)
+            view = self._told.view(f)
             mine = np.flatnonzero(flow == f)
             known, forward = view.resolve(sequence[mine])
             fate[mine[known & forward]] = LOST_FORWARD
@@ -843,12 +639,6 @@ class Ledger:
             fate[inside] = DROPPED
             drops.left -= len(inside)
         return fate
-
-    def _settle_unsent(self, *, everything: bool) -> None:
-        for step in [s for s in self._unsent if everything or (s + 1) * UNSENT_STEP_NS <= self._horizon]:
-            count = self._unsent.pop(step)
-            self._account[:, COLUMN["scheduled"]] += count
-            self._account[:, COLUMN["unsent"]] += count
 
     # --- outages -----------------------------------------------------------------------------------------------
 
@@ -882,8 +672,7 @@ class Ledger:
 
     def drain_corrections(self) -> list[Correction]:
         """Changes of settled counts since the last call."""
-        corrections, self._corrections = self._corrections, {}
-        return [Correction(flow, at, fro, to, count) for (flow, at, fro, to), count in corrections.items()]
+        return self._account.drain_corrections()
 
     def _rebuild(self, flow: int, lowest: int) -> None:
         """Find the runs of `flow` anew, from the last probe before `lowest` that passed both ways or from the floor."""
@@ -896,25 +685,25 @@ class Ledger:
             start, finder = oldest, self._past[flow].copy() if flow in self._past else RunFinder()
         else:
             start, finder = begin + 1, RunFinder()
-            finder.passed(int(self._sent_at[self._slot(flow, np.array([begin]))][0]), begin)
+            finder.passed(int(self._rings.sent_at[self._rings.places(flow, np.array([begin]))][0]), begin)
         self._stirred.add(flow)
         forgotten = outages.restart(start, finder)
         sequence = np.arange(start, settled)
-        slot = self._slot(flow, sequence)
-        fate = self._fate[slot]
-        outages.feed(sequence, self._sent_at[slot], fate)
+        slot = self._rings.places(flow, sequence)
+        fate = self._rings.fate[slot]
+        outages.feed(sequence, self._rings.sent_at[slot], fate)
         outages.rematch(forgotten)
         self._troubled[flow] = not outages.quiet()
         passed = np.flatnonzero((fate == RECEIVED) | (fate == LATE))
         if len(passed) and sequence[passed[-1]] > self._clean_seq[flow]:
-            self._clean_seq[flow], self._clean_at[flow] = sequence[passed[-1]], self._sent_at[slot[passed[-1]]]
+            self._clean_seq[flow], self._clean_at[flow] = sequence[passed[-1]], self._rings.sent_at[slot[passed[-1]]]
 
     def _last_passed(self, flow: int, first: int, end: int) -> int | None:
         """The last sequence in [first, end) that passed both ways. Most often it is near: look there first."""
         step = 256
         while end > first:
             sequence = np.arange(max(first, end - step), end)
-            fate = self._fate[self._slot(flow, sequence)]
+            fate = self._rings.fate[self._rings.places(flow, sequence)]
             passed = np.flatnonzero((fate == RECEIVED) | (fate == LATE))
             if len(passed):
                 return int(sequence[passed[-1]])

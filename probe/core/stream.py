@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from probe.core.account import Correction
 from probe.core.fate import COLUMN, COLUMNS, EMPTY, LATE, LOST, PENDING, RECEIVED
-from probe.core.ledger import Correction
 
 Ints = npt.NDArray[np.int64]
 

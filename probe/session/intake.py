@@ -14,8 +14,9 @@ from probe.border import SharedState
 from probe.clock import Clock, wall_offset_ns
 from probe.core.arrays import all_are, only, pick, where_all
 from probe.core.histogram import BINS, bins_of
-from probe.core.ledger import Arrivals, Ledger, Reports
+from probe.core.ledger import Arrivals, Ledger
 from probe.core.sequence import unwrap_below
+from probe.core.told import Reports
 from probe.link.base import FrameReceiver, Frames
 from probe.session.connections import Connections
 from probe.session.flows import ONE_ID, SYN_STEP_INVERSE, FlowTable

@@ -18,10 +18,11 @@ import numpy.typing as npt
 
 from probe.border import FLOW_STATES, Channel, SharedState
 from probe.clock import Clock, wall_offset_ns
+from probe.core.account import Correction
 from probe.core.arrays import distinct
 from probe.core.events import Outage
 from probe.core.fate import COLUMN, DIRECTION_FATE, FATE_COLUMN
-from probe.core.ledger import Correction, Ledger
+from probe.core.ledger import Ledger
 from probe.core.schedule import Due, Schedule
 from probe.link.base import FrameReceiver, FrameSender
 from probe.session.absence import Absence
@@ -460,10 +461,11 @@ class Sender:
     def _give_up_missed(self, queue: Queue, now: int) -> None:
         """After a stall, slots that are too old are not made up for. The frames written for them are renumbered.
 
-        That takes time. Where it comes again and again, all that is late goes at once, or it would make the next stall.
+        That takes time. Where many leave together and it comes again and again, all that is late goes at once, or it
+        would make the next stall.
         """
         flow, due = queue.recall()
-        chronic = now - self._gave_up_at < CHRONIC_NS
+        chronic = self._breath > 0 and now - self._gave_up_at < CHRONIC_NS
         self._gave_up_at = now
         missed = self.schedule.missed(Due(flow, due), now, self._breath if chronic else None)
         self._unsent(flow[missed], due[missed], "stall")

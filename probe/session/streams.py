@@ -21,8 +21,9 @@ import numpy as np
 
 from probe.border import SharedState
 from probe.clock import Clock, wall_offset_ns
+from probe.core.account import Correction
 from probe.core.histogram import bins_of
-from probe.core.ledger import Correction, Ledger
+from probe.core.ledger import Ledger
 from probe.core.stream import Stall, StreamAccount, TcpInfo
 from probe.link.kernel_tcp import Ended, Progress, Way
 from probe.session.liveness import CONNECTING, Liveness

@@ -17,8 +17,9 @@ import numpy as np
 
 from probe.core.events import Outage
 from probe.core.fate import COLUMN
-from probe.core.ledger import Ledger, Reports
+from probe.core.ledger import Ledger
 from probe.core.schedule import Schedule
+from probe.core.told import Reports
 from probe.session.peers import Answer, Peers
 
 Ints = np.ndarray

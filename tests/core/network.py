@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from probe.core import ledger as ledger_module
+from probe.core.account import Correction
 from probe.core.events import COUNT_NAMES, Counts, Outage
 from probe.core.fate import COLUMN, DROPPED, LATE, LOST, LOST_FORWARD, LOST_REVERSE, RECEIVED
-from probe.core.ledger import Correction, Ledger
+from probe.core.ledger import Ledger
 
 MS = 1_000_000
 COLUMN_OF = {
@@ -233,7 +234,7 @@ class LossyNetwork:
 
     def _fly(self, index: int, sequence: int, sent: int, kind: str) -> None:
         track, rng = self.tracks[index], self.rng
-        slots = int(self.ledger._slots[index])
+        slots = int(self.ledger._rings.slots[index])
         rtt = rng.randrange(1, max(2, track.threshold // 8))
         arrival: int | None = sent + rtt
         fate = RECEIVED

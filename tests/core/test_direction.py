@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from probe.core.direction import FILLED, SENT_GAPS, ReflectorView
 from probe.core.fate import COLUMN, LOST, LOST_FATES, LOST_FORWARD, LOST_REVERSE
-from probe.core.ledger import Ledger, Reports
+from probe.core.ledger import Ledger
 from probe.core.ranges import Ranges
+from probe.core.told import Reports
 from probe.session.peers import Peers
 
 from .network import MS, Account, as_expected, counts_of, expected_outages, shrink_rings
@@ -286,7 +287,7 @@ def test_an_outage_that_outlasts_the_ring_gets_its_direction_whole(monkeypatch, 
     shrink_rings(monkeypatch, 512)
     ways = {"forward": (span(dark), never), "reverse": (never, span(dark))}
     path = Path(1, *ways[way], threshold=20 * MS, batch=12)
-    slots = int(path.ledger._slots[0])
+    slots = int(path.ledger._rings.slots[0])
     assert slots < dark[1] - dark[0]
     path.run(dark[1] + 50)
     path.finish(calm=300)
@@ -322,7 +323,7 @@ def test_a_slow_flow_is_told_at_once():
     # A new record goes out with the next reply, whatever old ones there are to repeat.
     path = Path(1, span(*((s, s) for s in range(10, 300, 2)), (400, 404)), never, batch=1)
     path.run(407)
-    view = path.ledger._view(0)
+    view = path.ledger._told.view(0)
     assert view.complete and view.frontier == 406
     assert view.covers(400, 404) is True
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from probe.core.events import COUNT_NAMES
 from probe.core.fate import COLUMN, EMPTY, LATE, LOST, PENDING, RECEIVED
-from probe.core.ledger import Ledger, Reports
+from probe.core.ledger import Ledger
+from probe.core.told import Reports
 
 from .network import MS, LossyNetwork, counts_of, shrink_rings
 

@@ -74,6 +74,7 @@ def test_missed_is_older_than_the_tolerance_and_the_interval():
     due = Due(np.array([0, 0, 1, 1]), np.array([T0, T0 + MS, T0, T0 - MS]))
     assert schedule.missed(due, T0 + 5 * MS + 1).tolist() == [True, False, False, False]
     assert schedule.missed(due, T0 + 100 * MS).tolist() == [True, True, False, True]
+    assert schedule.missed(due, T0 + 5 * MS, MS).tolist() == [True, True, False, False]
 
 
 def test_the_rate_is_that_of_the_active_flows():

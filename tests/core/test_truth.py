@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from probe.core import account as account_module
 from probe.core import direction as direction_module
 from probe.core import ledger as ledger_module
 from probe.core.events import Outage
@@ -241,7 +242,7 @@ def held(root: object) -> int:
 def test_an_hour_takes_no_more_memory_than_its_first_minutes(monkeypatch):
     """2,000 probes a second; each minute the same outages, one of them longer than what the ring holds."""
     # What bounds memory besides the rings is counts of gaps and steps: small ones are full within the first minutes.
-    monkeypatch.setattr(ledger_module, "KEPT_STEPS", 256)
+    monkeypatch.setattr(account_module, "KEPT_STEPS", 256)
     monkeypatch.setattr(ledger_module, "RETENTION_S", 8)
     monkeypatch.setattr(direction_module, "KEPT_GAPS", 32)
     lines = []
@@ -265,6 +266,6 @@ def test_an_hour_takes_no_more_memory_than_its_first_minutes(monkeypatch):
     for one in judge(fleet):
         one.check()
     assert len(fleet.found) == 3 * 60 * 21
-    assert all(slots * line.interval < 11 * S for slots, line in zip(fleet.ledger._slots, lines, strict=True))
+    assert all(slots * line.interval < 11 * S for slots, line in zip(fleet.ledger._rings.slots, lines, strict=True))
     # An outage or two more or less are remembered, as the ring turns; a hundred octets a minute would show.
     assert max(sizes[5:]) <= max(sizes[:5]) + 2_000, sizes

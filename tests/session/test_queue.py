@@ -236,6 +236,19 @@ def test_several_share_a_wake_up_where_that_will_do():
     assert bench.queue.next_due == bench.t0 + round(3.9 * MS), "the last is left to `send`, which writes more"
 
 
+def test_the_last_breath_before_something_else_is_slept_through():
+    bench = Bench()
+    bench.wait(*[(0, n / 10) for n in range(1, 40)])
+    bench.queue.pace_together(bench.t0 + round(2.5 * MS), 5 * MS, MS)
+    assert bench.clock.mono == bench.t0 + round(2.5 * MS), "or the caller would be back at once, and again"
+    _, _, at, _ = bench.queue.stamps()
+    assert sorted(set(((at - bench.t0) / MS).round(1).tolist())) == [0.1, 1.1, 2.1]
+    bench.queue.send(bench.clock.mono)
+    bench.queue.pace_together(bench.t0 + 30 * MS, 5 * MS, MS)
+    _, _, at, _ = bench.queue.stamps()
+    assert sorted(set(((at - bench.t0) / MS).round(1).tolist())) == [2.5, 3.5, 4.5], "a breath after `send` as well"
+
+
 def test_frames_that_share_a_call_share_its_time():
     bench = Bench()
     bench.wait(*[(0, n / 100) for n in range(40)])

@@ -14,7 +14,8 @@ from probe.core import evidence as evidence_module
 from probe.core import ledger as ledger_module
 from probe.core.evidence import AROUND
 from probe.core.fate import EMPTY
-from probe.core.ledger import Ledger, Reports
+from probe.core.ledger import Ledger
+from probe.core.told import Reports
 from probe.session import witness as witness_module
 from probe.session.flows import FlowTable
 from probe.session.peers import Answer, Peers

@@ -204,6 +204,27 @@ def test_what_we_did_not_send_is_unobserved_and_splits_the_bounds(trouble, cause
         assert bounds["lower"] <= 600 * MS <= bounds["upper"] == edges["first_ok"] - edges["last_ok"]
 
 
+def test_where_more_is_asked_for_than_can_be_sent_all_that_is_late_goes_at_once():
+    """Giving up takes time as well: a little at a time, it would make the next stall, and so on."""
+    with world(7) as network:
+        life = network.add(0, "udp", rate=25_000)
+        network.run(50 * MS)
+        story = Story(network)
+        left = []
+        for _ in range(3):
+            network.run(1 * MS)
+            before = len(life.probes)
+            story.stall(8 * MS)
+            network.run(1)
+            left.append(len(life.probes) - before)
+        network.settle()
+        network.check()
+        [flow] = network.document()["flows"]
+        assert flow["outages"] == []
+        # Of 200 slots that have passed, those of the last 5 ms are made up for the first time, then hardly any.
+        assert 115 <= left[0] <= 135 and max(left[1:]) <= 30
+
+
 @pytest.mark.parametrize("stalled_ms", [100, 250, 1000])
 def test_a_reflector_whose_ring_was_full_tells_so_however_late(stalled_ms):
     # 300 ms of loss threshold: with the longest stall, probes are settled as lost long before anybody tells why.
