@@ -31,11 +31,11 @@ from probe.link.raw_ip import RawIpSender
 from probe.link.rx_blocks import RxBlocks
 from probe.link.rx_ring import RxRing
 from probe.link.tx_ring import TxRing
-from probe.session import echo
+from probe.session import echo, loop
 from probe.session import reflector as reflecting
-from probe.session import sender as sending
 from probe.session.recording import Recording
 from probe.session.rehearsal import rehearse
+from probe.session.sender import Sender
 
 PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -158,11 +158,9 @@ def run_sender(channel: Channel, shared: SharedState, options: argparse.Namespac
     links, ports = SenderLinks(options.rate), QuietPorts()
     with contextlib.closing(links), contextlib.closing(ports):
         recording = Recording(options.record) if options.record >= 0 else None
-        sender = sending.Sender(
-            links, ports, SystemClock(), shared, channel.send, recording=recording, stack=KernelStack()
-        )
+        sender = Sender(links, ports, SystemClock(), shared, channel.send, recording=recording, stack=KernelStack())
         channel.send({"event": "ready"})
-        sending.run(sender, channel, stop, rehearse)
+        loop.run(sender, channel, stop, rehearse)
 
 
 def run_reflector(channel: Channel, shared: SharedState, options: argparse.Namespace, stop: Any) -> None:

@@ -7,7 +7,6 @@ Nothing in the loop waits for anything but the next slot.
 
 from __future__ import annotations
 
-import gc
 import random
 import time
 from collections.abc import Callable
@@ -16,17 +15,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from probe.border import FLOW_STATES, Channel, SharedState
+from probe.border import FLOW_STATES, SharedState
 from probe.clock import Clock, wall_offset_ns
-from probe.core.account import Correction
 from probe.core.arrays import distinct
-from probe.core.events import Outage
-from probe.core.fate import COLUMN, DIRECTION_FATE, FATE_COLUMN
+from probe.core.fate import COLUMN
 from probe.core.ledger import Ledger
 from probe.core.schedule import Due, Schedule
 from probe.link.base import FrameReceiver, FrameSender
 from probe.session.absence import Absence
 from probe.session.connections import Connections
+from probe.session.findings import Findings
 from probe.session.flows import ONE_ID, PORT_SPACE, Flow, FlowTable, describe
 from probe.session.intake import MAX_BATCHES, Intake
 from probe.session.liveness import CONNECTING, Liveness
@@ -39,27 +37,23 @@ from probe.wire import layout
 
 Ints = npt.NDArray[np.int64]
 
-MOST_CORRECTIONS = 2000  # in one message
 TICK_NS = 20_000_000  # settle, publish, tell
 TICK_SHARE, LONGEST_TICK_NS = 20, 50_000_000  # a twentieth of the time, but often enough to tell of silence at once
 COARSE_TICK_NS = 40_000_000  # and drain, while no flow is paced finely
 DRAIN_NS = (
     20_000_000  # empty the receive rings: replies wait there, stamped already, and many cost little more than one
 )
-LISTEN_NS = 5_000_000  # look for commands this often
+LINGER_STEP_NS = 5_000_000
 AHEAD_NS = 20_000_000  # frames are written this long before they are due
 LINGER_NS = 200_000_000  # at the end
 STALL_NS = 5_000_000  # later than this and a slot may have been missed
 CHRONIC_NS = 20_000_000  # stalls that follow so soon have one cause: more is asked for than can be sent
 FAR = 1 << 62
-OPEN_OUTAGE_NS = 1_000_000_000  # tell how an open outage has grown
-OPEN_AT_ONCE = 32  # of so many flows in a tick
 SINGLE_RATE_PPS = 20_000  # up to here every probe has a wake-up of its own
 FASTEST_PPS, FASTEST_TOGETHER = 200_000, 128
 MOST_AHEAD = 2500
 MAX_AHEAD = 1 << 15
 FRAME_OCTETS = 1600
-LOST_COLUMN = {direction: COLUMN[FATE_COLUMN[fate]] for direction, fate in DIRECTION_FATE.items()}
 IDS_MAX = {"icmp": 16384, "udp": 2048, "tcp": 4096}
 # How long a firewall may remember an idle session that never had a second packet: a fresh flow's id must rest longer.
 IDS_REST_S = {"icmp": 60.0, "udp": 60.0, "tcp": 15.0}
@@ -151,14 +145,14 @@ class Sender:
         self._streams = Streams(
             stack or NoStack(), self.ledger, self._liveness, clock, shared, tell, self.anchor, self._tell_state
         )
+        self._findings = Findings(self.ledger, self._witness, self._streams, shared, tell, self.anchor, self._relieve)
         self._relief = True  # whether probes may leave in the middle of other work
         self._closing = False
         self._fine = 0  # flows that are to be paced finely
         self._limited: set[int] = set()  # flows that end by themselves and have not ended
         self._deaf = False  # whether links must be told of new ids to listen for
-        self._next_tick = self._next_drain = self._next_open = 0
+        self._next_tick = self._next_drain = 0
         self._tick_cost = 0  # ns, of the last tick
-        self._open_left = 0  # flows in an outage that are still to be told of in this round
         self._gave_up_at = 0  # when slots were last too old
         self._lateness: list[Ints] = []
         self._lateness_reset = 0
@@ -333,7 +327,7 @@ class Sender:
             now = self._clock.mono_ns()
             if now >= until:
                 break
-            self._clock.sleep_until(now + LISTEN_NS)
+            self._clock.sleep_until(now + LINGER_STEP_NS)
             self._drain()
 
     def _reserve(self, proto: str, target: str, count: int) -> list[int]:
@@ -532,7 +526,7 @@ class Sender:
     def _tick(self, now: int, *, everything: bool = False) -> None:
         self.ledger.settle(self._intake.drained_to)
         self._relieve()
-        self._tell_findings(now, everything=everything)
+        self._findings.tick(now, everything=everything)
         self._relieve()
         self._connections.poll(now)
         self._update_states(now)
@@ -540,44 +534,6 @@ class Sender:
         self._publish(now)
         self._relieve()
         self._witness.tick(now)
-
-    def _tell_findings(self, now: int, *, everything: bool = False) -> None:
-        """Tell what is new of outages, and how open ones have grown: each once a second, or as soon as it can be."""
-        again = everything or (now >= self._next_open and self._open_left <= 0)
-        if again:
-            self._next_open, self._open_left = now + OPEN_OUTAGE_NS, self.ledger.count_open()
-        most = self._open_left if everything else min(self._open_left, OPEN_AT_ONCE)
-        found = self.ledger.drain_outages(open_too=most > 0, most=most)
-        self._open_left -= most
-        for index, outage, evidence in self._witness.attest(found, now, again=again):
-            # All that is lost in its direction from its start on is lost in it, as long as it is open: with this a
-            # reader can tell how much of an open outage lies within a span.
-            lost = int(self.ledger.live[index, LOST_COLUMN[outage.direction]])
-            before = lost - outage.lost if outage.censored == "end" else -1
-            event = {"event": "outage", "flow": index, "lost_before": before, **self._wall_outage(outage)}
-            self._tell({**event, **evidence})
-            self._relieve()
-        corrections = self._streams.settle(now, open_too=again)
-        self._tell_corrections(self.ledger.drain_corrections() + corrections)
-
-    def _tell_corrections(self, corrections: list[Correction]) -> None:
-        """One message a flow and kind: the end of a long outage corrects all of it at once."""
-        generation = int(self._shared.header["generation"][0])  # readings up to this one lack the correction
-        together: dict[tuple[int, str, str], list[Correction]] = {}
-        for c in corrections:
-            together.setdefault((c.flow, c.fro, c.to), []).append(c)
-        for (flow, fro, to), same in together.items():
-            for part in (same[i : i + MOST_CORRECTIONS] for i in range(0, len(same), MOST_CORRECTIONS)):
-                event = {"event": "correction", "flow": flow, "from": fro, "to": to, "generation": generation}
-                self._tell({**event, "at_ns": [c.at + self.anchor for c in part], "count": [c.count for c in part]})
-
-    def _wall_outage(self, outage: Outage) -> dict[str, Any]:
-        """An outage with its instants moved to Unix time; durations are untouched."""
-        record = {name: getattr(outage, name) for name in outage.__slots__ if name not in ("flow", "evidence")}
-        for name in ("start_ns", "end_ns", "last_ok_ns", "first_lost_ns", "last_lost_ns", "first_ok_ns"):
-            if record[name]:
-                record[name] += self.anchor
-        return record
 
     def _update_states(self, now: int) -> None:
         limited = np.fromiter(self._limited, np.int64, len(self._limited))
@@ -630,58 +586,3 @@ def fresh_ids(proto: str, kind: int, interval_ns: int) -> tuple[int, int]:
         return max(2, min(wanted, most)), 1
     per_id = -(-wanted // most)
     return max(2, min(most, -(-wanted // per_id))), per_id
-
-
-def run(
-    sender: Sender,
-    channel: Channel,
-    stop: Callable[[], bool],
-    prepare: Callable[[list[dict[str, Any]]], object] = lambda _: None,
-) -> None:
-    """Turn until told to stop or the control process is gone.
-
-    Args:
-        sender: What to run.
-        channel: Commands.
-        stop: Whether to stop.
-        prepare: Called with the first flows' `add` commands just before they begin.
-    """
-    gc.disable()  # a collection would delay a probe; what the loop allocates dies by reference count
-    listen_at = 0
-    added: list[dict[str, Any]] | None = []  # before the first flow begins
-    while not stop():
-        wake = sender.turn()
-        now = time.monotonic_ns()
-        if now >= listen_at:  # a look at the channel costs as much as sending a probe
-            listen_at = now + LISTEN_NS
-            for message in channel.receive():
-                if added is not None and message["command"] == "add":
-                    added.append(message)
-                elif added is not None and message["command"] == "begin":
-                    prepare(added)
-                    added = None
-                command(sender, message)
-                wake = now  # the slots of a flow that begins may come before the next turn that was planned
-            channel.flush()
-            if channel.closed:
-                break
-        if not sender.pace():
-            pause = min(wake, listen_at) - time.monotonic_ns()
-            if pause > 0:
-                time.sleep(pause / 1e9)
-    sender.close()
-    channel.flush()
-
-
-def command(sender: Sender, message: dict[str, Any]) -> None:
-    """Carry out one message of the control process."""
-    act: dict[str, Callable[[], None]] = {
-        "add": lambda: sender.add(message),
-        "remove": lambda: sender.remove(int(message["index"])),
-        "retarget": lambda: sender.retarget(message),
-        "begin": sender.begin,
-        "halt": sender.halt,
-        "tell": sender.tell_open,
-        "renew": lambda: sender.renew(int(message["index"])),
-    }
-    act[message["command"]]()
