@@ -1,8 +1,8 @@
 """The fate of every probe of every flow.
 
-Each flow owns a ring of slots in shared arrays: slot = base + (sequence modulo ring size), so that a batch of any
-mix of flows is looked up without a loop. A log in send order settles probes as their loss threshold passes. In steady
-state a batch costs a few array operations; Python objects appear only for flows that have lost something.
+Each flow owns a ring of slots in shared arrays (core/rings.py). A log in send order settles probes as their loss
+threshold passes. In steady state a batch costs a few array operations; Python objects appear only for flows that have
+lost something.
 
 Memory depends on rates and the loss threshold, never on how long a run lasts: a ring holds about a minute of a
 flow's probes, within bounds, which is also how long a late reply can still correct the record. Of a flow that lost
