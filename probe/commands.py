@@ -214,11 +214,12 @@ def explain(args: argparse.Namespace) -> int:
 
 
 def preflight(args: argparse.Namespace) -> int:
-    from probe import preflight as checking
+    from probe.preflight import check
+    from probe.preflight.run import preflight as checks_of
 
-    checks = checking.preflight(args.config_file)
-    print(checking.table(checks))
-    return checking.exit_status(checks)
+    checks = checks_of(args.config_file)
+    print(check.table(checks))
+    return check.exit_status(checks)
 
 
 def dashboards(args: argparse.Namespace) -> int:
