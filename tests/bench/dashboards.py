@@ -1,9 +1,9 @@
 """`python -m tests.bench dashboards [--down SECONDS]`: is what Grafana shows of a live drill exact?
 
-A lab drill with a graceful failover and cuts of 40 ms, its agents scraped every 15 s by a real Prometheus and writing to
-it remotely (`watched`). Then every dashboard is drawn by Grafana's own packages in headless Chromium, and held to the
-run's report.json: every query finds data, every panel is drawn, and every outage stands on the *Drill* timeline at its
-milliseconds. The cuts' true lengths are known and held against the report's bounds.
+A lab drill with a graceful failover and cuts of 40 ms. A real Prometheus scrapes its agents every 15 s, and they write
+to it remotely (`watched`). Then every dashboard is drawn by Grafana's own packages in headless Chromium, and held to
+the run's report.json: every query finds data, every panel is drawn, and every outage stands on the *Drill* timeline at
+its milliseconds. The cuts' true lengths are known and held against the report's bounds.
 
 With --down, Prometheus is killed (SIGKILL) just before the failover and started again after so many seconds.
 """
@@ -36,7 +36,7 @@ from .results import Row, markdown, save
 from .watched import Watch, WatchedStage, watching
 
 PREFIX = f"hpw{os.getpid()}-"
-READY_S = 60.0  # for agents to start, on a machine that others use as well
+READY_S = 120.0  # for agents to start, on a machine that others use as well
 MS = 1_000_000
 DIRECTIONS = ("round_trip", "forward", "reverse")
 Span = tuple[int, int]  # ms since the Unix epoch
@@ -57,7 +57,7 @@ def drill(given: argparse.Namespace, watch: Watch) -> dict[str, Any]:
     plan = DrillPlan(
         trigger="graceful",
         steady_ns=round(given.steady * S),
-        patience_ns=3 * LAB_PATIENCE_NS,
+        patience_ns=9 * LAB_PATIENCE_NS,
         validation_ns=5 * S,
         limit_ns=round((60.0 + given.down) * S),
         lab=LabOptions(agent_rate_pps=given.rate),
