@@ -246,7 +246,7 @@ def ok(row: Row) -> bool:
 
 def look(watch: Watch, document: Mapping[str, Any], out: Path) -> list[Row]:
     """Everything compared, from a Prometheus that still runs."""
-    span = document["run"]["started_ns"] / 1e9 - 5, watch.until_s
+    span = watch.began_s, watch.until_s
     shortest = min(
         (f for f in document["flows"] if f["outages"] and f["session"] == "kept"),
         key=lambda f: min(o["end_ns"] - o["start_ns"] for o in f["outages"]),
@@ -307,7 +307,7 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--down", type=float, default=0.0, help="seconds that Prometheus is dead for (default: 0)")
     parser.add_argument("--cut-ms", type=float, default=40.0, help="length of a cut (default: 40)")
     parser.add_argument("--rate", type=int, default=200, help="probes per second of each flow (default: 200)")
-    parser.add_argument("--steady", type=float, default=20.0, help="seconds (default: 20, more than a scrape)")
+    parser.add_argument("--steady", type=float, default=5.0, help="seconds (default: 5)")
     default = ROOT / f"runs/bench/dashboards-{time.strftime('%Y%m%dT%H%M%S')}"
     parser.add_argument("--out", type=Path, default=default, help="directory (default: runs/bench/dashboards-TIME)")
     given = parser.parse_args(argv)

@@ -115,6 +115,7 @@ class Watch:
         down_s: For how long it is dead, from just before the failover on; 0: not at all.
 
     Attributes:
+        began_s: When it was given the agents to scrape, Unix epoch.
         killed_s, back_s: When it was killed and answered again, Unix epoch; 0: it was not.
         until_s: Up to when there is something to see.
         states: What each agent says of its remote write then.
@@ -127,7 +128,7 @@ class Watch:
         directory.mkdir(parents=True, exist_ok=True)
         self._targets.write_text("[]")
         self.prometheus = Prometheus(directory, config=self._config())
-        self.killed_s = self.back_s = self.until_s = 0.0
+        self.began_s = self.killed_s = self.back_s = self.until_s = 0.0
         self.states: dict[str, dict[str, Any]] = {}
         self._revival: threading.Thread | None = None
         self._closing = threading.Event()
@@ -150,6 +151,7 @@ class Watch:
         scratch = self._targets.with_suffix(".new")
         scratch.write_text(json.dumps(targets))
         scratch.replace(self._targets)
+        self.began_s = time.time()
 
     def strike(self) -> None:
         """Kill it, if it is to be, and start it again in time."""
