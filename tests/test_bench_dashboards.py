@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .bench.dashboards import DIRECTIONS, MS, cut_rows, lane_rows, ok, sample_rows
+from .bench.dashboards import DIRECTIONS, MS, WINDOWS, board_rows, cut_rows, gauge_rows, lane_rows, ok, sample_rows
 
 START = 1_764_763_200_000  # ms
 LANE = "east-west · f"
@@ -61,6 +61,24 @@ def test_an_outage_that_is_open_at_the_end_has_to_go_on() -> None:
     run = document(outage(100, 50_000, censored="end"))
     assert edges(run, (100, 70_000)) == [True]
     assert edges(run, (100, 40_000)) == [False]
+
+
+def test_the_last_outage_alone_is_wanted_of_gauges() -> None:
+    run = document(outage(100, 140), outage(5000, 7000))
+    run["flows"][0]["agent"] = "a"
+    for shown, right in (((5000, 7000), True), ((5000, 7001), False), ((100, 140), False)):
+        (row,) = gauge_rows(run, "a", {LANE: [(START + shown[0], START + shown[1])]})
+        assert ok(row) is right
+    assert gauge_rows(run, "b", {}) == []
+
+
+@pytest.mark.parametrize("page", ["drill", "drill-from-gauges", "fleet"])
+def test_a_query_without_data_is_a_fault_unless_it_cannot_have_any(page: str) -> None:
+    panel = {"title": WINDOWS, "type": "state-timeline", "error": "", "answered": {"Samples": 1, "Edges": 0}}
+    drawn = {"title": WINDOWS, "text": "east-west", "graphs": 0, "lanes": [{"spans": [{}]}]}
+    (row,) = board_rows(page, {"errors": {}, "complaints": [], "panels": [panel], "drawn": [drawn]})
+    assert ok(row) is (page == "drill")
+    assert "no data by query Edges" in row.note
 
 
 def stored(missing: str = "") -> dict[str, bool]:

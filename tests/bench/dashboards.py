@@ -33,15 +33,21 @@ from tests.render import drawing
 
 from .bed import ROOT
 from .results import Row, markdown, save
-from .watched import Watch, WatchedStage, watching
+from .watched import MISNAMED, Watch, WatchedStage, watching
 
 PREFIX = f"hpw{os.getpid()}-"
 READY_S = 120.0  # for agents to start, on a machine that others use as well
 MS = 1_000_000
 DIRECTIONS = ("round_trip", "forward", "reverse")
 Span = tuple[int, int]  # ms since the Unix epoch
-# Queries that find nothing in a sound drill, and why.
-EMPTY_IF_SOUND: dict[tuple[str, str, str], str] = {}
+WINDOWS = "Outage windows"
+_WRITTEN = "every flow is written remotely"
+# Queries that find nothing in a sound drill (page, panel, query), and why.
+EMPTY_IF_SOUND = {
+    ("drill", WINDOWS, "Edges"): _WRITTEN,
+    ("drill-by-direction", WINDOWS, "Edges"): _WRITTEN,
+    ("drill-from-gauges", WINDOWS, "Samples"): "this agent writes under another name",
+}
 
 
 def drill(given: argparse.Namespace, watch: Watch) -> dict[str, Any]:
@@ -128,6 +134,16 @@ def lane_rows(document: Mapping[str, Any], lanes: Mapping[str, Sequence[Span]], 
     return rows
 
 
+def gauge_rows(document: Mapping[str, Any], agent: str, lanes: Mapping[str, Sequence[Span]]) -> list[Row]:
+    """The last outage of each flow of an agent beside the last that is drawn from its gauges alone."""
+    rows = []
+    for flow in (one for one in document["flows"] if one["agent"] == agent and one["outages"]):
+        name = f"{flow['path']} · {flow['name']}"
+        right, shown = spans(flow)[-1], lanes.get(name, ())
+        rows.append(_edge_row(f"{name} (gauges)", 1, right, shown[-1] if shown else None, goes_on(flow, right[1])))
+    return rows
+
+
 def _edge_row(lane: str, number: int, right: Span | None, shown: Span | None, open_end: bool) -> Row:
     equal = right is not None and shown is not None and right[0] == shown[0]
     equal = equal and (shown[1] >= right[1] if open_end else shown[1] == right[1])  # type: ignore[index]
@@ -211,26 +227,18 @@ def board_rows(name: str, result: Mapping[str, Any]) -> list[Row]:
     """What a drawn dashboard's queries found, and all that is wrong with it."""
     queries = [(p["title"], ref, rows) for p in result.get("panels", ()) for ref, rows in p["answered"].items()]
     excused = {
-        (title, ref): EMPTY_IF_SOUND[board, title, ref]
+        f"{title}: no data by query {ref}": EMPTY_IF_SOUND[name, title, ref]
         for title, ref, rows in queries
-        for board in (name.partition("-")[0],)
-        if not rows and (board, title, ref) in EMPTY_IF_SOUND
+        if not rows and (name, title, ref) in EMPTY_IF_SOUND
     }
-    titles = {title for title, _ in excused}
-    wrong = [
-        text
-        for text in drawing.complaints(result)
-        if not any(
-            text.startswith(f"{title}: no data by query") or text == f"{title}: drew nothing" for title in titles
-        )
-    ]
+    wrong = [text for text in drawing.complaints(result) if text not in excused]
     figures = {
         "panels": len(result.get("panels", ())),
         "queries": len(queries),
         "with data": sum(bool(rows) for _, _, rows in queries),
         "faults": len(wrong),
     }
-    notes = [*wrong, *(f"{title} {ref} is empty: {why}" for (title, ref), why in excused.items())]
+    notes = [*wrong, *(f"{text}, rightly: {why}" for text, why in excused.items())]
     return [Row("dashboards", name, "", figures, "; ".join(notes))]
 
 
@@ -251,11 +259,12 @@ def look(watch: Watch, document: Mapping[str, Any], out: Path) -> list[Row]:
         (f for f in document["flows"] if f["outages"] and f["session"] == "kept"),
         key=lambda f: min(o["end_ns"] - o["start_ns"] for o in f["outages"]),
     )
-    chosen = {"instance": shortest["agent"], "flow": shortest["name"]}
+    chosen = {"instance": watch.names[shortest["agent"]], "flow": shortest["name"]}
     with httpx.Client(base_url=watch.prometheus.url, timeout=60, trust_env=False) as client:
         pages = {
             "drill": drawing.page(client, "drill", span),
             "drill-by-direction": drawing.page(client, "drill", span, direction="|".join(DIRECTIONS)),
+            "drill-from-gauges": drawing.page(client, "drill", span, instance=watch.names[MISNAMED]),
             "flow": drawing.page(client, "flow", span, **chosen),
             "fleet": drawing.page(client, "fleet", span),
             "releases": drawing.page(client, "releases", span),
@@ -265,6 +274,7 @@ def look(watch: Watch, document: Mapping[str, Any], out: Path) -> list[Row]:
     rows = [row for name, result in drawn.items() for row in board_rows(name, result)]
     rows += lane_rows(document, _dark(drawn["drill"]), ["any"])
     rows += lane_rows(document, _dark(drawn["drill-by-direction"]), DIRECTIONS)
+    rows += gauge_rows(document, MISNAMED, _dark(drawn["drill-from-gauges"]))
     rows += cut_rows(document)
     # All that the store holds, asked at the instant at which the panels ask.
     window = f"[{round(span[1] - span[0]) + 60}s]"
@@ -286,10 +296,11 @@ def _while_dead(document: Mapping[str, Any], watch: Watch) -> dict[str, int]:
 
 
 def _dark(result: Mapping[str, Any]) -> dict[str, list[Span]]:
-    panel = next((one for one in result.get("drawn", ()) if one["title"] == "Outage windows"), {"lanes": []})
+    panel = next((one for one in result.get("drawn", ()) if one["title"] == WINDOWS), {"lanes": []})
     found: dict[str, list[Span]] = {}
     for lane in panel["lanes"]:
-        assert lane["name"] not in found, f"two lanes {lane['name']}"
+        if lane["name"] in found:
+            raise HaprobeError(f"the timeline has two lanes {lane['name']}")
         found[lane["name"]] = [(s["from"], s["to"]) for s in lane["spans"] if s["text"] == "OUTAGE"]
     return found
 

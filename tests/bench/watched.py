@@ -2,7 +2,8 @@
 
 Prometheus listens on this machine's loopback, where the agents answer as well. But they send from namespaces from which
 nothing leads there: a `Relay` in each hands their remote write over. Its config is the shipped `prometheus.yml`, with
-the lab's agents in the place of its targets.
+the lab's agents in the place of its targets. All are scraped under the name under which they write but the jumphost, as
+a user may have forgotten to see to that.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from tests.export.prometheus import Prometheus
 from .bed import ROOT
 
 WITHIN_S = 240.0  # for what is under way to arrive, on a machine that others use as well
+MISNAMED = "jumphost"  # is scraped as ADDRESS:PORT, as every target without a label of its own
 SCRAPES = 2  # of each agent after the last event: what the panels' rates need
 
 
@@ -117,6 +119,7 @@ class Watch:
     Attributes:
         began_s: When it was given the agents to scrape, Unix epoch.
         killed_s, back_s: When it was killed and answered again, Unix epoch; 0: it was not.
+        names: As what each agent is scraped.
         until_s: Up to when there is something to see.
         states: What each agent says of its remote write then.
     """
@@ -129,6 +132,7 @@ class Watch:
         self._targets.write_text("[]")
         self.prometheus = Prometheus(directory, config=self._config())
         self.began_s = self.killed_s = self.back_s = self.until_s = 0.0
+        self.names: dict[str, str] = {}
         self.states: dict[str, dict[str, Any]] = {}
         self._revival: threading.Thread | None = None
         self._closing = threading.Event()
@@ -146,8 +150,14 @@ class Watch:
         return str(yaml.safe_dump(config))
 
     def scrape(self, handles: Sequence[AgentHandle]) -> None:
-        """Have it scrape these agents, under their names."""
-        targets = [{"targets": [one.url.removeprefix("http://")], "labels": {"instance": one.name}} for one in handles]
+        """Have it scrape these agents."""
+        self.names = {
+            one.name: one.url.removeprefix("http://") if one.name == MISNAMED else one.name for one in handles
+        }
+        targets = [
+            {"targets": [one.url.removeprefix("http://")], "labels": {"instance": self.names[one.name]}}
+            for one in handles
+        ]
         scratch = self._targets.with_suffix(".new")
         scratch.write_text(json.dumps(targets))
         scratch.replace(self._targets)
