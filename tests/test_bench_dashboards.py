@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .bench.dashboards import DIRECTIONS, MS, WINDOWS, board_rows, cut_rows, gauge_rows, lane_rows, ok, sample_rows
+from .bench.seen import DIRECTIONS, MS, WINDOWS, board_rows, cut_rows, gauge_rows, lane_rows, ok, sample_rows
 
 START = 1_764_763_200_000  # ms
 LANE = "east-west · f"
