@@ -14,6 +14,7 @@ import argparse
 import io
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,7 @@ from .seen import DIRECTIONS, WINDOWS, Span, board_rows, cut_rows, gauge_rows, l
 from .watched import MISNAMED, Watch, WatchedStage, watching
 
 PREFIX = f"hpw{os.getpid()}-"
+NEEDED = ("prometheus", "node", "npm", "chromium")
 READY_S = 120.0  # for agents to start, on a machine that others use as well
 
 
@@ -153,8 +155,9 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str]) -> int:
     given = options(argv)
-    if drawing.chromium() is None:
-        print("bench: chromium is not installed (tools/packages lab test)", file=sys.stderr)
+    missing = [name for name in NEEDED if shutil.which(name) is None]
+    if missing:
+        print(f"bench: not installed: {', '.join(missing)} (tools/packages lab test)", file=sys.stderr)
         return 1
     drawing.node_modules()
     given.out.mkdir(parents=True, exist_ok=True)
