@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help drill test check format test-netns bench lab-down lock docs pictures clean
+.PHONY: help drill test check format test-netns bench dashboards-check lab-down lock docs pictures clean
 
 PYTHON ?=
 OUT ?= runs
@@ -20,7 +20,7 @@ BIN := .venv/bin
 pytest = $(SUDO) $(BIN)/python -m pytest $(1) $(if $(SUDO),-p no:cacheprovider) $(ARGS) || [ $$? -eq 5 ]
 
 help: ## list the commands
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 25
 
 drill: ## rehearse a failover in a lab on this machine; runs are stored in OUT=runs, options in ARGS
 	@tools/packages python lab
@@ -55,6 +55,11 @@ bench: ## beside the tools a user would pick instead; ARGS="rate --quick" and th
 	@tools/packages python lab bench
 	@PYTHON="$(PYTHON)" tools/venv dev
 	$(SUDO) $(BIN)/python -m tests.bench $(ARGS)
+
+dashboards-check: ## hold what Grafana shows of a live lab drill to its report; ARGS="--down 300" kills Prometheus in it
+	@tools/packages python lab test
+	@PYTHON="$(PYTHON)" tools/venv dev
+	$(SUDO) $(BIN)/python -m tests.bench dashboards $(ARGS)
 
 lab-down: ## remove a lab that was left up
 	$(SUDO) $(BIN)/haprobe lab down

@@ -66,8 +66,9 @@ OPEN = flow("haprobe_last_outage_open")
 HAD_OUTAGE = f"and on (instance, flow) ({START} > 0)"
 LIVE_STATES = f"max by (instance, path, flow) ({codes('haprobe_flow_state', 'state', STATE_CODES)})"
 
-# Written remotely, with samples at the very edges of outages; the scraped series of this name have no direction.
-EXACT = flow("haprobe_flow_state", 'direction=~"$direction"')
+# Written remotely, with samples at the very edges of outages; the scraped series of this name have no direction, which
+# is what a variable without any choice, where nobody writes remotely, would match.
+EXACT = flow("haprobe_flow_state", 'direction=~"$direction",direction!=""')
 ANY_EXACT = flow("haprobe_flow_state", 'direction!=""')
 EVER_EXACT = f"last_over_time({ANY_EXACT}[$__range] @ end())"
 

@@ -145,7 +145,7 @@ def yaml_blocks() -> list[Any]:
 
 @pytest.mark.parametrize("body", yaml_blocks())
 def test_yaml_in_the_text_is_understood(body: str, tmp_path: Path) -> None:
-    """Parts are completed with the agents that a drill needs, and else loaded as they are."""
+    """Parts are completed with the agents that a drill needs, or something to write of, and else loaded as they are."""
     parsed = yaml.safe_load(body)
     file = tmp_path / "part.yml"
     if isinstance(parsed, list):
@@ -155,6 +155,8 @@ def test_yaml_in_the_text_is_understood(body: str, tmp_path: Path) -> None:
     assert set(parsed) <= OPTIONS_OF_YAML
     if "drill" in parsed and "agents" not in parsed:
         body += "\nagents: {workload-a: {url: 'http://10.99.98.10:10862'}}\n"
+    if set(parsed) == {"remote_write"}:
+        body += "\nreflector: {udp: 862}\n"
     file.write_text(body)
     assert config.load(file, need="any")
 

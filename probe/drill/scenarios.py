@@ -22,7 +22,7 @@ Cells = Mapping[str, Mapping[str, tuple[str, ...]]]
 class Step:
     """One thing more that is done to the lab: a method of it (`drill.steps.SteppedLab`) and its arguments."""
 
-    do: Literal["failover", "unset", "restart_agent", "drop", "set_route"]
+    do: Literal["failover", "unset", "restart_agent", "drop", "cut", "set_route"]
     after_s: float = 1.0  # since the trigger, or the step before, has taken effect
     arguments: Mapping[str, Any] = field(default_factory=dict)
 

@@ -325,7 +325,8 @@ outage stands in Grafana where it was at any scrape interval. Ask for raw sample
 as `haprobe_flow_state{direction!=""}[$__range]`. `job` is `haprobe` and `instance` the agent's name unless
 `external_labels` says otherwise. Samples lag by the loss threshold, K probes and `lag`, as nothing is written before it
 is certain: so they come in order, and no out-of-order window is needed. Only if the path to the store may be down for
-longer than an hour, give Prometheus one (`storage.tsdb.out_of_order_time_window`): it refuses what is older than that.
+longer than an hour, give Prometheus one (`storage.tsdb.out_of_order_time_window`, a day in the `prometheus.yml` that
+`haprobe dashboards` writes): it refuses what is older than that, and the agent counts it (`result="refused"`).
 A series of a removed flow ends; after a restart, what no process has observed is 2. A 1 before a restart that nobody
 could write any more is 2 as well, an outage in the journal is not lost.
 """

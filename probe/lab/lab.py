@@ -341,6 +341,12 @@ class Lab:
         topology.set_loss(self.plan, percent)
         self._event(time.time_ns(), "loss", percent=percent, towards="workload-a")
 
+    def cut(self, milliseconds: float) -> None:
+        """Lose all packets to workload B at the transit gateway for so long; waits until that is over."""
+        begun, ended = topology.cut(self.plan, milliseconds)
+        names = ("began_after_ns", "began_before_ns", "ended_after_ns", "ended_before_ns")
+        self._event(begun[0], "cut", towards="workload-b", **dict(zip(names, (*begun, *ended), strict=True)))
+
     def set_route(self, destination: str, target: str) -> None:
         """Add a route to the transit table in the cloud, as somebody would who does not know of the failover.
 

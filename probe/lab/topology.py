@@ -12,8 +12,8 @@ What is real and what stands in:
   effect for the next packet, whatever session it belongs to. (Addresses quoted inside ICMP errors are not
   translated; a real gateway does that as well.)
 
-`set_route`, `set_eips` and `set_private_ip` are the data plane's whole control surface; `set_loss` spoils it. Nothing
-here reaches the root namespace.
+`set_route`, `set_eips` and `set_private_ip` are the data plane's whole control surface; `set_loss` and `cut` spoil it.
+Nothing here reaches the root namespace.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from probe.lab.plan import (
     SILENT_ROUTERS,
     UNITS,
     VPC_CIDR,
+    WORKLOAD_B,
     End,
     Plan,
     Target,
@@ -235,6 +236,32 @@ def set_loss(plan: Plan, percent: int) -> None:
     chance = "" if percent >= 100 else f"numgen random mod 100 < {percent}"
     text = _LOSS_CLEAR if not percent else _LOSS_CLEAR + _LOSS % chance
     namespace.run(namespace.command_inside(plan.namespace_path("tgw"), ["nft", "-f", "-"]), text)
+
+
+def cut(plan: Plan, milliseconds: float) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Let the transit gateway lose every packet to workload B for so long; returns when that is over.
+
+    Returns:
+        Between which instants it began, and between which it ended; Unix epoch in nanoseconds.
+    """
+
+    def change() -> tuple[tuple[int, int], tuple[int, int]]:
+        route = {"table": MAIN, "dst": f"{WORKLOAD_B}/32", "type": "blackhole"}  # one message each: no process to start
+        with IPRoute() as ipr:
+            begun = _timed(ipr, "add", route)
+            try:
+                time.sleep(milliseconds / 1000)
+            finally:
+                ended = _timed(ipr, "del", route)
+        return begun, ended
+
+    return namespace.inside(plan.namespace_path("tgw"), change)
+
+
+def _timed(ipr: Any, command: str, route: dict[str, Any]) -> tuple[int, int]:
+    before_ns = time.time_ns()
+    ipr.route(command, **route)
+    return before_ns, time.time_ns()
 
 
 def set_ports(plan: Plan, unit: str, state: str, ports: Sequence[str] = PORTS) -> tuple[int, int]:

@@ -409,6 +409,9 @@ def describe(event: Mapping[str, Any]) -> str:
         return _session_table(d)
     if name == "loss":
         return f"{d.get('percent', '?')} % of the packets to {d.get('towards', '?')} are dropped on the way"
+    if name == "cut":
+        lasted = duration(d["ended_before_ns"] - d["began_after_ns"]) if "ended_before_ns" in d else "a while"
+        return f"all packets to {d.get('towards', '?')} are dropped on the way for {lasted}"
     if name == "route_added":
         return f"route {d.get('destination', '?')} to {d.get('target', '?')} is added to table {d.get('table', '?')}"
     if name == "agent_restarted":

@@ -8,6 +8,7 @@
   soak      a long time at 100,000/s: clean, with busy CPUs, with the engine stopped for 500 ms
 
   scenarios [NAME ...] [--runs N]   not one of these: drills of the lab's scenarios; `scenarios --help` tells more
+  dashboards [--down SECONDS]       likewise: what Grafana shows of a live drill, held to its report
 
 Progress goes to stderr, a Markdown table to stdout, JSON and the same table to --out.
 """
@@ -24,7 +25,7 @@ from probe.errors import HaprobeError
 from probe.progress import Progress
 
 from . import bed as beds
-from . import lateness, rate, scenarios, scrape, soak, timed, truth
+from . import dashboards, lateness, rate, scenarios, scrape, soak, timed, truth
 from .results import Row, markdown, save
 
 RATES = "100k,300k,600k,1M"
@@ -104,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["scenarios"]:
         return scenarios.main(words[1:])
+    if words[:1] == ["dashboards"]:
+        return dashboards.main(words[1:])
     given = options(words)
     rows: list[Row] = []
     shown = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}

@@ -347,6 +347,9 @@ class FakeLab:
     def drop(self, percent: int) -> None:
         self._called(f"drop {percent}")
 
+    def cut(self, milliseconds: float) -> None:
+        self._called(f"cut {milliseconds:g}")
+
     def set_route(self, destination: str, target: str) -> None:
         self._called(f"set_route {destination} {target}")
 

@@ -41,11 +41,11 @@ def test_the_labs_own(kind: str) -> None:
 
 def test_steps_follow_the_failover_in_their_order_and_are_waited_for() -> None:
     lab = FakeLab([])
-    steps = (Step("unset", 0.0), Step("failover", 0.0), Step("drop", 0.0, {"percent": 30}))
+    steps = (Step("unset", 0.0), Step("failover", 0.0), Step("cut", 0.0, {"milliseconds": 40}))
     trigger = LabTrigger(lab, "graceful", steps)
     trigger.fire()
     ended(trigger)
-    assert lab.calls == ["failover graceful", "unset", "failover graceful", "drop 30"]
+    assert lab.calls == ["failover graceful", "unset", "failover graceful", "cut 40"]
     assert [one.detail["moment"] for one in lab.log if one.event == "sessions"] == ["before", *["moved"] * 3]
     assert trigger.failure() == ""
     trigger.close()

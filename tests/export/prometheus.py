@@ -22,18 +22,23 @@ class Prometheus:
 
     Args:
         directory: Its config and data.
+        config: Its config file's content.
         wrap: Command line before its own, such as one that enters a namespace.
         near: Calls a function where the server can be reached.
     """
 
     def __init__(
-        self, directory: Path, wrap: Sequence[str] = (), near: Callable[..., Any] = lambda call, *args: call(*args)
+        self,
+        directory: Path,
+        wrap: Sequence[str] = (),
+        near: Callable[..., Any] = lambda call, *args: call(*args),
+        config: str = "global: {}\n",
     ):
         self._directory, self._wrap, self._near = directory, wrap, near
         directory.mkdir(exist_ok=True)
         self.port = near(_free_port)
         self.url = f"http://127.0.0.1:{self.port}"
-        (directory / "prometheus.yml").write_text("global: {}\n")
+        (directory / "prometheus.yml").write_text(config)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -22,7 +22,8 @@ from probe.config import RemoteWrite
 from probe.core.events import FlowSpec, Outage, TimelineEvent
 from probe.errors import ConfigError
 from probe.export import remote_write
-from probe.export.remote_client import LONGEST_WAIT_S, retry_after_s
+from probe.export.remote_client import LONGEST_WAIT_S, Fate, RemoteClient, retry_after_s
+from probe.export.remote_format import body, label_octets, series_octets
 from probe.export.remote_lines import PAST, FlowPicture, Sample
 from probe.export.remote_write import SAMPLES_PER_REQUEST, RemoteWriter, requests
 
@@ -300,6 +301,25 @@ def check(prometheus: Prometheus, expected: list[Outage], upto_ns: int) -> None:
             assert {start, end - 1, end} <= set(samples)
             assert samples[end] != 0
         assert lengths[key] == [o.end_ns // MS for o in mine]
+
+
+@needs_prometheus
+def test_what_is_older_than_prometheus_takes_is_refused_and_holds_up_nothing(tmp_path: Path):
+    """With an out-of-order window it answers as if it were its own fault, and would for ever."""
+    server = Prometheus(tmp_path, config="storage: {tsdb: {out_of_order_time_window: 30m}}\n")
+    server.start()
+    try:
+        client = RemoteClient(config(server.url))
+        answers = {}
+        for series, age_s in ((b"new", 0), (b"late", 600), (b"old", 7200)):
+            labels = label_octets({"__name__": "haprobe_flow_state", "flow": series.decode()})
+            answers[series] = client.send(body([series_octets(labels, (time.time_ns() - age_s * SECOND) // MS, 1.0)]))
+        client.close()
+    finally:
+        server.kill()
+    fates = {series: answer.fate for series, answer in answers.items()}
+    assert fates == {b"new": Fate.TAKEN, b"late": Fate.TAKEN, b"old": Fate.REFUSED}
+    assert "too old" in answers[b"old"].reason
 
 
 @needs_prometheus

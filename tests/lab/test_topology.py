@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,22 @@ def test_packets_to_workload_a_can_be_lost(plan):
     for _ in range(2):
         topology.set_loss(plan, 0)
         assert pings(plan, "wl-a", "10.99.97.10")
+
+
+def test_the_way_to_workload_b_can_be_cut_for_a_known_time(plan):
+    def answered() -> bool:
+        return ping(plan, "wl-a", "10.99.97.10", timeout_s=0.3) != (-1, "")
+
+    with ThreadPoolExecutor(1) as pool:
+        cut = pool.submit(topology.cut, plan, 2000)
+        deadline = time.monotonic() + 30
+        while answered() and not cut.done() and time.monotonic() < deadline:
+            pass
+        assert not cut.done(), "no packet was lost"
+        begun, ended = cut.result()
+    assert begun[0] < begun[1] < ended[0] < ended[1]
+    assert ended[0] - begun[1] >= 2_000_000_000
+    assert any(answered() for _ in range(20))
 
 
 def test_in_one_zone_a_shared_address_is_reached_where_it_is(tmp_path):

@@ -1,6 +1,7 @@
 """A drill as a Prometheus would hold it: the real collector over an agent in literals, scraped every 15 s of its time.
 
-One agent also writes remotely, the other does not. All of it becomes blocks of a Prometheus, without waiting.
+One agent also writes remotely, one does not, and one does so under another name than it is scraped by. All of it
+becomes blocks of a Prometheus, without waiting.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ GOLDEN = Path(__file__).parents[1] / "golden/report.json"
 FAILOVER = (404_411_123_456, 407_733_987_654)
 LONGER = (404_411_623_456, 412_020_987_654)
 BLINK = (251_123_000_000, 251_163_000_000)
-AGENTS = {"workload-a": True, "workload-b": False}  # which writes remotely
+# By the name that they are scraped by: as whom they write remotely.
+AGENTS = {"workload-a": "workload-a", "workload-b": "", "10.99.97.20:10862": "workload-c"}
 FLOWS: dict[str, dict[str, Any]] = {
     "ew-icmp": {"protocol": "icmp", "path": "east-west", "outages": [("round_trip", FAILOVER)]},
     "ew-udp": {"protocol": "udp", "path": "east-west", "outages": [("forward", BLINK), ("reverse", FAILOVER)]},
@@ -42,6 +44,8 @@ FLOWS: dict[str, dict[str, Any]] = {
     "out-icmp": {"protocol": "icmp", "path": "egress", "outages": []},
 }
 SHORT = {"b-udp": {"protocol": "udp", "path": "egress", "outages": [("forward", BLINK)]}}
+OTHER = {"c-udp": {"protocol": "udp", "path": "egress", "outages": [("forward", BLINK)]}}
+FLOWS_OF = dict(zip(AGENTS, (FLOWS, SHORT, OTHER), strict=True))
 CHANGED_NS = (BEGIN_S + 405) * SECOND + 250_000_000
 
 
@@ -64,10 +68,9 @@ def outage_of(flow: str, number: int, direction: str, span: tuple[int, int]) -> 
 
 def outages(agent: str) -> dict[str, list[Outage]]:
     """What really happened, by flow."""
-    flows = FLOWS if AGENTS[agent] else SHORT
     return {
         name: [outage_of(name, i, direction, span) for i, (direction, span) in enumerate(flow["outages"], 1)]
-        for name, flow in flows.items()
+        for name, flow in FLOWS_OF[agent].items()
     }
 
 
@@ -109,7 +112,7 @@ def snapshot(name: str, flow: dict[str, Any], found: list[Outage], now_ns: int) 
 
 def agent_at(name: str, now_ns: int) -> fakes.FakeAgent:
     happened = outages(name)
-    flows = FLOWS if AGENTS[name] else SHORT
+    flows = FLOWS_OF[name]
     moved = now_ns > CHANGED_NS
     active = "fgt-b" if moved else "fgt-a"
     route = {"route_table": "rtb-1", "destination": "0.0.0.0/0"}
@@ -126,7 +129,7 @@ def agent_at(name: str, now_ns: int) -> fakes.FakeAgent:
     fortigate = replace(fakes.FORTIGATE, up=now_ns // SECOND % 300 > 30, roles=roles)
     return fakes.FakeAgent(
         flow_list=[snapshot(flow, flows[flow], happened[flow], now_ns) for flow in flows],
-        watcher_list=[aws, fortigate] if AGENTS[name] else [],
+        watcher_list=[aws, fortigate] if name == "workload-a" else [],
     )
 
 
@@ -149,8 +152,8 @@ def scraped(name: str) -> Iterator[str]:
 def written_remotely(name: str) -> Iterator[str]:
     """Samples at the edges of what happened, one series for each direction, with a sample every 15 s between."""
     for flow, found in outages(name).items():
-        about = FLOWS[flow]
-        labels = {"job": "haprobe", "instance": name, "flow": flow, "protocol": about["protocol"]}
+        about = FLOWS_OF[name][flow]
+        labels = {"job": "haprobe", "instance": AGENTS[name], "flow": flow, "protocol": about["protocol"]}
         labels |= {"session": about.get("session", "kept"), "path": about["path"]}
         for direction in ("any", "forward", "reverse", "round_trip"):
             samples = dict.fromkeys(range(BEGIN_S * 1000, END_S * 1000, SCRAPE_S * 1000), 1)
@@ -160,6 +163,8 @@ def written_remotely(name: str) -> Iterator[str]:
                 samples |= {start - 1: 1, start: 0, end - 1: 0, end: 1}
             for at, value in sorted(samples.items()):
                 yield line("haprobe_flow_state", {**labels, "direction": direction}, value, at / 1000)
+    if name != "workload-a":
+        return
     event = {"source": "fortigate", "event": "role_change", "unit": "fgt-b", "subject": "primary"}
     yield line("haprobe_ha_event_timestamp_seconds", {"instance": name, **event}, BEGIN_S + 404.987, BEGIN_S + 404.987)
 

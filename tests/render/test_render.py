@@ -22,6 +22,8 @@ pytestmark = [
 SPAN = (history.BEGIN_S, history.END_S)
 SPANS = {"drill": SPAN, "flow": SPAN, "fleet": SPAN, "releases": (history.END_S - 30 * 86_400, history.END_S)}
 CHOSEN = {"flow": {"instance": "workload-a", "flow": "ew-udp"}}
+# Agents of which the store holds nothing that was written remotely under the name they are scraped by.
+ONLY_SCRAPED = "workload-b|10[.]99[.]97[.]20:10862"
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,8 @@ def drawn(tmp_path_factory):
     history.write(directory / "history.om")
     with drawing.prometheus_of(directory / "history.om", directory) as prometheus:
         pages = {name: drawing.page(prometheus, name, span, **CHOSEN.get(name, {})) for name, span in SPANS.items()}
+        pages["only-scraped"] = drawing.page(prometheus, "drill", SPAN, instance=ONLY_SCRAPED)
+        assert pages["only-scraped"]["variables"]["direction"] == ""
         yield drawing.draw(prometheus, pages, directory / "out", scrape_s=history.SCRAPE_S)
 
 
@@ -55,13 +59,29 @@ def test_outages_stand_on_the_timeline_at_their_milliseconds(drawn, agent):
     """Whether written remotely or read from gauges that are scraped every 15 s; one of them lasts 40 ms."""
     lanes = {lane["name"]: lane["spans"] for lane in panel(drawn["drill"], "Outage windows")["lanes"]}
     for flow, outages in history.outages(agent).items():
-        about = (history.FLOWS | history.SHORT)[flow]
+        about = history.FLOWS_OF[agent][flow]
         spans = lanes[f"{about['path']} · {flow}"]
         dark = [(span["from"], span["to"]) for span in spans if span["text"] == "OUTAGE"]
         assert dark == edges(outages), flow
         assert {span["text"] for span in spans} == {"up", *(("OUTAGE",) if outages else ())}
     lengths = {end - start for outages in history.outages(agent).values() for start, end in edges(outages)}
     assert 40 in lengths
+
+
+def test_no_flow_has_two_lanes(drawn):
+    """Also of an agent that writes remotely under another name than it is scraped by."""
+    names = [lane["name"] for lane in panel(drawn["drill"], "Outage windows")["lanes"]]
+    assert sorted(names) == sorted(
+        {f"{one['path']} · {flow}" for of in history.FLOWS_OF.values() for flow, one in of.items()}
+    )
+
+
+def test_outages_are_shown_without_any_remote_write(drawn):
+    """Where the variable for their direction has no choice; nothing but the gauges' edges may take part then."""
+    start, end = (history.BEGIN_S * 1000 + at // 1_000_000 for at in history.BLINK)
+    lanes = panel(drawn["only-scraped"], "Outage windows")["lanes"]
+    dark = {lane["name"]: [(s["from"], s["to"]) for s in lane["spans"] if s["text"] == "OUTAGE"] for lane in lanes}
+    assert dark == {"egress · b-udp": [(start, end)], "egress · c-udp": [(start, end)]}
 
 
 def test_outage_table_says_the_same(drawn):

@@ -109,3 +109,10 @@ def test_headline_of_a_plain_measurement(flows: list[dict[str, Any]], sentence: 
 )
 def test_what_the_units_tell(event: str, detail: dict[str, Any], words: str) -> None:
     assert say.describe({"event": event, "detail": detail}) == words
+
+
+def test_a_cut_of_the_lab_is_told_with_its_length() -> None:
+    names = ("began_after_ns", "began_before_ns", "ended_after_ns", "ended_before_ns")
+    detail = {"towards": "workload-b", **dict(zip(names, (0, 1_000_000, 39_000_000, 40_000_000), strict=True))}
+    said = say.describe({"source": "lab", "event": "cut", "detail": detail})
+    assert said == "all packets to workload-b are dropped on the way for 40.0 ms"
