@@ -347,8 +347,11 @@ class FakeLab:
     def drop(self, percent: int) -> None:
         self._called(f"drop {percent}")
 
-    def set_route(self, destination: str, target: str) -> None:
-        self._called(f"set_route {destination} {target}")
+    def set_route(self, destination: str, target: str, table: str = "transit") -> None:
+        self._called(f"set_route {destination} {target} {table}")
+
+    def restore_watchers(self) -> None:
+        self._called("restore_watchers")
 
     def unset(self) -> None:
         self._called("unset")
