@@ -35,6 +35,7 @@ class Facts:
     trigger_ns: int = 0  # 0: nobody pulled one
     watched: frozenset[str] = frozenset()  # "aws", "fortigate": HA sources that were configured
     end_ns: int = 0
+    unwatched: frozenset[str] = frozenset()  # "Address", "Route": what the AWS watchers were not to look at
 
     @cached_property
     def since_ns(self) -> int:
@@ -98,11 +99,37 @@ class Facts:
         said = dict(signs[-1].detail.get("signals") or {})
         if primary not in said.values():
             return []  # nothing followed it, or the two watchers name the units differently
+        been = {_signal(e) for e in self.moves if e.detail.get("to_unit") == primary}
         return [
-            f"{signal} still points at {unit or 'nobody'}, not at {primary}"
+            f"{signal} {'points back' if signal in been else 'still points'} at {unit or 'nobody'}, not at {primary}"
             for signal, unit in said.items()
             if signal.startswith(words) and unit != primary
         ]
+
+    @cached_property
+    def moves(self) -> list[TimelineEvent]:
+        """Changes in the cloud, as polled."""
+        return self.named("eip_moved", "private_ip_moved", "route_moved")
+
+    @cached_property
+    def astray(self) -> list[str]:
+        """What an earlier failover of this run had moved, and the next one left with a unit that is primary no more."""
+        owners = {_signal(e): e for e in self.moves if e.detail.get("to_unit")}
+        units = {str(e.detail["to_unit"]) for e in owners.values()}
+        if len(units) != 1 or self.blind_at_end("aws"):
+            return []
+        (owner,) = units
+        known = {str(e.detail.get(key)) for e in self.moves for key in ("from_unit", "to_unit")}
+        last_ns = max(e.at_ns + e.uncertainty_ns for e in owners.values())
+        after = [e for e in best_told(self.named("role_change")) if e.at_ns - e.uncertainty_ns > last_ns]
+        stepped_down = [e for e in after if e.detail.get("unit") == owner]
+        if stepped_down and became_primary(stepped_down[-1]):
+            return []
+        taken = [e for e in after if became_primary(e) and str(e.detail.get("unit")) in known - {owner}]
+        if not stepped_down and not taken:
+            return []
+        new = f", not at {taken[-1].detail['unit']}" if taken else ", which has stepped down"
+        return [f"{signal} still points at {owner}{new}" for signal in owners]
 
     def blind_at_end(self, watcher: str) -> bool:
         """Whether a watcher was blind when the run ended, so that what it saw last need not be so any more."""
@@ -149,6 +176,12 @@ class Facts:
     def cloud_seen(self) -> bool:
         """Whether anyone looked at the cloud, so that "did not move" can be said."""
         return "aws" in self.watched or bool(self.named("api_call", "eip_moved", "route_moved", "private_ip_moved"))
+
+    def looked(self, kind: str) -> bool:
+        """Whether anyone would have seen a move of this kind: "Address" or "Route"."""
+        return self.cloud_seen and (
+            kind not in self.unwatched or any(kind in str(e.detail.get("operation")) for e in self.named("api_call"))
+        )
 
     @property
     def failover_seen(self) -> bool:
@@ -230,7 +263,15 @@ def _aim(e: TimelineEvent) -> tuple[str, str]:
 
 def _failed(e: TimelineEvent) -> bool:
     # A call whose answer nobody saw (a capture that ended early) may well have succeeded.
-    return e.detail.get("result", "ok") not in ("ok", "unconfirmed")
+    return (e.detail.get("result") or "ok") not in ("ok", "unconfirmed")
+
+
+def _signal(e: TimelineEvent) -> str:
+    """The watcher's name of what a move is about, as in `signals`."""
+    d = e.detail
+    if e.event == "route_moved":
+        return f"route {d.get('route_table')} {d.get('destination')}"
+    return f"{e.event.removesuffix('_moved')} {d.get('address')}"
 
 
 def _move(e: TimelineEvent) -> str:
@@ -277,6 +318,8 @@ def _loss(flow: FlowRecord) -> str:
 
 def _both_missing(facts: Facts) -> list[str]:
     """Neither side is whole: nothing moved although it should have, or some of each was refused or left behind."""
+    if facts.astray and facts.path_down():
+        return [*_why(facts), *_roles(facts), *facts.astray, *_verdicts(facts.path_down())]
     if _eip_only(facts) or _routes_only(facts):
         return []
     calls = [_call(e) for e in facts.refused if str(e.detail.get("operation")) in _MUTATIONS]
@@ -284,18 +327,20 @@ def _both_missing(facts: Facts) -> list[str]:
     if calls or left:
         return [*calls, *left, *_verdicts(facts.path_down())]
     expected = facts.takeovers or facts.path_down()
-    if not facts.cloud_seen or not expected or facts.eips or facts.routes:
+    looked = [words for kind, words in (("Address", "Elastic IP"), ("Route", "route")) if facts.looked(kind)]
+    if not looked or not expected or facts.eips or facts.routes:
         return []
-    return [*_why(facts), *_roles(facts), "no Elastic IP and no route moved", *_verdicts(facts.path_down())]
+    still = f"no {' and no '.join(looked)} moved"
+    return [*_why(facts), *_roles(facts), still, *_verdicts(facts.path_down())]
 
 
 def _eip_only(facts: Facts) -> list[str]:
     """Elastic IPs are where they should be; routes were refused, left behind, or none moved and paths are down."""
-    if not facts.eips or _missing(facts, "Address"):
+    if not facts.eips or facts.astray or _missing(facts, "Address"):
         return []
     missing = _missing(facts, "Route")
     down = [f for f in facts.path_down() if missing or f.path != "ingress"]
-    if not missing and (facts.routes or not down):
+    if not missing and (facts.routes or not down or not facts.looked("Route")):
         return []
     moved = [*map(_move, facts.routes)] or ["no route moved"]
     return [*map(_move, facts.eips), *missing, *moved, *_verdicts(down)]
@@ -303,10 +348,10 @@ def _eip_only(facts: Facts) -> list[str]:
 
 def _routes_only(facts: Facts) -> list[str]:
     """As `_eip_only`, the other way round."""
-    if not facts.routes or _missing(facts, "Route"):
+    if not facts.routes or facts.astray or _missing(facts, "Route"):
         return []
     missing, down = _missing(facts, "Address"), facts.path_down(*NAT_PATHS)
-    if not missing and (facts.eips or not down):
+    if not missing and (facts.eips or not down or not facts.looked("Address")):
         return []
     moved = [*map(_move, facts.eips)] or ["no Elastic IP moved"]
     return [*map(_move, facts.routes), *missing, *moved, *_verdicts(down)]
@@ -350,9 +395,14 @@ def _split(facts: Facts) -> list[str]:
 
 def _ingress_dark(facts: Facts) -> list[str]:
     dark = [f for f in facts.path_down("ingress") if f.verdict == "dark"]
-    routes_missing = bool(facts.path_down("east-west")) and not facts.routes
-    if not facts.eips or not dark or routes_missing or _missing(facts, "Address"):
+    if not facts.eips or not dark or facts.astray or _missing(facts, "Address") or _missing(facts, "Route"):
         return []
+    # A VIP takes ingress alone along: where another path is down as a whole, there is another reason.
+    down = {flow_label(f) for f in facts.path_down()}
+    for path in {f.path for f in facts.flows} - {"ingress"}:
+        there = [f for f in facts.flows if f.path == path]
+        if all(flow_label(f) in down for f in [f for f in there if f.session == "fresh"] or there):
+            return []
     return [*map(_move, [*facts.eips, *facts.routes]), *_verdicts(dark)]
 
 
@@ -430,14 +480,32 @@ def _split_routes(facts: Facts) -> list[str]:
 def _second(facts: Facts) -> list[str]:
     # What happened before the trigger (an election, an earlier drill) is not this run's second failover.
     if len(facts.takeovers) < 2:
-        moves = [str(e.detail.get("allocation_id") or e.detail.get("address")) for e in facts.named("eip_moved")]
-        again = sorted({m for m in moves if moves.count(m) > 1 and m != "None"})
-        return [f"{m} moved {moves.count(m)} times" for m in again]
+        return [] if _stayed(facts) else _moved_again(facts)
     first = facts.takeovers[0].at_ns
     return [
         f"{e.detail.get('unit')} became primary {(e.at_ns - first) / 1e9:+.1f} s after the first{_reason(facts, e)}"
         for e in facts.takeovers
     ]
+
+
+def _stayed(facts: Facts) -> bool:
+    """Whether one unit took over and was not told to have stepped down: what moves again is somebody else's doing."""
+    if not facts.takeovers:
+        return False
+    taken = facts.takeovers[-1]
+    later = [e for e in facts.named("role_change") if e.detail.get("unit") == taken.detail.get("unit")]
+    return not any(e.at_ns > taken.at_ns and not became_primary(e) for e in later)
+
+
+def _moved_again(facts: Facts) -> list[str]:
+    """Elastic IPs that changed their owner more than once; two watchers may tell one change."""
+    owners: dict[str, list[str]] = {}
+    for e in facts.named("eip_moved"):
+        address, to = e.detail.get("allocation_id") or e.detail.get("address"), str(e.detail.get("to_unit"))
+        seen = owners.setdefault(str(address), [])
+        if seen[-1:] != [to]:
+            seen.append(to)
+    return [f"{one} moved {len(to)} times" for one, to in sorted(owners.items()) if len(to) > 1 and one != "None"]
 
 
 def _reason(facts: Facts, takeover: TimelineEvent) -> str:
@@ -568,6 +636,8 @@ RULES: tuple[Rule, ...] = (
             "`diagnose test application awsd 4` on the new primary: is the table listed? awsd moves routes of its"
             " own VPC that point at an interface of the peer; never those of a transit gateway, nor of another VPC.",
             "The instance role: ec2:ReplaceRoute and ec2:DescribeRouteTables.",
+            "A route that points back: something else writes it as well (a script, `terraform apply`). CloudTrail,"
+            " event ReplaceRoute, tells who.",
             "By hand: `aws ec2 replace-route --route-table-id RTB --destination-cidr-block CIDR --network-interface-id"
             " ENI`",
         ),

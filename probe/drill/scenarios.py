@@ -22,7 +22,7 @@ Cells = Mapping[str, Mapping[str, tuple[str, ...]]]
 class Step:
     """One thing more that is done to the lab: a method of it (`drill.steps.SteppedLab`) and its arguments."""
 
-    do: Literal["failover", "unset", "restart_agent", "drop", "cut", "set_route"]
+    do: Literal["failover", "unset", "restart_agent", "drop", "cut", "set_route", "restore_watchers"]
     after_s: float = 1.0  # since the trigger, or the step before, has taken effect
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
@@ -308,10 +308,35 @@ _CLOUD = (
         "edge-route-rewritten",
         "an earlier failover rewrote the edge route to the standby's management: it is cut off from the API",
         "everything stays dark; eip_routes_not_moved: no answer",
-        {"edge_route_rewritten": True},
+        {"edge": "taken"},
         cells=_ALL_DARK,
         diagnosis="eip_routes_not_moved",
         also=frozenset({"watcher_blind"}),
+        limit_s=_DARK_S,
+    ),
+    Scenario(
+        "edge-route-failback",
+        "awsd rewrites an edge route of the first unit's management as well; then that unit is to take over again",
+        "the failover works, and takes the first unit's way to the API; after `unset` everything stays dark;"
+        " eip_routes_not_moved: no answer",
+        {"edge": "management"},
+        steps=(Step("unset", 3.0),),
+        cells=_ALL_DARK,
+        diagnosis="eip_routes_not_moved",
+        also=frozenset({"second_failover", "watcher_blind"}),
+        limit_s=35.0,
+    ),
+    Scenario(
+        "edge-route-ingress",
+        "the internet gateway's route table sends ingress through the active unit; right after the failover somebody"
+        " writes its old target back",
+        "east-west as failover; what comes in from the internet goes to the old unit and stays dark;"
+        " eip_moved_routes_not, with the route",
+        {"edge": "ingress"},
+        steps=(Step("set_route", 1.0, {"destination": "10.99.99.0/28", "target": "fgt-a-port1", "table": "edge"}),),
+        cells={**_ALL_DARK, "east-west": _MULTI_AZ["east-west"]},
+        diagnosis="eip_moved_routes_not",
+        also=NAT | {"one_direction_dark"},
         limit_s=_DARK_S,
     ),
     Scenario(
@@ -328,6 +353,16 @@ _CLOUD = (
         "the watchers run behind the pair and lose their way to the API and the units in the outage",
         "as failover; failover_clean, with watcher_blind as a caveat",
         {"watch_from": "workload-a"},
+        cells=_MULTI_AZ,
+        diagnosis="failover_clean",
+        also=_CUT_OFF,
+    ),
+    Scenario(
+        "watchers-cut-off",
+        "the way of both watchers, to the API and to the units, is cut with the failover, and comes back later",
+        "as failover; failover_clean, with watcher_blind as a caveat that names both",
+        {"cut_watchers": True},
+        steps=(Step("restore_watchers", 8.0),),
         cells=_MULTI_AZ,
         diagnosis="failover_clean",
         also=_CUT_OFF,

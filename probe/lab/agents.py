@@ -30,7 +30,7 @@ from probe.lab.ids import CloudIds
 from probe.lab.plan import (
     CLOUD_URL,
     CLUSTER_EIP,
-    EDGE_TABLE,
+    EDGE,
     INTERNET,
     REGION,
     TRANSIT_TABLE,
@@ -166,9 +166,7 @@ def _aws_watcher(ids: CloudIds, plan: Plan) -> dict[str, Any]:
         **({"network_interfaces": shared} if shared else {}),
         "region": REGION,
         "addresses": [ids.allocations["cluster"]],
-        "route_tables": [
-            ids.route_tables[name] for name in (TRANSIT_TABLE, EDGE_TABLE.name) if name in ids.route_tables
-        ],
+        "route_tables": [ids.route_tables[name] for name in (TRANSIT_TABLE, EDGE) if name in ids.route_tables],
         "units": ids.units(),
         "instances": dict(ids.instances),
         "endpoint_url": CLOUD_URL,

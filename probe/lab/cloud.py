@@ -32,7 +32,7 @@ from probe.lab.corrections import Corrections, correct_models
 from probe.lab.fabric import DataPlane, Fabric, KernelPlane
 from probe.lab.faults import FaultBook, FaultRule, Faults
 from probe.lab.ids import CloudIds
-from probe.lab.plan import EDGE_TABLE, ELASTIC_IPS, REGION, ROUTE_TABLES, SUBNETS, UNITS, VPC_CIDR, Plan
+from probe.lab.plan import ELASTIC_IPS, REGION, SUBNETS, UNITS, VPC_CIDR, Plan, RouteTable
 from probe.lab.query import Call
 from probe.lab.state import append_event
 
@@ -127,7 +127,7 @@ def seed(client: Any, plan: Plan | None = None) -> CloudIds:
         subnets=subnets,
         enis=enis,
         instances=instances,
-        route_tables=_seed_route_tables(client, vpc, subnets, targets, plan.options.edge_route_rewritten),
+        route_tables=_seed_route_tables(client, vpc, subnets, targets, plan.route_tables),
         allocations=_seed_eips(client, plan, enis),
     )
 
@@ -162,10 +162,10 @@ def _seed_units(client: Any, plan: Plan, subnets: Mapping[str, str]) -> tuple[di
 
 
 def _seed_route_tables(
-    client: Any, vpc: str, subnets: Mapping[str, str], targets: Mapping[str, str], edge: bool
+    client: Any, vpc: str, subnets: Mapping[str, str], targets: Mapping[str, str], wanted: Sequence[RouteTable]
 ) -> dict[str, str]:
     tables = {}
-    for table in (*ROUTE_TABLES, *([EDGE_TABLE] if edge else [])):
+    for table in wanted:
         answer = client.create_route_table(VpcId=vpc, **_tags("route-table", table.name))
         tables[table.name] = answer["RouteTable"]["RouteTableId"]
         for destination, target in table.routes:

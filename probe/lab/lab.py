@@ -243,6 +243,9 @@ class Lab:
         if units[peer]["role"] == "dead" or units[peer].get("failover_set"):
             why = "is dead" if units[peer]["role"] == "dead" else "is failed over by command"
             raise LabError(f"{peer} {why} and would not take over; first: haprobe lab failover --unset")
+        if self.plan.options.cut_watchers:
+            topology.cut_watchers(self.plan, True)
+            self._event(time.time_ns(), "watchers_cut_off")
         if kind == "graceful":
             at_ns = time.time_ns()
             unit.ask(self.plan, active, "execute ha failover set 1")
@@ -347,12 +350,18 @@ class Lab:
         names = ("began_after_ns", "began_before_ns", "ended_after_ns", "ended_before_ns")
         self._event(begun[0], "cut", towards="workload-b", **dict(zip(names, (*begun, *ended), strict=True)))
 
-    def set_route(self, destination: str, target: str) -> None:
-        """Add a route to the transit table in the cloud, as somebody would who does not know of the failover.
+    def restore_watchers(self) -> None:
+        """Let the jumphost reach the API and the units again (option `cut_watchers`)."""
+        topology.cut_watchers(self.plan, False)
+        self._event(time.time_ns(), "watchers_restored")
+
+    def set_route(self, destination: str, target: str, table: str = TRANSIT_TABLE) -> None:
+        """Point a route at an interface in the cloud, as somebody would who does not know of the failover.
 
         Args:
-            destination: CIDR.
+            destination: CIDR. A route that is not there yet is made.
             target: ENI name.
+            table: Name of the route table.
 
         Raises:
             LabError: If the cloud refuses, or does not answer.
@@ -364,14 +373,23 @@ class Lab:
 
         ids = CloudIds.load(self.plan.cloud_file)
         try:
-            lab_client(self.endpoint_url, "operator").create_route(
-                RouteTableId=ids.route_tables[TRANSIT_TABLE],
+            client = lab_client(self.endpoint_url, "operator")
+            (known,) = client.describe_route_tables(RouteTableIds=[ids.route_tables[table]])["RouteTables"]
+            there = any(one.get("DestinationCidrBlock") == destination for one in known["Routes"])
+            (client.replace_route if there else client.create_route)(
+                RouteTableId=ids.route_tables[table],
                 DestinationCidrBlock=destination,
                 NetworkInterfaceId=ids.enis[target],
             )
         except (ClientError, BotoCoreError) as error:
-            raise LabError(f"the lab's cloud adds no route to {destination}: {error}") from error
-        self._event(time.time_ns(), "route_added", table=TRANSIT_TABLE, destination=destination, target=target)
+            raise LabError(f"the lab's cloud sets no route to {destination}: {error}") from error
+        self._event(
+            time.time_ns(),
+            "route_rewritten" if there else "route_added",
+            table=table,
+            destination=destination,
+            target=target,
+        )
 
     # Looking
 

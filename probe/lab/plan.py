@@ -71,11 +71,11 @@ class LabOptions:
     api_faults: tuple[Mapping[str, Any], ...] = ()  # rules of `faults` in force from the start, as they are POSTed
     awsd_dns: bool = True  # False: the units cannot resolve the API's name
     endpoint: Literal["up", "unreachable"] = "up"  # the units' way to the API: the EC2 interface endpoint
-    # The way to the API is the internet gateway, with a route to fgt-b's management subnet in its (edge) route table.
-    # An earlier failover has pointed that at fgt-a's management interface: nothing gets back to fgt-b.
-    edge_route_rewritten: bool = False
+    # What the internet gateway's own (edge) route table holds, see `EDGE_TABLES`.
+    edge: Literal["none", "taken", "management", "ingress"] = "none"
     forgotten_tables: tuple[str, ...] = ()  # route tables that awsd does not find, as those of another VPC
     watch_from: Literal["jumphost", "workload-a"] = "jumphost"  # workload-a: from behind the pair
+    cut_watchers: bool = False  # each failover cuts the jumphost's way to the API and the units as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +208,18 @@ ROUTE_TABLES: tuple[RouteTable, ...] = (
     RouteTable(TRANSIT_TABLE, 108, (("0.0.0.0/0", "fgt-a-port2"),)),
 )
 
-# Of the internet gateway; only where `edge_route_rewritten`.
-EDGE_TABLE = RouteTable("edge", 109, (("10.99.99.32/28", "fgt-a-port4"),))
+EDGE = "edge"
+_EDGE_NUMBER = 109
+# The internet gateway's own route table: where it sends what comes in, ahead of the VPC's local route. With the first
+# two, the units reach the API through the gateway instead of an endpoint, so that its routes decide who gets answers.
+EDGE_TABLES: dict[str, RouteTable] = {
+    # An earlier failover has pointed fgt-b's management subnet at fgt-a: nothing gets back to fgt-b.
+    "taken": RouteTable(EDGE, _EDGE_NUMBER, (("10.99.99.32/28", "fgt-a-port4"),)),
+    # Each in its place. awsd takes fgt-a's for a route of its own, and rewrites it when fgt-b takes over.
+    "management": RouteTable(EDGE, _EDGE_NUMBER, (("10.99.99.112/28", "fgt-a-port4"),)),
+    # Ingress routing: what comes in for either public subnet goes through the active unit.
+    "ingress": RouteTable(EDGE, _EDGE_NUMBER, (("10.99.99.80/28", "fgt-a-port1"), ("10.99.99.0/28", "fgt-a-port1"))),
+}
 
 ELASTIC_IPS: tuple[ElasticIp, ...] = (
     ElasticIp("cluster", CLUSTER_EIP, "fgt-a-port1"),
@@ -264,6 +274,12 @@ class Plan:
     def enis(self) -> tuple[Eni, ...]:
         """The units' network interfaces."""
         return _ENIS_SINGLE_AZ if self.options.single_az else ENIS
+
+    @property
+    def route_tables(self) -> tuple[RouteTable, ...]:
+        """The VPC's, and the internet gateway's where there is one."""
+        edge = EDGE_TABLES.get(self.options.edge)
+        return ROUTE_TABLES if edge is None else (*ROUTE_TABLES, edge)
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -365,4 +381,4 @@ def peer_of(unit: str) -> str:
 
 
 _ENI = {one.name: one for one in ENIS}
-_TABLE = {one.name: one for one in (*ROUTE_TABLES, EDGE_TABLE)}
+_TABLE = {one.name: one for one in (*ROUTE_TABLES, EDGE_TABLES["taken"])}

@@ -12,8 +12,8 @@ What is real and what stands in:
   effect for the next packet, whatever session it belongs to. (Addresses quoted inside ICMP errors are not
   translated; a real gateway does that as well.)
 
-`set_route`, `set_eips` and `set_private_ip` are the data plane's whole control surface; `set_loss` and `cut` spoil it.
-Nothing here reaches the root namespace.
+`set_route`, `set_eips` and `set_private_ip` are the data plane's whole control surface; `set_loss`, `cut` and
+`cut_watchers` spoil it. Nothing here reaches the root namespace.
 """
 
 from __future__ import annotations
@@ -30,14 +30,13 @@ from pyroute2.netlink.exceptions import NetlinkError
 from probe.lab import namespace
 from probe.lab.plan import (
     CLOUD_CIDR,
-    EDGE_TABLE,
+    EDGE,
     EIP_CIDR,
     ELASTIC_IPS,
     ENIS,
     HOSTS,
     PORTS,
     PRIVATE_CIDRS,
-    ROUTE_TABLES,
     ROUTERS,
     SILENT_ROUTERS,
     UNITS,
@@ -82,6 +81,17 @@ table inet loss {
 }
 """
 
+_MANAGEMENT = ", ".join(one.address for one in ELASTIC_IPS if one.eni.endswith("-port4"))
+_CUT_CLEAR = "table inet cut\ndelete table inet cut\n"
+_CUT = f"""
+table inet cut {{
+  chain prerouting {{
+    type filter hook prerouting priority -400; policy accept;
+    iifname "jump" ip daddr {{ {CLOUD_CIDR}, {_MANAGEMENT} }} drop
+  }}
+}}
+"""
+
 _PRIVATE = ", ".join(PRIVATE_CIDRS)
 _GATEWAY = f"""
 table ip eip {{
@@ -114,7 +124,7 @@ def create(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> None
     namespace.inside(plan.namespace_path(HOSTS[0]), _veths, plan)
     for host in HOSTS:
         namespace.inside(plan.namespace_path(host), _configure, plan, host)
-    for route_table in ROUTE_TABLES:
+    for route_table in plan.route_tables:
         for destination, target in route_table.routes:
             set_route(plan, route_table.name, destination, target)
     set_eips(plan, {one.address: plan.eni(one.eni).port_address for one in ELASTIC_IPS})
@@ -123,10 +133,10 @@ def create(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> None
             set_private_ip(plan, one.shared, one.name)
     if plan.options.endpoint == "unreachable":
         namespace.inside(plan.namespace_path("vpc"), _cut_endpoint)
-    if plan.options.edge_route_rewritten:
-        namespace.inside(plan.namespace_path("vpc"), _replace_endpoint_by_gateway)
-        for destination, target in EDGE_TABLE.routes:
-            set_route(plan, EDGE_TABLE.name, destination, target)
+    if plan.options.edge != "none":
+        namespace.inside(plan.namespace_path("vpc"), _obey_edge_table)
+    if plan.options.edge in ("taken", "management"):
+        namespace.inside(plan.namespace_path("vpc"), _remove_endpoint)
 
 
 def destroy(plan: Plan) -> None:
@@ -165,11 +175,11 @@ def set_eips(plan: Plan, mapping: Mapping[str, str]) -> None:
 
 def routes(plan: Plan) -> dict[str, dict[str, str]]:
     """What the VPC router forwards by now: table name to destination to target."""
-    by_number = {one.number: one.name for one in ROUTE_TABLES}
+    by_number = {one.number: one.name for one in plan.route_tables}
     targets = {one.name for one in ENIS}
 
     def read() -> dict[str, dict[str, str]]:
-        found: dict[str, dict[str, str]] = {one.name: {} for one in ROUTE_TABLES}
+        found: dict[str, dict[str, str]] = {one.name: {} for one in plan.route_tables}
         with IPRoute() as ipr:
             names = {link["index"]: link.get("ifname") for link in ipr.get_links()}
             for route in ipr.get_routes(family=2):
@@ -262,6 +272,15 @@ def _timed(ipr: Any, command: str, route: dict[str, Any]) -> tuple[int, int]:
     before_ns = time.time_ns()
     ipr.route(command, **route)
     return before_ns, time.time_ns()
+
+
+def cut_watchers(plan: Plan, cut: bool) -> None:
+    """Let nothing pass from the jumphost to the cloud's API and the units' management, or let it again.
+
+    What it probes is elsewhere.
+    """
+    text = _CUT_CLEAR + _CUT if cut else _CUT_CLEAR
+    namespace.run(namespace.command_inside(plan.namespace_path("igw"), ["nft", "-f", "-"]), text)
 
 
 def set_ports(plan: Plan, unit: str, state: str, ports: Sequence[str] = PORTS) -> tuple[int, int]:
@@ -418,11 +437,16 @@ def _cut_endpoint() -> None:
         ipr.route("replace", table=_ENDPOINT_TABLE, dst=CLOUD_CIDR, type="blackhole")
 
 
-def _replace_endpoint_by_gateway() -> None:
-    """The management ports reach the cloud through the internet gateway, whose own route table precedes all others."""
+def _obey_edge_table() -> None:
+    """For what comes in by the internet gateway its own route table precedes all others."""
+    with IPRoute() as ipr:
+        ipr.rule("add", priority=90, iifname="igw", table=table(EDGE).number)
+
+
+def _remove_endpoint() -> None:
+    """The management ports reach the cloud through the internet gateway."""
     with IPRoute() as ipr:
         ipr.flush_rules(priority=_ENDPOINT_RULE)
-        ipr.rule("add", priority=90, iifname="igw", table=EDGE_TABLE.number)
 
 
 def _routes_of_unit(ipr: Any, plan: Plan, unit: str, via: Callable[..., None]) -> None:

@@ -39,6 +39,7 @@ def assess(
         events=merged,
         trigger_ns=trigger_ns or next((e.at_ns for e in merged if e.event == "trigger"), 0),
         watched=watched(run.get("config", {})),
+        unwatched=unwatched(run.get("config", {})),
         end_ns=int(run.get("ended_ns") or 0),
     )
     return Assessment(
@@ -140,3 +141,23 @@ def watched(config: object) -> frozenset[str]:
             else:
                 found |= watched(value)
     return frozenset(found)
+
+
+def unwatched(config: object) -> frozenset[str]:
+    """What no AWS watcher of a config, or of several agents' configs, is to look at: "Address", "Route".
+
+    Empty where a config does not tell; one without an AWS watcher says nothing either.
+    """
+    found = [one for one in _aws_watchers(config) if isinstance(one, Mapping)]
+    keys = {"Address": ("addresses", "network_interfaces"), "Route": ("route_tables",)}
+    if not found or len(found) < len(_aws_watchers(config)):
+        return frozenset()
+    return frozenset(kind for kind, names in keys.items() if not any(one.get(n) for one in found for n in names))
+
+
+def _aws_watchers(config: object) -> list[object]:
+    if not isinstance(config, Mapping):
+        return []
+    watchers = config.get("watchers")
+    own = [watchers["aws"]] if isinstance(watchers, Mapping) and watchers.get("aws") else []
+    return own + [one for key, value in config.items() if key != "watchers" for one in _aws_watchers(value)]

@@ -414,6 +414,10 @@ def describe(event: Mapping[str, Any]) -> str:
         return f"all packets to {d.get('towards', '?')} are dropped on the way for {lasted}"
     if name == "route_added":
         return f"route {d.get('destination', '?')} to {d.get('target', '?')} is added to table {d.get('table', '?')}"
+    if name == "route_rewritten":
+        return f"route {d.get('destination', '?')} of table {d.get('table', '?')} is pointed at {d.get('target', '?')}"
+    if name in ("watchers_cut_off", "watchers_restored"):
+        return f"the watchers' way to the API and the units is {'cut' if name.endswith('off') else 'there again'}"
     if name == "agent_restarted":
         return f"agent {d.get('agent', '?')} is killed and started anew"
     detail = ", ".join(f"{k} {v}" for k, v in d.items() if not isinstance(v, dict | list))

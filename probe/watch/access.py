@@ -1,5 +1,7 @@
 """How this program reaches AWS: credentials, clients that fail fast, and names for what goes wrong.
 
+An answer is read up to a size, and for so long: the SDK itself would read one without end to its end.
+
 Credentials come by botocore's own chain (environment, profile, container, instance role by IMDSv2), and may be
 exchanged for those of a role. The SDK's retries are off: they would hide in one slow answer what we want to see as
 failures, and who asks knows better when to ask again.
@@ -8,6 +10,7 @@ failures, and who asks knows better when to ask again.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,12 +36,19 @@ from botocore.exceptions import (
 from botocore.exceptions import (
     ConnectionError as ConnectError,
 )
+from urllib3.exceptions import HTTPError as UrllibHTTPError
 from urllib3.exceptions import NameResolutionError
+from urllib3.exceptions import ReadTimeoutError as UrllibReadTimeoutError
 
 from probe.errors import HaprobeError, PeerError, PrivilegeError, UsageError
+from probe.watch.asking import OverdueError
 
 CONNECT_TIMEOUT_S = 1.0
 READ_TIMEOUT_S = 2.0
+TOTAL_TIMEOUT_S = 5.0  # of one answer's body, however steadily it trickles; more for who waits longer between octets
+MAX_BODY = (
+    8 << 20
+)  # octets; the page of a thousand instances has a few millions, what a watcher asks for some thousands
 PATIENT_READ_TIMEOUT_S = 20.0  # for what is asked once: an unfiltered question about an account may take long
 ROLE_SESSION = "haprobe"
 DENIED = frozenset({"UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "UnauthorizedAccess"})
@@ -91,7 +101,64 @@ def make_client(access: Access, service: str = "ec2", *, read_timeout_s: float =
         session = _assumed(session, access, settings)
     # An own session: the module-level default one is not safe to share between threads.
     wrapped = boto3.session.Session(botocore_session=session)
-    return wrapped.client(service, endpoint_url=access.endpoint_url, config=settings)
+    return bounded(wrapped.client(service, endpoint_url=access.endpoint_url, config=settings), read_timeout_s)
+
+
+class TooLongError(BotoCoreError):  # type: ignore[misc]  # botocore has no types
+    """An answer of more octets, or more pages, than one can have."""
+
+    fmt = "the answer has more than {limit} {what}"
+
+
+def bounded(client: Any, read_timeout_s: float = READ_TIMEOUT_S) -> Any:
+    """The client, whose answers are read to their end only up to a size and for so long."""
+    endpoint = client._endpoint
+    endpoint.http_session = _BoundedSession(endpoint.http_session, max(TOTAL_TIMEOUT_S, 2 * read_timeout_s))
+    return client
+
+
+class _BoundedSession:
+    """Stands in for botocore's session of HTTP connections.
+
+    Args:
+        session: It.
+        limit_s: For one body.
+    """
+
+    def __init__(self, session: Any, limit_s: float):
+        self._session = session
+        self._limit_s = limit_s
+
+    def send(self, request: Any) -> Any:
+        """As of botocore's, which reads nothing of the body where it is to be streamed."""
+        deadline = time.monotonic() + self._limit_s
+        streamed, request.stream_output = request.stream_output, True
+        response = self._session.send(request)
+        if not streamed:
+            try:
+                response._content = self._body(response.raw, deadline, request.url)
+            except BaseException:
+                response.raw.close()  # with what may still come on that connection
+                raise
+        return response
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _body(self, raw: Any, deadline: float, url: str) -> bytes:
+        body = bytearray()
+        try:
+            while piece := raw.read1(65_536):
+                body += piece
+                if len(body) > MAX_BODY:
+                    raise TooLongError(limit=MAX_BODY, what="octets")
+                if time.monotonic() > deadline:
+                    raise ReadTimeoutError(endpoint_url=url, error="it trickles")
+        except UrllibReadTimeoutError as error:
+            raise ReadTimeoutError(endpoint_url=url, error=error) from error
+        except (UrllibHTTPError, OSError) as error:
+            raise ConnectionClosedError(endpoint_url=url, error=error) from error
+        return bytes(body)
 
 
 def _session(access: Access) -> botocore.session.Session:
@@ -114,7 +181,7 @@ def _assumed(source: botocore.session.Session, access: Access, settings: Config)
         extra["ExternalId"] = access.external_id
 
     def create_client(service: str, **arguments: Any) -> Any:
-        return source.create_client(service, config=settings, **arguments)
+        return bounded(source.create_client(service, config=settings, **arguments), settings.read_timeout)
 
     fetcher = AssumeRoleCredentialFetcher(create_client, credentials, access.role_arn, extra_args=extra)
     session = _session(access)
@@ -135,6 +202,10 @@ def result_of(error: Exception) -> str:
         return "connection_closed"
     if isinstance(error, SSLError):
         return "tls"
+    if isinstance(error, TooLongError):
+        return "too_long"
+    if isinstance(error, OverdueError):
+        return "timeout"
     if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
         return "no_credentials"
     return type(error).__name__

@@ -23,7 +23,8 @@ from probe.clock import Clock, SystemClock, wall_offset_ns
 from probe.core.events import TimelineEvent
 from probe.core.ha import HaChange, HaSnapshot, Kind, Span, Units, active_unit, changes, signals, unit_of
 from probe.export.view import Ownership, WatcherSnapshot
-from probe.watch.access import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, make_client, result_of
+from probe.watch.access import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, TOTAL_TIMEOUT_S, make_client, result_of
+from probe.watch.asking import Asker, OverdueError
 from probe.watch.ec2 import API_BUCKETS, OPERATIONS, READ, AwsWatcherConfig, CallStatistics
 from probe.watch.poller import NO_ANSWER_YET, Cadence, Share
 
@@ -31,7 +32,9 @@ log = logging.getLogger(__name__)
 
 # One change is rarely alone (the EIP, then each route), so the first one found puts the fast pace in force.
 FAST_AFTER_CHANGE_NS = 30_000_000_000
+_STOP_S = 2.0  # for a thread that waits for nothing any more
 THROTTLED = frozenset({"RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequestsException"})
+QUESTION_LIMIT_S = CONNECT_TIMEOUT_S + TOTAL_TIMEOUT_S  # with the resolver, headers and credentials before it
 UNREACHED = frozenset({"timeout", "dns", "unreachable"})
 
 
@@ -66,6 +69,8 @@ class AwsWatcher:
         self._clock = clock or SystemClock()
         self._offset_ns = wall_offset_ns(self._clock) if offset_ns is None else offset_ns
         self._client = client
+        self._own_client = client is None
+        self._asker = Asker("ask-aws")
         asked: tuple[tuple[Kind, list[str]], ...] = (
             ("eip", config.addresses),
             ("route", config.route_tables),
@@ -102,15 +107,13 @@ class AwsWatcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop polling and wait for the thread: at most about as long as one call may take."""
+        """Stop polling and wait for the thread; a question that is under way holds nobody up."""
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
+        self._asker.close()
         if self._thread is not None:
-            # Name resolution has no time limit of its own; such a thread is a daemon and ends with the process.
-            self._thread.join(CONNECT_TIMEOUT_S + READ_TIMEOUT_S + 1)
-            if self._thread.is_alive():
-                log.warning("the AWS watcher is still waiting for the resolver")
+            self._thread.join(_STOP_S)
 
     def arm(self, until_mono_ns: int) -> None:
         """Poll at the fast pace until then (CLOCK_MONOTONIC), starting now."""
@@ -141,6 +144,8 @@ class AwsWatcher:
         answers, failure = self._ask_all()
         now = self._now_ns()
         with self._wake:
+            if self._stopping:  # what was given up for that says nothing about the cloud
+                return self.snapshot()
             before = self._known
             found = self._learn(answers)
             self._cadence.throttled(failure.split(" ")[0] in THROTTLED)
@@ -167,7 +172,7 @@ class AwsWatcher:
         round_ = HaSnapshot(started_ns, started_ns, spans={})
         if self._client is None:
             try:
-                self._client = make_client(self._config)
+                self._client = self._asker.ask(lambda: make_client(self._config), QUESTION_LIMIT_S)
             except Exception as error:  # bad region, unreadable profile, ...: all of them observations
                 return round_, f"{result_of(error)} (client): {error}"
         spans: dict[Kind, Span] = {}
@@ -190,8 +195,13 @@ class AwsWatcher:
         return round_, next((self._failures[kind] for kind in self._kinds if kind in self._failures), "")
 
     def _ask(self, kind: Kind, ids: list[str]) -> tuple[dict[str, Any], str]:
+        client = self._client
         try:
-            return READ[kind](self._client, ids), "ok"
+            return self._asker.ask(lambda: READ[kind](client, ids), QUESTION_LIMIT_S), "ok"
+        except OverdueError:
+            if self._own_client:
+                self._client = None  # its connection is still busy with that question
+            return {}, "timeout"
         except (ClientError, BotoCoreError) as error:
             return {}, result_of(error)
         except Exception as error:  # e.g. an answer of an unexpected shape

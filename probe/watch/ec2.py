@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from probe.core.ha import EipOwner, Kind, PrivateIpOwner, RouteTarget
 from probe.export.view import ApiCalls
-from probe.watch.access import Access
+from probe.watch.access import Access, TooLongError
 
+MAX_PAGES = 500  # of one answer; a server may name a next one for ever
 BUCKET_EDGES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, float("inf"))
 OPERATIONS: dict[Kind, str] = {
     "eip": "DescribeAddresses",
@@ -93,6 +94,7 @@ def read_eips(client: Any, ids: Sequence[str]) -> dict[str, Any]:
                 a.get("AssociationId", ""),
             )
             for a in answer["Addresses"]
+            if a["AllocationId"] in ids
         }
     }
 
@@ -136,12 +138,19 @@ READ: dict[Kind, Callable[[Any, Sequence[str]], dict[str, Any]]] = {
 
 
 def pages(call: Callable[..., Mapping[str, Any]], arguments: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
-    """Everything under `key` of an answer and those that follow it."""
+    """Everything under `key` of an answer and those that follow it.
+
+    Raises:
+        TooLongError: If there is no end of them.
+    """
     answer = call(**arguments)
     yield from answer[key]
-    while token := answer.get("NextToken"):
+    for _ in range(MAX_PAGES):
+        if not (token := answer.get("NextToken")):
+            return
         answer = call(NextToken=token, **arguments)
         yield from answer[key]
+    raise TooLongError(limit=MAX_PAGES, what="pages")
 
 
 def destination_of(route: Mapping[str, Any]) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +29,7 @@ log = logging.getLogger(__name__)
 FAST_AFTER_CHANGE_NS = 30_000_000_000
 SPLIT_NS = 1_000_000_000  # two primaries for less are a role change on its way
 _CALLS = 4  # at most, of one poll
+_STOP_S = 2.0  # for a thread that waits for nothing any more
 _CAPTURES_KEPT = 16
 
 
@@ -89,28 +89,28 @@ class FortigateWatcher:
         self._wake = threading.Condition()  # guards everything above that changes
         self._stopping = False
         self._threads: list[threading.Thread] = []
-        self._ssh = ThreadPoolExecutor(max_workers=max(1, len(self._targets)), thread_name_prefix="watch-fortigate-ssh")
 
     # ------------------------------------------------------------------ life
 
     def start(self) -> None:
         """Start polling. Call once."""
         for name in self._targets:
-            self._ssh.submit(self._try_ssh, name)
+            self._by_ssh(self._try_ssh, name)
         for name in self._pollers:
             thread = threading.Thread(target=self._run, args=(name,), name=f"watch-{name}", daemon=True)
             self._threads.append(thread)
             thread.start()
 
     def stop(self) -> None:
-        """Stop polling and capturing, and wait for the threads: at most about as long as one answer may take."""
+        """Stop polling and capturing, and wait for the threads; a question that is under way holds nobody up."""
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
+        for poller in self._pollers.values():
+            poller.give_up()
         self.end_captures()
-        self._ssh.shutdown(wait=False, cancel_futures=True)
         for thread in self._threads:
-            thread.join(TOTAL_TIMEOUT_S + 1)
+            thread.join(_STOP_S)
         for poller in self._pollers.values():
             poller.close()
 
@@ -152,7 +152,7 @@ class FortigateWatcher:
         for event in events:
             self._tell(event)
         if change is not None and change.new == "primary" and name in self._targets:
-            self._ssh.submit(self._ask_why, name, change)
+            self._by_ssh(self._ask_why, name, change)
 
     def _learn(self, name: str, found: UnitPoll) -> RoleChange | None:
         known = self._known[name]
@@ -213,6 +213,10 @@ class FortigateWatcher:
         return [TimelineEvent(now_ns, "fortigate", "one_primary", 0, {"unit": sole_primary(roles)})]
 
     # ------------------------------------------------------------------ the command line
+
+    def _by_ssh(self, do: Callable[..., None], *arguments: Any) -> None:
+        """On a thread that holds up nobody's end; one for each start and each change of a role."""
+        threading.Thread(target=do, args=arguments, name=f"ssh-{arguments[0]}", daemon=True).start()
 
     def _try_ssh(self, name: str) -> None:
         """Log in once at the start: a host key that is unknown should show before a drill needs the session."""

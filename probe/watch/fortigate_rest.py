@@ -17,11 +17,13 @@ import httpx
 from probe.errors import ConfigError
 from probe.keys import read_secret
 from probe.watch import fortigate_answers as answers
+from probe.watch.asking import Asker, OverdueError
 from probe.watch.fortigate_answers import Answer, AnswerError, HistoryEntry, Role
 
 CONNECT_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 3.0  # without a further octet
 TOTAL_TIMEOUT_S = 5.0  # of one answer, however steadily it trickles
+QUESTION_LIMIT_S = TOTAL_TIMEOUT_S + 1.0  # with the resolver and the headers before it
 KEPT_OPEN_S = 4.0  # an idle connection; common servers close theirs after five seconds or more
 MAX_BODY = 4 << 20  # octets; an HA answer has a few thousand
 
@@ -58,9 +60,17 @@ class RestClient:
         self._token = read_secret(self._where, "token", unit.token_file, unit.token_env)
         host = f"[{unit.host}]" if ":" in unit.host else unit.host
         self._tls_name = unit.tls_name
-        self._http = httpx.Client(
-            base_url=f"https://{host}:{unit.port}/api/v2/",
-            verify=self._trust(),
+        self._url = f"https://{host}:{unit.port}/api/v2/"
+        self._context = self._trust()
+        self._asker = Asker(f"ask-{name}")
+        self._http = self._opened()
+
+    def _opened(self) -> httpx.Client:
+        # Nothing compressed: a few octets could become more than memory holds before anybody counts them.
+        return httpx.Client(
+            base_url=self._url,
+            headers={"Accept-Encoding": "identity"},
+            verify=self._context,
             trust_env=False,  # a management address is not behind a proxy meant for the internet
             follow_redirects=False,  # the token goes to this host only
             timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
@@ -75,8 +85,13 @@ class RestClient:
     ) -> None:
         self.close()
 
+    def give_up(self) -> None:
+        """Wait for no answer any more; from any thread."""
+        self._asker.close()
+
     def close(self) -> None:
         """Give the connection back."""
+        self.give_up()
         self._http.close()
 
     def ask(self) -> UnitAnswer:
@@ -110,9 +125,14 @@ class RestClient:
         """
         try:
             try:
-                status, body = self._fetch(path)
+                status, body = self._asked(path)
             except httpx.RemoteProtocolError:  # it closed the kept connection just as we asked: not its absence
-                status, body = self._fetch(path)
+                status, body = self._asked(path)
+        except OverdueError as error:
+            # What still hangs ends with its connection.
+            self._http.close()
+            self._http = self._opened()
+            raise AskError(f"timeout ({error})") from error
         except httpx.TimeoutException as error:
             raise AskError(f"timeout ({type(error).__name__})") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -128,19 +148,23 @@ class RestClient:
         except AnswerError as error:
             raise AskError(f"garbage ({path}): {error}") from error
 
-    def _fetch(self, path: str) -> tuple[int, bytes]:
+    def _asked(self, path: str) -> tuple[int, bytes]:
+        http = self._http
+        return self._asker.ask(lambda: self._fetch(http, path), QUESTION_LIMIT_S)
+
+    def _fetch(self, http: httpx.Client, path: str) -> tuple[int, bytes]:
         deadline = time.monotonic() + TOTAL_TIMEOUT_S
         extensions = {"sni_hostname": self._tls_name} if self._tls_name else {}
         headers = {"Authorization": f"Bearer {self._token}"}
-        with self._http.stream("GET", path, headers=headers, extensions=extensions) as response:
-            body = b""
-            for chunk in response.iter_bytes():
+        with http.stream("GET", path, headers=headers, extensions=extensions) as response:
+            body = bytearray()
+            for chunk in response.iter_raw():
                 body += chunk
                 if time.monotonic() > deadline:
                     raise AskError(f"timeout (no whole answer within {TOTAL_TIMEOUT_S:g} s)")
                 if len(body) > MAX_BODY:
                     raise AskError(f"garbage ({path}): an answer of more than {MAX_BODY >> 20} MiB")
-            return response.status_code, body
+            return response.status_code, bytes(body)
 
     def _trust(self) -> ssl.SSLContext:
         ca = self._unit.ca_file

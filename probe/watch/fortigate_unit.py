@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ from probe.watch import fortigate_cli as cli
 from probe.watch.fortigate_answers import HistoryEntry
 from probe.watch.fortigate_rest import AskError, RestClient, UnitAnswer
 from probe.watch.fortigate_ssh import SshError, SshTarget, ask
+
+log = logging.getLogger(__name__)
 
 _HALF_SECOND_NS = 500_000_000
 
@@ -56,12 +59,19 @@ class UnitPoller:
             received_ns = self._now_ns()
         except AskError as error:
             return UnitPoll(requested_ns, self._now_ns(), None, str(error))
+        except Exception as error:  # an answer that nobody thought of: an observation like any other
+            log.warning("FortiGate watcher: %s: %r", self._name, error)
+            return UnitPoll(requested_ns, self._now_ns(), None, f"garbage ({type(error).__name__})")
         changed = self._role not in ("", answer.role)
         self._role = answer.role
         news: list[HistoryEntry] = []
         if changed or self._clock.mono_ns() >= self._history_due_ns:
             news = self._news()
         return UnitPoll(requested_ns, received_ns, answer, "", [self._event(entry) for entry in news])
+
+    def give_up(self) -> None:
+        """Wait for no answer any more; from any thread."""
+        self._client.give_up()
 
     def close(self) -> None:
         """Give the connection back."""

@@ -5,6 +5,7 @@
   lateness  of an agent at 10,000/s that is scraped each second
   scrape    what a scrape of 10,000 flows costs and takes, and lateness with and without a scraper
   truth     outages of known probes through haprobe; outages of known length through haprobe, fping and irtt
+  watchers  an agent whose watchers meet APIs that work, refuse, are silent, deny or talk garbage; beside one without
   soak      a long time at 100,000/s: clean, with busy CPUs, with the engine stopped for 500 ms
 
   scenarios [NAME ...] [--runs N]   not one of these: drills of the lab's scenarios; `scenarios --help` tells more
@@ -25,7 +26,7 @@ from probe.errors import HaprobeError
 from probe.progress import Progress
 
 from . import bed as beds
-from . import dashboards, lateness, rate, scenarios, scrape, soak, timed, truth
+from . import dashboards, lateness, rate, scenarios, scrape, soak, timed, truth, watchers
 from .results import Row, markdown, save
 
 RATES = "100k,300k,600k,1M"
@@ -61,6 +62,7 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--timed-outages", type=int, help="of truth, by time, beside fping and irtt (10; quick 2)")
     parser.add_argument("--soak-seconds", type=float, help="of each of the three phases of soak (600; quick 4)")
     parser.add_argument("--soak-rate", type=float, help="probes per second (100000; quick 20000)")
+    parser.add_argument("--watched-rate", type=float, help="of watchers, probes per second (5000; quick 1000)")
     parser.add_argument("--scrape-flows", type=int, help="of scrape (10000; quick 100)")
     parser.add_argument("--seed", type=int, default=1, help="of the random outages (default: 1)")
     parser.add_argument("--out", type=Path, help="JSON file (default: runs/bench/peers-TIME.json)")
@@ -74,6 +76,7 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "timed_outages": 2 if given.quick else 10,
         "soak_seconds": 4.0 if given.quick else 600.0,
         "scrape_flows": 100 if given.quick else scrape.FLOWS,
+        "watched_rate": 1e3 if given.quick else 5e3,
         "soak_rate": 20e3 if given.quick else 100e3,
         "out": beds.ROOT / f"runs/bench/peers-{time.strftime('%Y%m%dT%H%M%S')}.json",
     }
@@ -97,6 +100,7 @@ BENCHES: dict[str, Callable[[beds.Bed, argparse.Namespace], list[Row]]] = {
     "lateness": lambda bed, given: lateness.lateness(bed, seconds=given.seconds),
     "scrape": lambda bed, given: scrape.scrape(bed, seconds=given.seconds, flows=given.scrape_flows),
     "truth": _truth,
+    "watchers": lambda bed, given: watchers.watchers(bed, rate_pps=given.watched_rate, seconds=given.seconds),
     "soak": lambda bed, given: soak.soak(bed, rate_pps=given.soak_rate, seconds=given.soak_seconds),
 }
 

@@ -49,7 +49,7 @@ def play(name: str, out: Path, rate_pps: int) -> dict[str, Any]:
     assert plan.lab is not None
     plan = replace(plan, lab=replace(plan.lab, agent_rate_pps=rate_pps), patience_ns=PATIENCE_S * 1_000_000_000)
     with tempfile.TemporaryDirectory(prefix="haprobe-failures-") as state:
-        stage = LabStage(plan.lab or LabOptions(), plan.trigger, lab_type=_Elsewhere(Path(state)))  # type: ignore[arg-type]
+        stage = LabStage(plan.lab, plan.trigger, plan.steps, lab_type=_Elsewhere(Path(state)))  # type: ignore[arg-type]
         stage.ready_timeout_s = PATIENCE_S
         with (out / "report.txt").open("w") as report:
             run_drills(plan, stage, Wall(Console(stderr=True, width=140)), Console(file=report, width=140))

@@ -431,3 +431,98 @@ def test_one_silent_unit_does_not_make_its_watcher_blind() -> None:
     assert blind(down(1, "fgt-b")) == []
     (line,) = blind(down(1, "fgt-b"), down(3), at(4, "watcher_up", "fortigate", watcher="fortigate"))
     assert "blind for 1.0 s" in line, "only while neither unit answered"
+
+
+def moved(seconds: float, to: str, back: str = "fgt-a", uncertainty_s: float = 0.1, **key: str) -> TimelineEvent:
+    name = "route_moved" if "route_table" in key else "eip_moved"
+    detail = {**key, "from_unit": back, "to_unit": to}
+    return at(seconds, name, "aws", uncertainty_s, **detail)
+
+
+ADDRESS = {"address": "203.0.113.10", "allocation_id": "eipalloc-1"}
+EDGE = {"route_table": "rtb-edge", "destination": "10.99.99.0/28"}
+
+
+@pytest.mark.parametrize("off_s", [-0.4, 0.0, 2.0])
+def test_a_change_that_two_agents_tell_is_no_second_failover(off_s: float) -> None:
+    """Each watcher has its own interval, and perhaps a clock that is off."""
+    told = [moved(4.6 + off_s, "fgt-b", **ADDRESS), *GOOD]
+    assert codes(flows(), told) == ["failover_clean"]
+    assert codes(flows(), [e for e in told if e.event != "role_change"]) == ["failover_clean"]
+
+
+def test_an_address_that_moves_back_is_a_second_failover_unless_the_roles_tell_otherwise() -> None:
+    back = moved(9, "fgt-a", "fgt-b", **ADDRESS)
+    assert codes(flows(), [TRIGGER, EIP, ROUTE, back])[0] == "second_failover", "nobody saw the roles"
+    assert "second_failover" not in codes(flows(**dark("ingress")), [*GOOD, back]), "one took over and stayed"
+    down = at(8, "role_change", "fortigate", unit="fgt-b", role="secondary")
+    told = [TRIGGER, replace(ROLE, source="fortigate"), EIP, ROUTE, down, back]
+    assert codes(flows(), told)[0] == "second_failover", "of its successor nothing was heard, as it is cut off"
+
+
+@pytest.mark.parametrize(
+    "role",
+    [
+        at(8, "role_change", unit="fgt-a", role="primary"),
+        at(8, "role_change", "fortigate", 0.2, unit="fgt-b", role="secondary"),
+    ],
+    ids=["the new primary is known", "only the old one was heard"],
+)
+def test_what_a_later_failover_left_where_the_first_had_moved_it(role: TimelineEvent) -> None:
+    events = [TRIGGER, replace(ROLE, source=role.source), moved(4.6, "fgt-b", **ADDRESS), ROUTE, role]
+    ordered = found(flows(**dark("eastwest", "ingress", "egress")), events)
+    assert ordered[0].code == "eip_routes_not_moved"
+    assert any(line.startswith("eip 203.0.113.10 still points at fgt-b") for line in ordered[0].evidence)
+    assert "moved_but_ingress_dark" not in [one.code for one in ordered]
+    assert codes(flows(), events)[0] != "eip_routes_not_moved", "what works again was moved, whoever saw it"
+
+
+def test_a_route_that_was_written_back_is_told_as_such() -> None:
+    signals = {"eip 203.0.113.10": "fgt-b", "route rtb-1 0.0.0.0/0": "fgt-b", "route rtb-edge 10.99.99.0/28": "fgt-a"}
+    events = [
+        *GOOD,
+        moved(5.2, "fgt-b", **EDGE),
+        moved(7, "fgt-a", "fgt-b", **EDGE),
+        at(7, "signals_disagree", "aws", 0.1, unit="", signals=signals),
+    ]
+    ordered = found(flows(**dark("ingress", "egress")), events)
+    assert ordered[0].code == "eip_moved_routes_not"
+    assert "route rtb-edge 10.99.99.0/28 points back at fgt-a, not at fgt-b" in ordered[0].evidence
+    assert "moved_but_ingress_dark" not in [one.code for one in ordered]
+
+
+@pytest.mark.parametrize("other", ["egress", "eastwest"])
+def test_a_vip_is_not_blamed_where_another_path_is_down_as_a_whole(other: str) -> None:
+    broken = {**dark("ingress"), **dark(other)}
+    assert "moved_but_ingress_dark" not in codes(flows(**broken))
+    assert codes(flows(**dark("ingress")))[0] == "moved_but_ingress_dark"
+
+
+def test_what_no_watcher_was_to_look_at_is_not_said_to_have_stayed() -> None:
+    broken = flows(**dark("ingress", "egress", "eastwest"))
+
+    def first(events: list[TimelineEvent], *unwatched: str) -> list[str]:
+        facts = Facts(broken, events, T0, frozenset({"aws"}), END, frozenset(unwatched))
+        return [one.code for one in diagnose(facts)]
+
+    assert first([TRIGGER, ROLE, EIP]) == ["eip_moved_routes_not"]
+    assert first([TRIGGER, ROLE, EIP], "Route") == []
+    assert first([TRIGGER, ROLE, ROUTE]) == ["routes_moved_eip_not"]
+    assert first([TRIGGER, ROLE, ROUTE], "Address") == []
+    assert first([TRIGGER, ROLE], "Address") == ["eip_routes_not_moved"]
+    only = diagnose(Facts(broken, [TRIGGER, ROLE], T0, frozenset({"aws"}), END, frozenset({"Address"})))
+    assert "no route moved" in only[0].evidence
+    assert first([TRIGGER, ROLE], "Address", "Route") == []
+
+
+@pytest.mark.parametrize("key", ["unit", "to_unit", "from_unit", "role", "result", "signals", "operation", "target"])
+@pytest.mark.parametrize("value", [None, ""])
+def test_an_event_that_lacks_what_others_have_breaks_nothing(key: str, value: Any) -> None:
+    told = [*GOOD, call("ReplaceRoute"), call("AssociateAddress", "UnauthorizedOperation")]
+    told.append(at(6, "signals_disagree", "aws", signals={"eip 203.0.113.10": "fgt-a"}))
+    bare = [replace(e, detail={**e.detail, key: value} if key in e.detail else e.detail) for e in told]
+    for measured in (flows(), flows(**dark("ingress", "egress", "eastwest"))):
+        codes(measured, bare)
+    assert codes(flows(), [replace(e, detail={**e.detail, "result": None}) for e in [*GOOD, call("ReplaceRoute")]]) == [
+        "failover_clean"
+    ]

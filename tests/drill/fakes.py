@@ -350,8 +350,11 @@ class FakeLab:
     def cut(self, milliseconds: float) -> None:
         self._called(f"cut {milliseconds:g}")
 
-    def set_route(self, destination: str, target: str) -> None:
-        self._called(f"set_route {destination} {target}")
+    def set_route(self, destination: str, target: str, table: str = "transit") -> None:
+        self._called(f"set_route {destination} {target} {table}")
+
+    def restore_watchers(self) -> None:
+        self._called("restore_watchers")
 
     def unset(self) -> None:
         self._called("unset")

@@ -240,7 +240,7 @@ class Nothing:
 
 def test_a_lab_may_start_with_faults_and_with_a_rewritten_edge_route(tmp_path: Path) -> None:
     rule = {"kind": "denied", "caller": "fgt-*", "actions": ["ReplaceRoute"]}
-    plan = Plan("unused-", tmp_path, LabOptions(api_faults=(rule,), edge_route_rewritten=True, api_latency_ms=0))
+    plan = Plan("unused-", tmp_path, LabOptions(api_faults=(rule,), edge="taken", api_latency_ms=0))
     plane = Nothing()
     cloud, fabric, ids = raise_cloud(plan, [socket.create_server(("127.0.0.1", 0))], plane)
     try:

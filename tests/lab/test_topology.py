@@ -243,7 +243,7 @@ def _seen_as(plan: Plan, host: str, target: str) -> str:
     [
         (LabOptions(endpoint="unreachable"), {"fgt-a": False, "fgt-b": False, "inet": True}),
         # Its packets get there; what comes back is sent to the other unit's interface.
-        (LabOptions(edge_route_rewritten=True), {"fgt-a": True, "fgt-b": False, "inet": True}),
+        (LabOptions(edge="taken"), {"fgt-a": True, "fgt-b": False, "inet": True}),
     ],
 )
 def test_the_way_to_the_cloud_may_be_cut(tmp_path, options, reached):
