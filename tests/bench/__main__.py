@@ -7,7 +7,8 @@
   truth     outages of known probes through haprobe; outages of known length through haprobe, fping and irtt
   soak      a long time at 100,000/s: clean, with busy CPUs, with the engine stopped for 500 ms
 
-  scenarios [NAME ...] [--runs N]   not one of these: drills of the lab's scenarios; `scenarios --help` tells more
+  scenarios [NAME ...] [--group G] [--runs N] [--jobs N] [--out DIR]
+            not one of these: drills of the lab's scenarios; `scenarios --help` tells more
 
 Progress goes to stderr, a Markdown table to stdout, JSON and the same table to --out.
 """
