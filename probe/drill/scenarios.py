@@ -405,3 +405,9 @@ _CLOUD = (
     ),
 )
 SCENARIOS: Mapping[str, Scenario] = {one.name: one for one in (*_ALL, *_CLOUD)}
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "sessions": tuple(one.name for one in _ALL if one.name != "vip-trap"),
+    "cloud": ("vip-trap", *(one.name for one in _CLOUD)),
+    "all": tuple(SCENARIOS),
+}
+"""What becomes of sessions; what goes wrong with addresses, routes, the API and its watchers; both."""

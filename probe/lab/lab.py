@@ -288,6 +288,19 @@ class Lab:
                 self._event(time.time_ns(), "unit_restarted", unit=name)
         self.wait_settled()
 
+    def forget_sessions(self) -> None:
+        """Have both units forget every session and every neighbour, as if they had just been started.
+
+        Raises:
+            LabError: If a unit does not.
+        """
+        for step in ("forget sessions", "synchronise sessions"):  # all forget before any asks its peer
+            for name in UNITS:
+                unit.ask(self.plan, name, step)
+        for name in UNITS:
+            path = self.plan.namespace_path(name)
+            namespace.run(namespace.command_inside(path, ["ip", "neigh", "flush", "all"]))
+
     def wait_settled(self, limit_s: float = SETTLE_LIMIT_S) -> None:
         """Wait until one unit is primary, its awsd is through, and the data plane obeys the cloud's state.
 

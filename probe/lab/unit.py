@@ -10,6 +10,7 @@ Control, over the unix socket STATE/UNIT.sock, one JSON object per line each way
 
     {"cmd": "status"}                      {"ok": true, "role": "primary", ...}
     {"cmd": "execute ha failover set"}     {"ok": true, "at_ns": ...}    and ... unset
+    {"cmd": "forget sessions"}             {"ok": true, ...}             until "synchronise sessions" without its peer's
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ class Unit:
     def _become_primary(self, first: bool) -> None:
         # Sessions before packets: a mid-stream packet that comes first would be dropped, or reset.
         if self._pickup:
-            self._pickup.to_primary()
+            self._synchronise()
             self._event("sessions_committed", **self._pickup.statistics())
         self._set_forwarding(True)
         if not first and self._endpoint_url:  # at the start the cloud already points here
@@ -188,9 +189,16 @@ class Unit:
         if not first:
             self._set_forwarding(False)
         if self._pickup:
-            self._pickup.to_secondary()
+            self._synchronise()
         else:  # a secondary without session pickup knows no session: what it forwarded before is over
             conntrackd.flush_sessions()
+
+    def _synchronise(self) -> None:
+        assert self._pickup is not None, "without session pickup there is nothing to synchronise"
+        if self._role == "primary":
+            self._pickup.to_primary()
+        else:
+            self._pickup.to_secondary()
 
     def _set_forwarding(self, enabled: bool) -> None:
         firewall.set_forwarding(enabled)
@@ -243,6 +251,15 @@ class Unit:
             self._event("failover_unset")
             self._election.unset_failover(now_ns)
             self._send_heartbeat()
+        elif command == "forget sessions":
+            # conntrackd ends for it: once it has committed sessions it does not forget them when told to.
+            if self._pickup:
+                self._pickup.stop()
+            conntrackd.flush_sessions()
+        elif command == "synchronise sessions":
+            if self._pickup:
+                self._pickup.start()
+                self._synchronise()
         else:
             return {"ok": False, "error": f"unknown command {command!r}"}
         self._follow(now_ns)

@@ -8,8 +8,10 @@
   watchers  an agent whose watchers meet APIs that work, refuse, are silent, deny or talk garbage; beside one without
   soak      a long time at 100,000/s: clean, with busy CPUs, with the engine stopped for 500 ms
 
-  scenarios [NAME ...] [--runs N]   not one of these: drills of the lab's scenarios; `scenarios --help` tells more
-  dashboards [--down SECONDS]       likewise: what Grafana shows of a live drill, held to its report
+  scenarios [NAME ...] [--group G] [--runs N] [--jobs N] [--out DIR]
+             not one of these: drills of the lab's scenarios; `scenarios --help` tells more
+  dashboards [--down SECONDS]
+             likewise: what Grafana shows of a live drill, held to its report
 
 Progress goes to stderr, a Markdown table to stdout, JSON and the same table to --out.
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from probe.errors import PrivilegeError
-from probe.lab import namespace, processes, state, topology
+from probe.lab import conntrackd, namespace, processes, state, topology
 from probe.lab.lab import Lab, LabError
 from probe.lab.plan import UNITS, LabOptions, Plan
 
@@ -146,6 +146,26 @@ def test_a_crash_is_noticed_by_missed_heartbeats(tmp_path):
         roles = {name: one["role"] for name, one in lab.status()["units"].items()}
         assert roles == {"fgt-a": "secondary", "fgt-b": "primary"}
         assert alive(held["east-west"])
+
+
+def test_sessions_are_forgotten_by_both_units_also_after_a_failover(tmp_path):
+    # Forgetting takes longer than a quick lab's peer would wait for a heartbeat.
+    with raised(tmp_path, "fo", heartbeat_lost=600) as lab, contextlib.ExitStack() as stack:
+        held = sessions(lab, stack)
+        synchronised(lab, "fgt-b", 3)
+        by_hand(lab)
+        assert alive(held["east-west"])
+
+        lab.forget_sessions()
+        for name in UNITS:
+            assert namespace.inside(lab.plan.namespace_path(name), conntrackd.sessions) == []
+            assert conntrackd.Conntrackd(lab.plan, name).statistics() == {"internal": 0, "external": 0}
+        assert not alive(held["east-west"], 0.5)
+        lab.wait_settled()
+        assert lab.active_unit() == "fgt-b"
+        assert works(lab) == ALL_WORK
+        stack.enter_context(connect(lab.plan, *PATHS["east-west"]))
+        synchronised(lab, "fgt-a", 1)
 
 
 @pytest.mark.parametrize("reset", [False, True])
