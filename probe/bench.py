@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from probe import __version__
 from probe.bench_step import TCP_PORT, UDP_PORT, Step
 from probe.errors import HaprobeError
+from probe.files import write
 from probe.interrupts import interruptible
 from probe.progress import Progress
 
@@ -223,7 +224,7 @@ def bench(
         print(json.dumps(result, indent=2))
         return 0
     if json_path is not None:
-        Path(json_path).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write(json_path, json.dumps(result, indent=2) + "\n")
     print(table(outcomes))
     print("\n" + NOTE.format(cpus=len(os.sched_getaffinity(0))))
     return 0

@@ -7,6 +7,7 @@ Nothing heavy is imported until a command runs, so that `haprobe --help` answers
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -17,6 +18,7 @@ from probe.errors import HaprobeError
 
 DEFAULT_WEB_ADDRESS = ":10862"
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_NOT_TAKEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what a full or failing disk says, also of stdout
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 _EPILOG = """\
@@ -37,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    _open_missing_streams()
     try:
         args = build_parser().parse_args(argv)
     except SystemExit as stop:  # argparse has printed help, version or usage
@@ -49,10 +52,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("haprobe: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of stdout went away (`| head`). Python would complain once more while it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of stdout went away (`| head`)
+        _drop_stdout()
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in _NOT_TAKEN:
+            raise
+        _drop_stdout()
+        print(f"haprobe: a result could not be written: {error.strerror}", file=sys.stderr)
+        return HaprobeError.exit_status
+
+
+def _drop_stdout() -> None:
+    """Python would complain once more while it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open_missing_streams() -> None:
+    """Started with `>&-` or `2>&-`: what goes there is dropped, and not sent to a socket of the same number."""
+    for descriptor in (1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _call(args: argparse.Namespace) -> int:
@@ -452,18 +476,18 @@ def _target(text: str) -> object:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _between(text: str, low: float, high: float, allowed: str, *, above: bool = False) -> float:
+def _between(text: str, low: float, high: float, allowed: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = float("nan")
-    if not low <= value <= high or (above and value == low):  # a NaN is in no range
+    if not low <= value <= high:  # a NaN is in no range
         raise argparse.ArgumentTypeError(f"{text!r}; allowed: {allowed}")
     return value
 
 
 def _rate(text: str) -> float:
-    return _between(text, 0, 2_000_000, "more than 0 and up to 2000000 probes per second", above=True)
+    return _between(text, 0.001, 2_000_000, "0.001 to 2000000 probes per second")
 
 
 def _port(text: str) -> int:
@@ -491,7 +515,7 @@ def _nanoseconds(text: str, low_ns: int, high_ns: int, allowed: str) -> int:
 
 
 def _duration_s(text: str) -> float:
-    return _nanoseconds(text, 1_000_000, 7 * 86_400 * 10**9, "more than 0 and up to 168h") / 1e9
+    return _nanoseconds(text, 1_000_000, 7 * 86_400 * 10**9, "1ms to 168h") / 1e9
 
 
 def _step_s(text: str) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import UsageError
+from probe.files import check_outputs, not_a_file, read_bytes, replace, write
 
 if TYPE_CHECKING:
     from probe.watch.access import Account
@@ -54,10 +55,9 @@ def measure(args: argparse.Namespace) -> int:
     from probe import measure as measuring
     from probe.supervise import Placement
 
-    if args.record == "-":
-        raise UsageError("--record needs a file: a Parquet file cannot be written to a pipe")
-    for file in (args.json, args.html, args.record):
-        check_writable(file)  # before ten seconds of measuring, not after
+    check_outputs(args.json, args.html, args.record)  # before ten seconds of measuring, not after
+    if args.record and (args.record == "-" or not_a_file(args.record)):
+        raise UsageError(f"--record needs a file: a Parquet file cannot be written to a pipe or device ({args.record})")
     return measuring.measure(
         args.targets,
         rate_pps=args.rate,
@@ -116,6 +116,7 @@ def report(args: argparse.Namespace) -> int:
         raise UsageError("--region, --profile, --role-arn, --external-id and --endpoint-url are for --backfill only")
     if args.stamped and not args.openmetrics:
         raise UsageError("--stamped is for --openmetrics only")
+    check_outputs(args.json, args.html, args.openmetrics)
     if args.run is None:
         raise UsageError("report needs a RUN: a directory of a stored run, or its report.json")
     from probe.store import runs
@@ -180,6 +181,7 @@ def compare(args: argparse.Namespace) -> int:
     for place in (args.baseline, args.candidate):
         if str(place).startswith("s3://"):
             raise UsageError(f"{place}: S3 prefixes are not available in this version; allowed: files and directories")
+    check_outputs(args.junit, args.html)
     limits = budgets.load_budgets(args.budget) if args.budget else []
     baseline, candidate = runs.load_all(args.baseline), runs.load_all(args.candidate)
     changes, results = comparing.compare(baseline, candidate), budgets.check(candidate, limits)
@@ -231,7 +233,7 @@ def dashboards(args: argparse.Namespace) -> int:
 
 
 def bench(args: argparse.Namespace) -> int:
-    check_writable(args.json)
+    check_outputs(args.json)
     from probe import bench as benching
     from probe.lab import testbed
 
@@ -257,7 +259,7 @@ def discover(args: argparse.Namespace) -> int:
         return 0
     if args.out and Path(args.out).exists():
         raise UsageError(f"{args.out} exists; allowed: a new file, so that no config is lost")
-    check_writable(args.out)
+    check_outputs(args.out)
     tags = tuple(discovering.parse_tag(text) for text in args.tag)
     wanted = discovering.Wanted(tuple(args.instance), tags, args.name or "")
     account = _account(args)
@@ -278,66 +280,6 @@ def _account(args: argparse.Namespace) -> Account:
 def _telling(quiet: bool) -> Callable[[str], None]:
     """Progress, a line at a time, to stderr."""
     return (lambda text: None) if quiet else (lambda text: print(f"haprobe: {text}", file=sys.stderr))
-
-
-def read_bytes(file: str) -> bytes:
-    """All of a file, or of stdin when it is `-`.
-
-    Raises:
-        UsageError: If it cannot be read.
-    """
-    try:
-        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    except (OSError, ValueError, AttributeError) as error:  # AttributeError: started without a stdin
-        why = (error.strerror if isinstance(error, OSError) else None) or "it is closed, or has no such name"
-        raise UsageError(f"{file} cannot be read: {why}; allowed: a readable file, or - for standard input") from error
-
-
-def check_writable(file: str | None) -> None:
-    """Find out early that a result could not be written.
-
-    Raises:
-        UsageError: If its directory is missing or closed to us, or it is a directory itself.
-    """
-    if file is None or file == "-":
-        return
-    path = Path(file)
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"{file} cannot be written; allowed: a file in an existing directory that you may write to")
-
-
-def replace(file: str, text: str) -> None:
-    """As `write`, but who reads the file meanwhile sees the old or the new one, never half of it.
-
-    A device, a pipe or a socket is written to, and stays what it is.
-    """
-    path = Path(file)
-    if file == "-" or (path.exists() and not path.is_file()):
-        write(file, text)
-        return
-    file = os.path.realpath(file)  # a link goes on pointing where it does
-    unfinished = f"{file}.new"
-    write(unfinished, text)
-    try:
-        Path(unfinished).replace(file)
-    except OSError as error:
-        Path(unfinished).unlink(missing_ok=True)
-        raise UsageError(f"{file} cannot be written: {error.strerror}") from error
-
-
-def write(file: str, text: str) -> None:
-    """Write a result to a file, or to stdout when it is `-`.
-
-    Raises:
-        UsageError: If the file cannot be written.
-    """
-    if file == "-":
-        print(text, end="" if text.endswith("\n") else "\n")
-        return
-    try:
-        Path(file).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{file} cannot be written: {error.strerror}") from error
 
 
 def _status(result: int | None) -> int:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from probe import config_rules, units, yamlfile
-from probe.config_rules import FRESH_SUFFIX, MAX_RATE_PPS, TRIGGER_KEYS, Need, TriggerKind
+from probe.config_rules import FRESH_SUFFIX, MAX_RATE_PPS, MIN_RATE_PPS, TRIGGER_KEYS, Need, TriggerKind
 from probe.config_types import (
     Address,
     Allowed,
@@ -55,7 +55,7 @@ from probe.yamlfile import Location
 DEFAULT_STAMP_PORT = 862  # RFC 8762, section 4.1
 
 
-_RATE = number(float, 0, MAX_RATE_PPS, f"more than 0 and up to {MAX_RATE_PPS} probes per second", above=True)
+_RATE = number(float, MIN_RATE_PPS, MAX_RATE_PPS, f"{MIN_RATE_PPS} to {MAX_RATE_PPS} probes per second")
 _SIZE = number(int, 20, MAX_SIZE, f"20 to {MAX_SIZE} octets of IP packet")
 
 

@@ -37,6 +37,7 @@ TRIGGER_KEYS: dict[TriggerKind, tuple[str, ...]] = {
 }
 Problem = tuple[Location, str]
 
+MIN_RATE_PPS = 0.001  # a probe in a quarter of an hour
 MAX_RATE_PPS = 2_000_000
 FRESH_SUFFIX = "-fresh"
 

@@ -19,6 +19,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from probe import units
+from probe.targets import HOST
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _command(value: object) -> object:
 
 
 _WORDS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
-_HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[^\s/]+)?"
+_HOST = HOST + r"|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[^\s/]+)?"
 
 Name = Annotated[str, text(r"[A-Za-z0-9_.-]+", "1 to 64 of A-Z a-z 0-9 _ . -", limit=64)]
 Host = Annotated[str, text(_HOST, "an IP address or a host name")]

@@ -14,6 +14,7 @@ from typing import Any
 from probe import __version__
 from probe.core.events import DEFAULT_RATE_PPS, MAX_STREAM_RATE_PPS, STREAM_RATE_PPS, FlowSpec, Session
 from probe.errors import HaprobeError, PeerError, UsageError
+from probe.files import write
 from probe.interrupts import interruptible
 from probe.prober import Prober
 from probe.progress import Progress
@@ -176,7 +177,9 @@ def _wait(
 ) -> None:
     """Show progress until every probe is sent and its fate is decided."""
     started = time.monotonic()
-    deadline = started + duration_s + threshold_s + CONNECT_S
+    # One probe is always sent, somewhere in its flow's first interval.
+    sending_s = max(duration_s, *(t.spec.interval_ns / 1e9 for t in tracks))
+    deadline = started + sending_s + threshold_s + CONNECT_S
     ended: float | None = None
     while time.monotonic() < deadline:
         time.sleep(0.1)
@@ -277,22 +280,24 @@ def _silence(flow: dict[str, Any], spec: FlowSpec) -> str:
 
 
 def _write(document: dict[str, Any], json_path: str | None, html_path: str | None) -> None:
+    """Write the result to all places; what one of them does not take is still told in the others.
+
+    Raises:
+        UsageError: If a file could not be written.
+    """
     from rich.console import Console
 
     from probe.report import html, text
     from probe.store.runs import to_json
 
-    if html_path:
-        _put(html_path, html.render(document))
-    if json_path:
-        _put(json_path, to_json(document))
+    failure: UsageError | None = None
+    for file, written in ((html_path, html.render), (json_path, to_json)):
+        try:
+            if file:
+                write(file, written(document))
+        except UsageError as error:
+            failure = error
     if "-" not in (json_path, html_path):
         text.render_measure(document, Console())
-
-
-def _put(target: str, content: str) -> None:
-    if target == "-":
-        sys.stdout.write(content)
-        sys.stdout.flush()
-    else:
-        Path(target).write_text(content, encoding="utf-8")
+    if failure is not None:
+        raise failure

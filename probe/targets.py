@@ -22,7 +22,13 @@ ALLOWED = (
 _TARGET = re.compile(
     r"(?P<scheme>[a-z+]+)://(?P<host>\[[^\[\]]*\]|[^\[\]:/?#@]*)(?::(?P<port>[^:/?#@]*))?/?", re.IGNORECASE
 )
-_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+# What ends in a number is an address of four: the system would take 10.1 for 10.0.0.1, and 010.1.1.1 for 8.1.1.1.
+HOST = (
+    rf"{_OCTET}(?:\.{_OCTET}){{3}}"
+    r"|(?!(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?$)[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?"
+)
+_NAME = re.compile(rf"(?=.{{1,253}}$)(?:{HOST})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         ["reflect", "--key-file", "k"],
         ["measure", "http://host"],
         ["measure", "icmp://host", "--rate", "0"],
+        ["measure", "icmp://host", "--rate", "1e-300"],
         ["measure", "icmp://host", "--rate", "2000001"],
         ["measure", "icmp://host", "--rate", "nan"],
         ["measure", "icmp://host", "--duration", "0"],
@@ -165,6 +166,22 @@ def test_errors_for_the_user_have_their_status_and_no_traceback(
     replace("probe.drill.run", "drill_command", error)
     assert cli.main(["drill", "--lab"]) == status
     assert capsys.readouterr().err == f"haprobe: {error}\n"
+
+
+@pytest.mark.parametrize("where", ["full", "closed"])
+def test_a_stdout_that_takes_nothing_ends_without_a_traceback(where: str) -> None:
+    argv = [sys.executable, "-m", "probe.cli", "report", "--schema"]
+    if where == "full":
+        with Path("/dev/full").open("w") as full:
+            ended = subprocess.run(
+                argv, check=False, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, text=True, timeout=60
+            )
+        assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+        assert ended.stderr.startswith("haprobe: a result could not be written: ")
+    else:
+        shell = ["sh", "-c", 'exec "$@" >&-', "sh", *argv]
+        ended = subprocess.run(shell, check=False, stderr=subprocess.PIPE, cwd=ROOT, text=True, timeout=60)
+        assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_ctrl_c_ends_without_a_traceback(replace: Any, capsys: pytest.CaptureFixture[str]) -> None:

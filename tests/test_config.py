@@ -251,18 +251,18 @@ def test_a_file_with_nothing_to_do_is_a_mistake(text: str) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("rate: 0", "flows[0].rate: 0 is out of range; allowed: more than 0 and up to 2000000 probes per second"),
-        ("rate: -1", "flows[0].rate: -1 is out of range; allowed: more than 0 and up to 2000000 probes per second"),
+        ("rate: 0", "flows[0].rate: 0 is out of range; allowed: 0.001 to 2000000 probes per second"),
+        ("rate: -1", "flows[0].rate: -1 is out of range; allowed: 0.001 to 2000000 probes per second"),
         (
             "rate: 2000001",
-            "flows[0].rate: 2000001 is out of range; allowed: more than 0 and up to 2000000 probes per second",
+            "flows[0].rate: 2000001 is out of range; allowed: 0.001 to 2000000 probes per second",
         ),
-        ("rate: .nan", "flows[0].rate: nan is out of range; allowed: more than 0 and up to 2000000 probes per second"),
+        ("rate: .nan", "flows[0].rate: nan is out of range; allowed: 0.001 to 2000000 probes per second"),
         (
             "rate: fast",
-            "flows[0].rate: 'fast' is not a number; allowed: more than 0 and up to 2000000 probes per second",
+            "flows[0].rate: 'fast' is not a number; allowed: 0.001 to 2000000 probes per second",
         ),
-        ("rate: yes", "flows[0].rate: True is not a number; allowed: more than 0 and up to 2000000 probes per second"),
+        ("rate: yes", "flows[0].rate: True is not a number; allowed: 0.001 to 2000000 probes per second"),
         ("port: 0", "flows[0].port: 0 is out of range; allowed: 1 to 65535"),
         ("port: '862'", "flows[0].port: '862' is not a whole number; allowed: 1 to 65535"),
         ("port: 8.5", "flows[0].port: 8.5 is not a whole number; allowed: 1 to 65535"),

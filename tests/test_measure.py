@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
 from probe.core.events import FlowSpec
 from probe.errors import UsageError
-from probe.measure import _silence, _state, flow_specs, interruptible
+from probe.interrupts import interruptible
+from probe.measure import _silence, _state, _write, flow_specs
 from probe.recorder import FlowTrack
+from probe.report.document import new_document
 from probe.targets import Target, parse
 
 
@@ -109,3 +113,11 @@ def test_a_stream_is_one_kept_session_at_a_typists_pace() -> None:
 def test_packets_have_their_usual_rate_beside_a_stream() -> None:
     targets = [Target("udp", "h", 862), Target("tcp", "h", 7, "kernel")]
     assert [spec.rate_pps for spec in flow_specs(targets, None, ("kept",), "p", None, 1)] == [1000.0, 10.0]
+
+
+def test_a_result_that_its_file_does_not_take_is_still_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = new_document(run={}, flows=[])
+    with pytest.raises(UsageError, match="cannot be written"):
+        _write(document, str(tmp_path / "report.json"), str(tmp_path))  # a directory where the page should be
+    assert json.loads((tmp_path / "report.json").read_text())["schema"] == document["schema"]
+    assert "No outage" in capsys.readouterr().out

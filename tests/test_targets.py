@@ -13,6 +13,8 @@ from probe.targets import ALLOWED, Target, parse
     [
         ("icmp://192.0.2.1", Target("icmp", "192.0.2.1")),
         ("icmp://host.example", Target("icmp", "host.example")),
+        ("icmp://10.example.", Target("icmp", "10.example.")),
+        ("icmp://fgt1", Target("icmp", "fgt1")),
         ("icmp://[2001:db8::1]", Target("icmp", "2001:db8::1")),
         ("icmp://[fe80::1%eth0]", Target("icmp", "fe80::1%eth0")),
         ("udp://192.0.2.1", Target("udp", "192.0.2.1", 862)),
@@ -38,6 +40,11 @@ def test_a_target_is_taken_apart(text: str, target: Target) -> None:
         ("icmp://[192.0.2.1]", "holds no IPv6 address"),
         ("icmp://a b", "'a b' is no host"),
         ("icmp://-host", "'-host' is no host"),
+        ("icmp://1", "'1' is no host"),
+        ("icmp://10.1", "'10.1' is no host"),  # the system would ask 10.0.0.1
+        ("icmp://010.1.1.1", "'010.1.1.1' is no host"),  # and 8.1.1.1
+        ("icmp://256.1.1.1", "'256.1.1.1' is no host"),
+        ("icmp://0x7f000001", "'0x7f000001' is no host"),
         ("tcp://host", "tcp needs a port"),
         ("tcp://host:", "port '' is not 1 to 65535"),
         ("tcp://host:0", "port '0' is not 1 to 65535"),

@@ -43,8 +43,6 @@ class RecordFile:
     """
 
     def __init__(self, target: Path):
-        if target.exists() and not target.is_file():  # a device, say: it would have to be removed first
-            raise UsageError(f"{target}: cannot record there: it is no regular file")
         self.target = target
         self.ended = ""  # why the engine ended it early, as it told
         try:

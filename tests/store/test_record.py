@@ -151,11 +151,3 @@ def test_an_older_file_does_not_pass_for_this_run(tmp_path: Path) -> None:
 def test_a_directory_that_takes_no_file_is_an_error_of_use(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot record there"):
         RecordFile(tmp_path / "none" / "p.parquet")
-
-
-def test_a_device_is_not_replaced_by_a_recording(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    with pytest.raises(UsageError, match="no regular file"):
-        RecordFile(pipe)
-    assert pipe.is_fifo() and leftovers(tmp_path) == ["pipe"]
