@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .bench.seen import DIRECTIONS, MS, WINDOWS, board_rows, cut_rows, gauge_rows, lane_rows, ok, sample_rows
+from .bench.seen import DIRECTIONS, MS, WINDOWS, board_rows, cut_rows, excuses, gauge_rows, lane_rows, ok, sample_rows
 
 START = 1_764_763_200_000  # ms
 LANE = "east-west · f"
@@ -64,9 +64,9 @@ def test_an_outage_that_is_open_at_the_end_has_to_go_on() -> None:
 
 
 def test_the_last_outage_alone_is_wanted_of_gauges() -> None:
-    run = document(outage(100, 140), outage(5000, 7000))
+    run = document(outage(100, 140), outage(4990, 7000, "reverse"), outage(5000, 7000))
     run["flows"][0]["agent"] = "a"
-    for shown, right in (((5000, 7000), True), ((5000, 7001), False), ((100, 140), False)):
+    for shown, right in (((5000, 7000), True), ((5000, 7001), False), ((4990, 7000), False)):
         (row,) = gauge_rows(run, "a", {LANE: [(START + shown[0], START + shown[1])]})
         assert ok(row) is right
     assert gauge_rows(run, "b", {}) == []
@@ -76,9 +76,16 @@ def test_the_last_outage_alone_is_wanted_of_gauges() -> None:
 def test_a_query_without_data_is_a_fault_unless_it_cannot_have_any(page: str) -> None:
     panel = {"title": WINDOWS, "type": "state-timeline", "error": "", "answered": {"Samples": 1, "Edges": 0}}
     drawn = {"title": WINDOWS, "text": "east-west", "graphs": 0, "lanes": [{"spans": [{}]}]}
-    (row,) = board_rows(page, {"errors": {}, "complaints": [], "panels": [panel], "drawn": [drawn]})
+    result = {"errors": {}, "complaints": [], "panels": [panel], "drawn": [drawn]}
+    (row,) = board_rows(page, result, excuses({"phases": []}))
     assert ok(row) is (page == "drill")
     assert "no data by query Edges" in row.note
+
+
+def test_a_phase_that_the_report_has_is_wanted() -> None:
+    query = ("releases", "Releases", "E")
+    assert query in excuses({"phases": [{"name": "detect"}]})
+    assert query not in excuses({"phases": [{"name": "full_recovery"}]})
 
 
 def stored(missing: str = "") -> dict[str, bool]:

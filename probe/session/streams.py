@@ -77,6 +77,7 @@ class Stream:
         rest: What the kernel had no room for of a record it has begun to take.
         heard: What has come of a record that is not whole.
         highest: Number of the last octet that the kernel has sent for the first time.
+        attended_at: Up to when what happened without a record being written is known, and why.
     """
 
     index: int
@@ -100,6 +101,7 @@ class Stream:
     highest: int = -1
     info_at: int = 0
     looked_at: int = 0
+    attended_at: int = 0
 
     @property
     def due(self) -> int:
@@ -266,7 +268,7 @@ class Streams:
             stream.first_ns = now
         else:  # the slots that passed without a connection were none
             stream.slot = max(stream.slot, -(-(now - stream.first_ns) // stream.interval_ns))
-        stream.looked_at = now
+        stream.looked_at = stream.attended_at = now
         self._liveness.begin(stream.index, now)
         event = {"event": "established", "flow": stream.index, "at_ns": now + self._anchor}
         again = {"connection": stream.connections, "attempts": stream.attempts, "local": stream.connection.local()}
@@ -277,7 +279,7 @@ class Streams:
         """Write the record of each slot that has come."""
         assert stream.connection is not None
         late = max(TARDY_NS, stream.interval_ns)
-        missed_from = self._ledger.last_sent_at[stream.index] or stream.first_ns
+        missed_from = max(self._ledger.last_sent_at[stream.index], stream.attended_at)
         missed = 0
         while stream.due <= now and not stream.done:
             due = stream.due
@@ -292,6 +294,7 @@ class Streams:
         if missed:
             span = {"start_ns": [int(missed_from) + self._anchor], "end_ns": [now + self._anchor]}
             self._tell({"event": "unobserved", "cause": "stall", "flows": [stream.index], **span})
+            stream.attended_at = now
 
     def _write(self, stream: Stream) -> bool:
         """Hand one record to the kernel; False if the connection turns out to be over."""
@@ -309,6 +312,7 @@ class Streams:
             return False
         if not taken:
             account.unsent(at)
+            stream.attended_at = at
             return True
         stream.rest = record[taken:]
         account.written(at, len(record))

@@ -34,7 +34,7 @@ from tests.render import drawing
 
 from .bed import ROOT
 from .results import Figure, Row, markdown, save
-from .seen import DIRECTIONS, WINDOWS, Span, board_rows, cut_rows, gauge_rows, lane_rows, ok, sample_rows
+from .seen import DIRECTIONS, WINDOWS, Span, board_rows, cut_rows, excuses, gauge_rows, lane_rows, ok, sample_rows
 from .watched import MISNAMED, Watch, WatchedStage, watching
 
 PREFIX = f"hpw{os.getpid()}-"
@@ -98,7 +98,7 @@ def look(watch: Watch, document: Mapping[str, Any], out: Path) -> list[Row]:
         }
         drawn = drawing.draw(client, pages, out / "drawn", scrape_s=15, whole=True)
     (out / "drawn.json").write_text(json.dumps(drawn, indent=1) + "\n")
-    rows = [row for name, result in drawn.items() for row in board_rows(name, result)]
+    rows = [row for name, result in drawn.items() for row in board_rows(name, result, excuses(document))]
     rows += lane_rows(document, _dark(drawn["drill"]), ["any"])
     rows += lane_rows(document, _dark(drawn["drill-by-direction"]), DIRECTIONS)
     rows += gauge_rows(document, MISNAMED, _dark(drawn["drill-from-gauges"]))

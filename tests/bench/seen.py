@@ -72,7 +72,8 @@ def gauge_rows(document: Mapping[str, Any], agent: str, lanes: Mapping[str, Sequ
     rows = []
     for flow in (one for one in document["flows"] if one["agent"] == agent and one["outages"]):
         name = f"{flow['path']} · {flow['name']}"
-        right, shown = spans(flow)[-1], lanes.get(name, ())
+        last = max(flow["outages"], key=lambda outage: outage["start_ns"])
+        right, shown = (last["start_ns"] // MS, last["end_ns"] // MS), lanes.get(name, ())
         rows.append(_edge_row(f"{name} (gauges)", 1, right, shown[-1] if shown else None, goes_on(flow, right[1])))
     return rows
 
@@ -156,13 +157,22 @@ def cut_rows(document: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def board_rows(name: str, result: Mapping[str, Any]) -> list[Row]:
-    """What a drawn dashboard's queries found, and all that is wrong with it."""
+def excuses(document: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
+    """Queries that rightly find nothing about this run."""
+    known = {phase["name"] for phase in document["phases"]}
+    found = dict(EMPTY_IF_SOUND)
+    if "full_recovery" not in known:
+        found["releases", "Releases", "E"] = "the report has no full_recovery either"
+    return found
+
+
+def board_rows(name: str, result: Mapping[str, Any], excused_for: Mapping[tuple[str, str, str], str]) -> list[Row]:
+    """What a drawn dashboard's queries found, and all that is wrong with it; see `excuses`."""
     queries = [(p["title"], ref, rows) for p in result.get("panels", ()) for ref, rows in p["answered"].items()]
     excused = {
-        f"{title}: no data by query {ref}": EMPTY_IF_SOUND[name, title, ref]
+        f"{title}: no data by query {ref}": excused_for[name, title, ref]
         for title, ref, rows in queries
-        if not rows and (name, title, ref) in EMPTY_IF_SOUND
+        if not rows and (name, title, ref) in excused_for
     }
     wrong = [text for text in drawing.complaints(result) if text not in excused]
     figures: dict[str, Figure] = {

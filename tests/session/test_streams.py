@@ -181,6 +181,23 @@ def test_a_full_buffer_is_unsent_and_never_lost() -> None:
     assert world.events("unobserved") == []
 
 
+def test_no_time_is_unobserved_twice_while_the_buffer_is_full() -> None:
+    world = World()
+    world.run(S)
+    world.wire.room = len(world.wire.typed)
+    stalled = []
+    for _ in range(3):
+        world.run(2 * S, echo=False)
+        stalled.append(world.clock.wall_ns())
+        world.clock.advance(S)  # we did not run
+    world.run(S, echo=False)
+    spans = world.recorded().unobserved
+    assert len(spans) == len(stalled)
+    for span, at in zip(spans, stalled, strict=True):
+        assert at - INTERVAL <= span.start_ns <= at
+        assert at + S <= span.end_ns <= at + S + INTERVAL
+
+
 def test_a_session_that_is_reset_is_told_and_a_new_one_tried() -> None:
     world = World()
     world.run(S)
