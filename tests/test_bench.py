@@ -324,7 +324,7 @@ def test_results_are_stored_as_json_with_the_table_beside_it(tmp_path: Path):
 
 
 def test_quick_shortens_what_was_not_given():
-    assert options([]).name == ["rate", "cpu", "lateness", "scrape", "truth", "soak"]
+    assert options([]).name == ["rate", "cpu", "lateness", "scrape", "truth", "watchers", "soak"]
     assert options(["soak"]).soak_seconds == 600
     quick = options(["truth", "--quick", "--outages", "200"])
     assert (quick.name, quick.outages, quick.timed_outages) == (["truth"], 200, 2)

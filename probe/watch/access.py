@@ -113,7 +113,7 @@ class TooLongError(BotoCoreError):  # type: ignore[misc]  # botocore has no type
 def bounded(client: Any, read_timeout_s: float = READ_TIMEOUT_S) -> Any:
     """The client, whose answers are read to their end only up to a size and for so long."""
     endpoint = client._endpoint
-    endpoint.http_session = _BoundedSession(endpoint.http_session, max(TOTAL_TIMEOUT_S, 2 * read_timeout_s))
+    endpoint.http_session = _BoundedSession(endpoint.http_session, max(TOTAL_TIMEOUT_S, read_timeout_s))
     return client
 
 
@@ -147,18 +147,24 @@ class _BoundedSession:
 
     def _body(self, raw: Any, deadline: float, url: str) -> bytes:
         body = bytearray()
-        try:
-            while piece := raw.read1(65_536):
-                body += piece
-                if len(body) > MAX_BODY:
-                    raise TooLongError(limit=MAX_BODY, what="octets")
-                if time.monotonic() > deadline:
-                    raise ReadTimeoutError(endpoint_url=url, error="it trickles")
-        except UrllibReadTimeoutError as error:
-            raise ReadTimeoutError(endpoint_url=url, error=error) from error
-        except (UrllibHTTPError, OSError) as error:
-            raise ConnectionClosedError(endpoint_url=url, error=error) from error
+        while piece := _piece(raw, url):
+            body += piece
+            if len(body) > MAX_BODY:
+                raise TooLongError(limit=MAX_BODY, what="octets")
+            if time.monotonic() > deadline:
+                raise ReadTimeoutError(endpoint_url=url, error="it trickles")
         return bytes(body)
+
+
+def _piece(raw: Any, url: str) -> bytes:
+    """What has come of a body, without waiting for more than some of it; with the errors of botocore."""
+    try:
+        piece: bytes = raw.read1(65_536)
+    except UrllibReadTimeoutError as error:
+        raise ReadTimeoutError(endpoint_url=url, error=error) from error
+    except (UrllibHTTPError, OSError) as error:
+        raise ConnectionClosedError(endpoint_url=url, error=error) from error
+    return piece
 
 
 def _session(access: Access) -> botocore.session.Session:

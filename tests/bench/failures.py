@@ -77,6 +77,7 @@ def condensed(document: Mapping[str, Any]) -> dict[str, Any]:
         {
             **{k: f[k] for k in ("name", "agent", "protocol", "session", "path", "interval_ns", "session_end")},
             "rebound": f.get("rebound", False),
+            **{k: f[k] for k in ("stack", "stream") if k in f},
             "counts": {k: f["counts"][k] for k in _COUNTS},
             "outages": [{k: v for k, v in o.items() if k != "evidence"} | {"unobserved_ns": 0} for o in f["outages"]],
         }

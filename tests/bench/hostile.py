@@ -26,6 +26,7 @@ from typing import Literal, get_args
 Mode = Literal["silent", "denied", "throttled", "random", "endless", "huge", "deep", "bomb", "headers", "drip"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 PAUSE_S = 0.1  # between two octets
+_PATIENCE_S = 60.0  # for a client that takes nothing
 _MIB = 1 << 20
 _ERROR = (
     "<Response><Errors><Error><Code>{}</Code><Message>no</Message></Error></Errors><RequestID>1</RequestID></Response>"
@@ -66,25 +67,34 @@ class HostileServer:
                 return
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
-    def _serve(self, client: socket.socket) -> None:
-        self._open.add(client)
-        with contextlib.suppress(OSError, ValueError):
+    def _serve(self, raw: socket.socket) -> None:
+        client = raw
+        self._open.add(raw)
+        try:
             if self._mode == "silent":
                 self._closed.wait()
+                return
+            raw.settimeout(_PATIENCE_S)
             if self._tls is not None:
-                client.settimeout(10)
-                client = self._tls.wrap_socket(client, server_side=True)
+                client = self._tls.wrap_socket(raw, server_side=True)
                 self._open.add(client)
-            client.settimeout(60)
-            while client.recv(65_536):
-                self.served += 1
-                for piece in answer(self._mode, self._xml):
-                    client.sendall(piece)
-                    if self._closed.is_set():
-                        return
-                if self._mode not in _STATUS:
+            self._talk(client)
+        except (OSError, ValueError):
+            pass  # the client has had enough
+        finally:
+            for one in (client, raw):
+                one.close()
+                self._open.discard(one)
+
+    def _talk(self, client: socket.socket) -> None:
+        while client.recv(65_536):
+            self.served += 1
+            for piece in answer(self._mode, self._xml):
+                client.sendall(piece)
+                if self._closed.is_set():
                     return
-        client.close()
+            if self._mode not in _STATUS:
+                return
 
 
 def answer(mode: Mode, xml: bool) -> Iterator[bytes]:

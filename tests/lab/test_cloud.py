@@ -19,9 +19,12 @@ from probe.lab import namespace, topology
 from probe.lab.awsd import Awsd
 from probe.lab.client import lab_client
 from probe.lab.cloud import Cloud, raise_cloud, seed
+from probe.lab.faults import FaultRule
 from probe.lab.ids import CloudIds
+from probe.lab.lab import Lab as RaisedLab
+from probe.lab.namespace import LabError
 from probe.lab.plan import CLOUD_URL, CLUSTER_EIP, ELASTIC_IPS, ENIS, ROUTE_TABLES, LabOptions, Plan
-from probe.lab.state import read_events
+from probe.lab.state import Record, read_events
 
 
 class Lab(NamedTuple):
@@ -247,6 +250,31 @@ def test_a_lab_may_start_with_faults_and_with_a_rewritten_edge_route(tmp_path: P
         assert [(one["kind"], one["caller"]) for one in cloud.faults.book.to_document()] == [("denied", "fgt-*")]
         assert plane.routes["edge", "10.99.99.32/28"] == "fgt-a-port4", "the other unit's management subnet"
         assert CloudIds.load(plan.cloud_file).route_tables["edge"] == ids.route_tables["edge"]
+    finally:
+        fabric.stop()
+        cloud.close()
+
+
+def test_somebody_may_point_a_route_elsewhere(tmp_path: Path) -> None:
+    plan = Plan("unused-", tmp_path, LabOptions(edge="ingress"))
+    plane = Nothing()
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    cloud, fabric, ids = raise_cloud(plan, [listener], plane)
+    try:
+        raised = RaisedLab(plan, Record(endpoint_url=url))
+        raised.set_route("10.99.98.0/26", "fgt-a-port2")
+        raised.set_route("10.99.99.0/28", "fgt-b-port1", "edge")
+        asked = lab_client(url, "lab").describe_route_tables(RouteTableIds=[ids.route_tables["edge"]])
+        targets = {
+            one["DestinationCidrBlock"]: one.get("NetworkInterfaceId") for one in asked["RouteTables"][0]["Routes"]
+        }
+        assert targets["10.99.99.0/28"] == ids.enis["fgt-b-port1"]
+        told = [(one.event, one.detail["table"]) for one in raised.events() if one.event.startswith("route_")]
+        assert told == [("route_added", "transit"), ("route_rewritten", "edge")]
+        cloud.faults.book.replace([FaultRule("denied", "operator")])
+        with pytest.raises(LabError, match="sets no route"):
+            raised.set_route("10.99.97.0/24", "fgt-a-port2")
     finally:
         fabric.stop()
         cloud.close()

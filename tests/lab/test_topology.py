@@ -255,3 +255,29 @@ def test_the_way_to_the_cloud_may_be_cut(tmp_path, options, reached):
         assert {host: pings(cut, host, "198.18.0.10") for host in reached} == reached
     finally:
         topology.destroy(cut)
+
+
+def test_the_edge_table_decides_where_ingress_goes(tmp_path):
+    edged = Plan(prefix("te"), tmp_path, LabOptions(edge="ingress"))
+    try:
+        topology.create(edged)
+        assert topology.routes(edged)["edge"] == {"10.99.99.80/28": "fgt-a-port1", "10.99.99.0/28": "fgt-a-port1"}
+        assert pings(edged, "jump", "203.0.113.10"), "the unit's own address"
+        namespace.inside(edged.namespace_path("fgt-b"), Path("/proc/sys/net/ipv4/ip_forward").write_text, "0")
+        topology.set_route(edged, "edge", "10.99.99.80/28", "fgt-b-port1")
+        assert not pings(edged, "jump", "203.0.113.10"), "it is where the address says, and nothing leads there"
+        assert pings(edged, "jump", "203.0.113.11"), "the management subnet is none of the table's"
+    finally:
+        topology.destroy(edged)
+
+
+def test_the_watchers_way_can_be_cut_and_nothing_else(plan):
+    reached = ("198.18.0.10", "203.0.113.11", "203.0.113.12")
+    topology.cut_watchers(plan, True)
+    try:
+        assert not any(pings(plan, "jump", target, 0.3) for target in reached)
+        assert pings(plan, "jump", "203.0.113.10") and pings(plan, "inet", "198.18.0.10")
+    finally:
+        for _ in range(2):
+            topology.cut_watchers(plan, False)
+    assert all(pings(plan, "jump", target) for target in reached)

@@ -97,6 +97,8 @@ def test_phases_that_nobody_saw_are_told_to_be_missing(name: str) -> None:
         ("iam-denied", "UnauthorizedOperation", "simulate-principal-policy"),
         ("endpoint-unreachable", "DescribeInstances", "management interface to the EC2 API"),
         ("edge-route-rewritten", "no Elastic IP and no route moved", "Edge (gateway) route tables"),
+        ("edge-route-failback", "still points at fgt-b, not at fgt-a", "Edge (gateway) route tables"),
+        ("edge-route-ingress", "10.99.99.0/28 points back at fgt-a, not at fgt-b", "terraform apply"),
         ("dns-fails", "DescribeInstances", "show system dns"),
         ("api-throttled", "RequestLimitExceeded", "Who else calls EC2"),
         ("route-forgotten", "0.0.0.0/0 still points at fgt-a, not at fgt-b", "is the table listed?"),
@@ -109,12 +111,21 @@ def test_evidence_and_checks_are_those_of_the_failure(name: str, evidence: str, 
     assert any(check in line for line in first["check_first"])
 
 
-@pytest.mark.parametrize("name", [name for name in RECORDED if name.startswith("watcher-")])
+@pytest.mark.parametrize("told", [lambda event: True, not_the_labs], ids=["lab and watchers", "watchers alone"])
+def test_watchers_that_are_cut_off_together_are_both_named(told: Callable[[Mapping[str, Any]], bool]) -> None:
+    made = document("watchers-cut-off", told)
+    (blind,) = (one for one in made["diagnosis"] if one["code"] == "watcher_blind")
+    for name in ("aws", "fortigate"):
+        assert any(line.startswith(f"watcher {name}: blind for") for line in blind["evidence"])
+
+
+@pytest.mark.parametrize("name", [name for name in RECORDED if name.startswith(("watcher-", "watchers-"))])
 def test_a_blind_watcher_costs_the_report_nothing_else(name: str) -> None:
     made = document(name)
     assert "watcher_blind" in codes(made)
     assert set(say.PHASES) == {phase["name"] for phase in made["phases"]}
-    assert len(made["flows"]) == 18
+    packets = [flow for flow in made["flows"] if flow.get("stack") != "kernel"]
+    assert len(packets) == 18
     assert {cell for row in made["matrix"].values() for cell in row.values()} <= {
         "survived", "recovered", "rebound", "lost", "unaffected"
     }  # fmt: skip
