@@ -8,7 +8,8 @@
   soak      a long time at 100,000/s: clean, with busy CPUs, with the engine stopped for 500 ms
 
   scenarios [NAME ...] [--group G] [--runs N] [--jobs N] [--out DIR]
-            not one of these: drills of the lab's scenarios; `scenarios --help` tells more
+  dark [--seconds 60]
+            not of these: drills of the lab's scenarios; a kept TCP session over a long outage. `NAME --help` tells more
 
 Progress goes to stderr, a Markdown table to stdout, JSON and the same table to --out.
 """
@@ -25,7 +26,7 @@ from probe.errors import HaprobeError
 from probe.progress import Progress
 
 from . import bed as beds
-from . import lateness, rate, scenarios, scrape, soak, timed, truth
+from . import dark, lateness, rate, scenarios, scrape, soak, timed, truth
 from .results import Row, markdown, save
 
 RATES = "100k,300k,600k,1M"
@@ -105,6 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["scenarios"]:
         return scenarios.main(words[1:])
+    if words[:1] == ["dark"]:
+        return dark.main(words[1:])
     given = options(words)
     rows: list[Row] = []
     shown = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
