@@ -20,8 +20,9 @@ from probe.bench_step import Reading, Step
 from probe.errors import HaprobeError, PrivilegeError
 from probe.lab import namespace, testbed
 
-from .bench import peers, plan, rate, results, soak, timed, truth
+from .bench import dark, peers, plan, rate, results, soak, timed, truth
 from .bench.__main__ import options
+from .bench.bed import Finished
 from .bench.results import Row
 
 STEP = Step(
@@ -254,6 +255,34 @@ def test_what_irtt_says_of_an_outage_only_its_raw_data_tell():
     fates = ["false"] * 3 + ["true"] + ["false"] * 2 + ["true", "true_down", "true"] + ["false"]
     assert timed.irtt_outage_ms([trip(ms, fate) for ms, fate in enumerate(fates)]) == 3
     assert timed.irtt_outage_ms([trip(0, "false"), trip(1, "true")]) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, True),
+        ({"same_entry": False}, False),
+        ({"invalid": 1}, False),
+        ({"verdict": "reset"}, False),
+        ({"cause": "rst"}, False),
+        ({"censored": "end"}, False),
+    ],
+    ids=str,
+)
+def test_a_session_survived_a_long_outage_only_if_nothing_speaks_against_it(change: dict, told: bool):
+    seen = {"same_entry": True, "invalid": 0, "verdict": "survived", "cause": "none", "censored": "no", **change}
+    outage = {"duration_ns": {"lower": 60_000e6, "estimate": 60_001e6, "upper": 60_002e6}, "censored": seen["censored"]}
+    flow = {"verdict": seen["verdict"], "outages": [outage], "session_end": {"cause": seen["cause"]}}
+    flow["counts"] = {"reset": 0, "sent": 68_000, "lost": 60_001, "unsent": 0}
+    done = Finished(0, json.dumps({"flows": [flow]}), "", 70.0, 1.0, False)
+    switched = timed.Switched((0, 1_000_000), (60_000_000_000, 60_002_000_000))
+    row = dark.judge("behind", done, switched, same_entry=seen["same_entry"], invalid=seen["invalid"])
+    assert row.figures["survived"] is told
+    assert row.figures["within its bounds"] is True
+    assert row.figures["error ms"] == pytest.approx(0.5)
+    beside = timed.Switched((0, 0), (59_000_000_000, 59_000_000_000))
+    off = dark.judge("behind", done, beside, same_entry=True, invalid=0)
+    assert off.figures["within its bounds"] is False
 
 
 # --- ratios and tables -----------------------------------------------------------------------------------------------

@@ -152,6 +152,12 @@ def test_what_has_ended_is_not_done_again(
     assert scenarios.main([*argv, "--runs", "2"]) == 0
     assert scenarios.main([*argv, "--runs", "3"]) == 0
     assert wanted == [[Run("failover", 1), Run("failover", 2)], [Run("failover", 3)]]
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scenarios, "play", interrupted)
+    assert scenarios.main([*argv, "--runs", "4"]) == 130, "what is there is good, but not all is there"
     capsys.readouterr()
     assert scenarios.main(["--summary", str(tmp_path / "runs")]) == 0
     assert "| failover | 3 | 3 | 3 | 0 | 0 |" in capsys.readouterr().out

@@ -184,8 +184,37 @@ def probe_filter(
     asm.branch(ETH_P_IP, "IPv4")
     asm.branch(ETH_P_IPV6, "IPv6")
     asm.finish(snaplen)
-    _ipv4(asm, link_octets, wanted)
-    _ipv6(asm, link_octets, wanted)
+    _ipv4(asm, link_octets)
+    _transport(asm, link_octets + 20, wanted, _ICMP)
+    _ipv6(asm, link_octets)
+    _transport(asm, link_octets + 40, wanted, _ICMPV6)
+    return asm.assemble()
+
+
+def flag_filter(flags: int, source_ports: Ranges, snaplen: int) -> Program:
+    """The filter of a packet socket without link header (SOCK_DGRAM, ETH_P_ALL): TCP with any of these flags.
+
+    Of the packets `probe_filter` knows, from these ports, addressed to this host.
+
+    Raises:
+        ValueError: As of `probe_filter`.
+    """
+    pairs = _pairs(source_ports)
+    asm = Assembler()
+    asm.load(LD_W, AD_PKTTYPE)
+    asm.jump(JEQ, PACKET_HOST, no="drop")
+    asm.load(LD_W, AD_PROTOCOL)
+    asm.branch(ETH_P_IP, "IPv4")
+    asm.branch(ETH_P_IPV6, "IPv6")
+    asm.finish(snaplen)
+    for ip, at in ((_ipv4, 20), (_ipv6, 40)):
+        ip(asm, 0)
+        asm.jump(JEQ, TCP, no="drop")
+        asm.load(LD_B, at + 13)
+        asm.jump(JSET, flags, no="drop")
+        asm.load(LD_H, at)
+        _in_ranges(asm, pairs)
+        asm.finish(snaplen)
     return asm.assemble()
 
 
@@ -200,23 +229,23 @@ class _Wanted:
     snaplen: int
 
 
-def _ipv4(asm: Assembler, at: int, wanted: _Wanted) -> None:
+def _ipv4(asm: Assembler, at: int) -> None:
+    """Drop what is no plain IPv4; leaves the protocol number in the accumulator."""
     asm.label("IPv4")
     asm.load(LD_B, at)
     asm.jump(JEQ, 0x45, no="drop")
     asm.load(LD_H, at + 6)
     asm.jump(JSET, 0x3FFF, yes="drop")  # more fragments, or not the first one
     asm.load(LD_B, at + 9)
-    _transport(asm, at + 20, wanted, _ICMP)
 
 
-def _ipv6(asm: Assembler, at: int, wanted: _Wanted) -> None:
+def _ipv6(asm: Assembler, at: int) -> None:
+    """Likewise for IPv6."""
     asm.label("IPv6")
     asm.load(LD_B, at)
     asm.mask(0xF0)
     asm.jump(JEQ, 0x60, no="drop")
     asm.load(LD_B, at + 6)
-    _transport(asm, at + 40, wanted, _ICMPV6)
 
 
 def _transport(asm: Assembler, at: int, wanted: _Wanted, icmp: _IcmpNumbers) -> None:

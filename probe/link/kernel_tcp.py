@@ -16,6 +16,7 @@ from typing import Literal
 
 from probe.core.events import EndCause
 from probe.core.stream import TcpInfo
+from probe.link.tcp_tap import Key, LastWord, TcpTap
 
 SO_TIMESTAMPING = 37  # include/uapi/asm-generic/socket.h; the same on x86-64 and arm64
 SO_EE_ORIGIN_TIMESTAMPING = 4  # linux/errqueue.h
@@ -66,23 +67,31 @@ class KernelTcp:
 
     Args:
         way: Whereto.
+        tap: Sees what ends it; None: nobody does.
 
     Raises:
         Ended: If not even a SYN can be sent.
     """
 
-    def __init__(self, way: Way):
+    def __init__(self, way: Way, tap: TcpTap | None = None):
+        self._tap, self._key = tap, Key(b"", 0, 0)
         v6 = ":" in way.address
         self._socket = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_STREAM)
         self._written = 0
         try:
             self._socket.setblocking(False)
             self._prepare(way, v6)
+            if tap is not None:
+                address = socket.inet_pton(self._socket.family, way.address.partition("%")[0])
+                self._key = Key(address, way.port, self._socket.getsockname()[1])
+                tap.watch(self._key)
             self._socket.connect((way.address, way.port))
         except BlockingIOError:
             pass
         except OSError as error:
             self._socket.close()
+            if tap is not None:
+                tap.forget(self._key)
             raise _ended(error) from error
 
     def _prepare(self, way: Way, v6: bool) -> None:
@@ -96,8 +105,8 @@ class KernelTcp:
             sock.setsockopt(socket.IPPROTO_IP, IP_TTL, way.ttl)
         if way.interface:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, way.interface.encode())
-        if way.source:
-            sock.bind((way.source, 0))
+        # Even without a source: its port is to be known before its SYN leaves.
+        sock.bind((way.source, 0))
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -167,6 +176,12 @@ class KernelTcp:
                     if origin == SO_EE_ORIGIN_TIMESTAMPING:
                         told.append((octet, _stamp(ancillary)))
 
+    def last_word(self, cause: EndCause) -> LastWord | None:
+        """The packet that ended the connection in this way; None if none did, or none was seen."""
+        if self._tap is None or cause not in ("rst", "fin"):
+            return None
+        return self._tap.last_word(self._key, reset=cause == "rst")
+
     def info(self) -> TcpInfo:
         """What the kernel tells of the connection now."""
         raw = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_OCTETS)
@@ -175,6 +190,8 @@ class KernelTcp:
 
     def close(self) -> None:
         """End it with an RST, so that no table on the way keeps the session."""
+        if self._tap is not None:
+            self._tap.forget(self._key)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
 
@@ -185,6 +202,7 @@ class KernelStack:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._open: dict[int, KernelTcp] = {}
+        self._tap: TcpTap | None = None  # as long as there are connections
 
     def connect(self, way: Way) -> KernelTcp:
         """Begin a connection.
@@ -192,14 +210,22 @@ class KernelStack:
         Raises:
             Ended: If not even a SYN can be sent.
         """
-        connection = KernelTcp(way)
+        self._listen()
+        try:
+            connection = KernelTcp(way, self._tap)
+        except Ended:
+            self._hush()
+            raise
         self._open[connection.fileno()] = connection
         self._epoll.register(connection.fileno(), select.EPOLLIN | select.EPOLLERR | select.EPOLLHUP)
         return connection
 
     def ready(self) -> list[KernelTcp]:
         """Connections to read from, by data, stamps or errors."""
-        return [self._open[fd] for fd, _ in self._epoll.poll(0) if fd in self._open]
+        told = [fd for fd, _ in self._epoll.poll(0)]
+        if self._tap is not None and self._tap.fileno() in told:
+            self._tap.read()
+        return [self._open[fd] for fd in told if fd in self._open]
 
     def close(self, connection: KernelTcp) -> None:
         """End a connection."""
@@ -207,6 +233,21 @@ class KernelStack:
         if self._open.pop(fd, None) is not None:
             self._epoll.unregister(fd)
             connection.close()
+            self._hush()
+
+    def _listen(self) -> None:
+        if self._tap is None:
+            try:
+                self._tap = TcpTap()
+            except OSError:  # a session's end is told without its sender then
+                return
+            self._epoll.register(self._tap.fileno(), select.EPOLLIN)
+
+    def _hush(self) -> None:
+        if self._tap is not None and not self._open:
+            self._epoll.unregister(self._tap.fileno())
+            self._tap.close()
+            self._tap = None
 
 
 def _stamp(ancillary: list[tuple[int, int, bytes]]) -> int:

@@ -129,7 +129,9 @@ class SessionEndModel(_Model):
     at_ns: Ns = Field(description="When the packet came; of a silent end, when the first probe was lost.")
     from_: str = Field(alias="from", description="Address the RST, FIN or ICMP error came from.")
     ttl: Count = Field(description="TTL of that packet on arrival: tells the firewall from the far end.")
-    peer_ttl: Count = Field(default=0, description="TTL of the far end's last reply, to set beside it; 0: none came.")
+    peer_ttl: Count = Field(
+        default=0, description="TTL of the far end's last reply, of a stream: of its SYN/ACK; 0: none came."
+    )
     by: EndedBy = Field(
         default="unknown",
         description="peer: as many routers away as the far end. firewall: nearer, or under another address."

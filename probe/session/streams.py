@@ -22,10 +22,12 @@ import numpy as np
 from probe.border import SharedState
 from probe.clock import Clock, wall_offset_ns
 from probe.core.account import Correction
+from probe.core.events import EndCause
 from probe.core.histogram import bins_of
 from probe.core.ledger import Ledger
 from probe.core.stream import Stall, StreamAccount, TcpInfo
 from probe.link.kernel_tcp import Ended, Progress, Way
+from probe.link.tcp_tap import LastWord
 from probe.session.liveness import CONNECTING, Liveness
 
 LOOK_NS = 5_000_000
@@ -55,6 +57,8 @@ class Connection(Protocol):
     def sent(self) -> list[tuple[int, int]]: ...
 
     def info(self) -> TcpInfo: ...
+
+    def last_word(self, cause: EndCause) -> LastWord | None: ...
 
 
 class Stack(Protocol):
@@ -378,15 +382,19 @@ class Streams:
 
     def _lost(self, stream: Stream, end: Ended) -> None:
         """The session is over. A new one is tried at once."""
+        assert stream.connection is not None
         at = self._clock.mono_ns()
+        word = stream.connection.last_word(end.cause)
+        came = min(max(word.at_ns - wall_offset_ns(self._clock), stream.looked_at), at) if word else at
         stream.account.ended(at)
         self._report(stream)
         self._close(stream)
         if end.cause == "rst":
             self._ledger.count(stream.index, "reset")
         source = stream.way.address if end.cause in ("rst", "fin") else ""
-        event = {"event": "session_end", "flow": stream.index, "cause": end.cause, "at_ns": at + self._anchor}
-        self._tell({**event, "from": source, "ttl": 0, "peer_ttl": 0, "detail": str(end)})
+        event = {"event": "session_end", "flow": stream.index, "cause": end.cause, "at_ns": came + self._anchor}
+        ttl, peer_ttl = (word.ttl, word.peer_ttl) if word else (0, 0)
+        self._tell({**event, "from": source, "ttl": ttl, "peer_ttl": peer_ttl, "detail": str(end)})
         self._restart(stream, at)
         self._liveness.end(stream.index)
         self._on_state(stream.index, at)

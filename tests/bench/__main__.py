@@ -12,6 +12,8 @@
              not one of these: drills of the lab's scenarios; `scenarios --help` tells more
   dashboards [--down SECONDS]
              likewise: what Grafana shows of a live drill, held to its report
+  dark [--seconds 60]
+             likewise: a kept TCP session over a long outage
 
 Progress goes to stderr, a Markdown table to stdout, JSON and the same table to --out.
 """
@@ -28,7 +30,7 @@ from probe.errors import HaprobeError
 from probe.progress import Progress
 
 from . import bed as beds
-from . import dashboards, lateness, rate, scenarios, scrape, soak, timed, truth, watchers
+from . import dark, dashboards, lateness, rate, scenarios, scrape, soak, timed, truth, watchers
 from .results import Row, markdown, save
 
 RATES = "100k,300k,600k,1M"
@@ -113,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return scenarios.main(words[1:])
     if words[:1] == ["dashboards"]:
         return dashboards.main(words[1:])
+    if words[:1] == ["dark"]:
+        return dark.main(words[1:])
     given = options(words)
     rows: list[Row] = []
     shown = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}

@@ -257,6 +257,7 @@ def _natural(text: str) -> int:
 def main(argv: Sequence[str]) -> int:
     given = options(argv)
     out = (given.summary or given.out).resolve()
+    status = 0
     try:
         if given.summary is None:
             names = list(dict.fromkeys(given.name)) or list(GROUPS[given.group])
@@ -271,12 +272,13 @@ def main(argv: Sequence[str]) -> int:
         print(f"bench: {error}", file=sys.stderr)
         if isinstance(error, UsageError):
             return error.exit_status
+        status = error.exit_status
     except KeyboardInterrupt:
-        pass
+        status = 130
     tally, text = summary(out)
     if given.summary is None:
         (out / "scenarios.md").write_text(text)
         (out / "scenarios.json").write_text(json.dumps(tally.document(), indent=1) + "\n")
     print(text, end="")
     print(f"\n{out}")
-    return 0 if tally.good else 1
+    return status or (0 if tally.good else 1)

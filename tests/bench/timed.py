@@ -28,9 +28,13 @@ from .results import Row, missing
 INTERVAL_MS = 1
 SHORTEST_S, LONGEST_S = 0.05, 3.0
 BEFORE_S, AFTER_S, STARTING_S = 1.5, 1.0, 20.0
-TABLE = "table inet faults {\nchain forward {\ntype filter hook forward priority 0;\n}\n}\n"
 SENDING = re.compile(r"answered [1-9]")  # in haprobe's progress: it takes longer to start than the others do
-CLOSE, OPEN = b"add rule inet faults forward drop", b"flush chain inet faults forward"
+CLOSE, OPEN = b"add rule inet faults outage drop", b"flush chain inet faults outage"
+
+
+def table(hook: str = "forward", priority: int = 0) -> str:
+    """For nft: where a `Switch` drops."""
+    return f"table inet faults {{\nchain outage {{\ntype filter hook {hook} priority {priority};\n}}\n}}\n"
 
 
 @dataclass
@@ -109,7 +113,7 @@ def _outage(bed: Bed, length_s: float, irtt_there: bool) -> tuple[Switched, dict
     """What each tool that is there says of one outage, in ms; None: nothing, or not one outage."""
     seconds = BEFORE_S + length_s + AFTER_S
     bed.clear()
-    bed.nft(TABLE)
+    bed.nft(table())
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         raw = Path(name) / "irtt.json"
         stack.callback(bed.clear)
@@ -156,7 +160,7 @@ def irtt_outage_ms(trips: Sequence[dict]) -> float | None:
 
 
 class Switch:
-    """Drops and passes everything at the router, at known instants."""
+    """Drops and passes everything at the router, at known instants; needs `table` there."""
 
     def __init__(self, bed: Bed):
         self._path = bed.network.path("router")

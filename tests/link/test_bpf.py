@@ -16,7 +16,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
-from probe.link.bpf import JEQ, LD_B, Assembler, probe_filter
+from probe.link.bpf import JEQ, LD_B, Assembler, flag_filter, probe_filter
 
 from .cbpf import Skb, run
 
@@ -113,6 +113,21 @@ def test_drops_by_metadata(metadata):
 
 def test_loopback_counts_as_ethernet():
     assert run(FILTER, skb(ACCEPTED["udp, lowest port"], hatype=772)) == SNAP
+
+
+@pytest.mark.parametrize("head", [E4, E6], ids=["4", "6"])
+def test_flags_of_tcp_from_some_ports(head):
+    program = flag_filter(0x07, [(7, 8), (443, 443)], SNAP)
+
+    def passes(packet: Packet, **metadata: int) -> bool:
+        whole = skb(head / packet)
+        return run(program, Skb(whole.data[14:], whole.protocol, **metadata)) == SNAP
+
+    assert all(passes(TCP(sport=port, dport=1, flags=flags)) for port in (7, 8, 443) for flags in ("R", "FA", "SA"))
+    assert not any(passes(TCP(sport=7, dport=1, flags=flags)) for flags in ("A", "PA", "U"))
+    assert not any(passes(TCP(sport=port, dport=7, flags="R")) for port in (6, 9, 444))
+    assert not passes(TCP(sport=7, dport=1, flags="R"), pkttype=3)
+    assert not passes(UDP(sport=7, dport=1) / Raw(bytes([0xFF] * 20)))
 
 
 @pytest.mark.parametrize("name", ["udp, lowest port", "tcp6", "echo reply", "unreachable 6"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -30,6 +31,14 @@ def pair() -> Any:
             until(lambda: mine.finish() == "connected")
             yield stack, mine, theirs
             stack.close(mine)
+
+
+def seen(mine: Any, cause: Any) -> None:
+    """What ended it is known, where packet sockets are allowed."""
+    word = mine.last_word(cause)
+    if os.geteuid() == 0:
+        assert (word.ttl, word.peer_ttl) == (64, 64)
+        assert 0 <= time.time_ns() - word.at_ns < 20_000_000_000
 
 
 def test_octets_come_and_go_with_the_kernels_stamps(pair: Any) -> None:
@@ -61,6 +70,8 @@ def test_a_fin_is_no_reset(pair: Any) -> None:
     with pytest.raises(Ended) as ended:
         until(lambda: mine.read(1)[0])
     assert ended.value.cause == "fin"
+    seen(mine, "fin")
+    assert mine.last_word("rst") is None
 
 
 def test_a_reset_is_one(pair: Any) -> None:
@@ -70,6 +81,25 @@ def test_a_reset_is_one(pair: Any) -> None:
     with pytest.raises(Ended) as ended:
         until(lambda: mine.read(1)[0])
     assert ended.value.cause == "rst"
+    seen(mine, "rst")
+    assert mine.last_word("silent") is None
+
+
+def test_each_connection_has_its_own_last_word(pair: Any) -> None:
+    stack, mine, theirs = pair
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        other = stack.connect(Way("127.0.0.1", listener.getsockname()[1]))
+        remote, _ = listener.accept()
+        remote.close()
+        with pytest.raises(Ended):
+            until(lambda: other.read(1)[0])
+    seen(other, "fin")
+    assert mine.last_word("fin") is None
+    stack.close(other)
+    theirs.close()
+    with pytest.raises(Ended):
+        until(lambda: mine.read(1)[0])
+    seen(mine, "fin")
 
 
 def test_a_port_where_nobody_listens_refuses() -> None:

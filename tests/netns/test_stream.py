@@ -153,23 +153,36 @@ def test_a_stall_is_what_the_workloads_interface_saw(triple: Triple, echo: Run, 
     assert longest["duration_ns"] > dark["lower"] - 2 * flow["interval_ns"]
 
 
-def test_a_session_that_is_reset_is_over_and_the_next_one_shows_when_new_ones_work(triple: Triple, echo: Run) -> None:
+@pytest.mark.parametrize("by", ["peer", "firewall"])
+@pytest.mark.parametrize("address", [IPV4, IPV6], ids=["4", "6"])
+def test_a_session_that_is_reset_is_over_and_the_next_one_shows_when_new_ones_work(
+    triple: Triple, echo: Run, address: str, by: str
+) -> None:
+    """By its peer, or in the peer's name by the router: the TTL tells."""
     tap = Tap(triple, ECHO_PORT)
-    run = triple.start_measure(f"tcp+stream://{IPV4}:{ECHO_PORT}", duration=180)
+    target = f"[{address}]" if ":" in address else address
+    run = triple.start_measure(f"tcp+stream://{target}:{ECHO_PORT}", rate=20, duration=180)
     until_typed(tap, 10)
     (old,) = {segment.port for segment in tap.read()}
-    echo.kill()
-    triple.reflect(triple.far, "--echo", str(ECHO_PORT))
+    if by == "peer":
+        echo.kill()
+        triple.reflect(triple.far, "--echo", str(ECHO_PORT))
+    else:
+        rule = f"tcp sport {old} tcp dport {ECHO_PORT} reject with tcp reset"
+        triple.nft("table inet forger {", "chain forward {", "type filter hook forward priority 0;", rule, "}", "}")
     until_echoed(tap, 5, 0, old)
     document = ended(run)
     tap.close()
     assert laws(document, settled=True) == []
     flow = stream_of(document)
-    assert flow["session_end"]["cause"] in ("rst", "fin")
+    end = flow["session_end"]
+    assert end["cause"] in ("rst", "fin") if by == "peer" else end["cause"] == "rst"
+    assert (end["from"], end["by"]) == (address, by)
+    assert (end["ttl"], end["peer_ttl"]) == (63 if by == "peer" else 64, 63)
     assert flow["verdict"] == "reset"
     (again, *_) = flow["stream"]["reconnected"]
-    assert again["at_ns"] > flow["session_end"]["at_ns"]
-    assert flow["counts"]["received"] > 10
+    assert again["at_ns"] > end["at_ns"]
+    assert flow["counts"]["received"] >= 10
 
 
 def test_without_an_echo_service_it_says_what_is_needed(triple: Triple) -> None:

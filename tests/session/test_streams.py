@@ -13,6 +13,7 @@ from probe.core.fate import COLUMN
 from probe.core.ledger import Ledger
 from probe.core.stream import TcpInfo
 from probe.link.kernel_tcp import Ended
+from probe.link.tcp_tap import LastWord
 from probe.recorder import FlowTrack, Recorder
 from probe.session.liveness import Liveness
 from probe.session.streams import CONNECT_NS, FAR, RECORD_OCTETS, Streams
@@ -32,6 +33,7 @@ class Wire:
         self.coming: list[tuple[bytes, int]] = []
         self.stamps: list[tuple[int, int]] = []
         self.end: Ended | None = None
+        self.word: LastWord | None = None
         self.closed = False
 
     def finish(self) -> Any:
@@ -62,6 +64,9 @@ class Wire:
     def sent(self) -> list[tuple[int, int]]:
         stamps, self.stamps = self.stamps, []
         return stamps
+
+    def last_word(self, cause: str) -> LastWord | None:
+        return self.word if cause in ("rst", "fin") else None
 
     def info(self) -> TcpInfo:
         return TcpInfo(200 * MS, 0, 0, 0)
@@ -205,13 +210,25 @@ def test_a_session_that_is_reset_is_told_and_a_new_one_tried() -> None:
     world.wire.end = Ended("rst", "Connection reset by peer")
     world.run(5 * MS, echo=False)
     (end,) = world.events("session_end")
-    assert (end["cause"], end["from"]) == ("rst", "192.0.2.2")
+    assert (end["cause"], end["from"], end["ttl"]) == ("rst", "192.0.2.2", 0)
     assert world.counts().lost == world.counts().lost_unattributed >= 2
     assert world.wires[0].closed
     world.run(S)
     assert [event["connection"] for event in world.events("established")] == [1, 2]
     assert world.counts().received > 15
     assert world.events("unobserved") == [], "without a connection there were no slots"
+
+
+@pytest.mark.parametrize(("ttl", "by"), [(61, "peer"), (63, "firewall")])
+def test_the_packet_that_ended_a_session_tells_when_and_by_whom(ttl: int, by: str) -> None:
+    world = World()
+    world.run(S)
+    came = world.clock.wall_ns() + 2 * MS
+    world.wire.end, world.wire.word = Ended("rst", "Connection reset by peer"), LastWord(came, ttl, 61)
+    world.run(5 * MS, echo=False)
+    end = world.recorded().session_end
+    assert end is not None
+    assert (end.cause, end.at_ns, end.ttl, end.peer_ttl, end.by) == ("rst", came, ttl, 61, by)
 
 
 def test_a_handshake_without_an_answer_is_tried_again_each_second() -> None:
