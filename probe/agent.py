@@ -494,12 +494,12 @@ class Agent:
         self._prober.refresh()
         clock = host_clock()
         now = time.time_ns()
-        first, last = start_ns or self._started_ns, end_ns or now
+        first, last = _span(start_ns, end_ns, self._started_ns, now)
         return new_document(
             run={
                 "id": "",
                 "started_ns": first,
-                "ended_ns": min(last, now),
+                "ended_ns": last,
                 "host": self.name,
                 "version": __version__,
                 "labels": self._fortigate.labels() if self._fortigate is not None else {},
@@ -509,6 +509,13 @@ class Agent:
             flows=[self._prober.recorder.flow_document(t, start_ns, end_ns) for t in self._ordered()],
             timeline=within(self.timeline(), first, last),
         )
+
+
+def _span(start_ns: int | None, end_ns: int | None, began_ns: int, now_ns: int) -> tuple[int, int]:
+    """What a report asked for is about: never later than now, and never backwards; a future span is empty."""
+    last = min(end_ns or now_ns, now_ns)
+    first = start_ns or min(began_ns, last)
+    return first, max(first, last)
 
 
 def _flow_status(track: FlowTrack, counts: list[int], last_answered_ns: int, verdict: int) -> dict[str, Any]:

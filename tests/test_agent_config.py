@@ -19,7 +19,7 @@ MISTAKES = {
         "2000000 probes per second",
     ),
     "impossible rate": (GOOD + "    rate: 3000000\n", 5, "flows[0].rate", "out of range", "2000000 probes per second"),
-    "no rate at all": (GOOD + "    rate: 0\n", 5, "flows[0].rate", "out of range", "more than 0"),
+    "no rate at all": (GOOD + "    rate: 0\n", 5, "flows[0].rate", "out of range", "0.001 to 2000000"),
     "unknown key": (GOOD + "    ratee: 5\n", 5, "flows[0].ratee", "did you mean rate?", "name, protocol, session"),
     "unknown host": (
         GOOD.replace("127.0.0.1", "no-such-host.invalid"),

@@ -150,13 +150,13 @@ def _read(file: Path) -> dict[str, Any]:
         document = json.loads(file.read_text("utf-8"))
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror or error}") from error
-    except ValueError as error:  # bad JSON, or bytes that are not UTF-8
+    except (ValueError, RecursionError) as error:  # bad JSON, bytes that are not UTF-8, brackets without end
         raise UsageError(f"{file}: not JSON: {error}") from error
     schema = document.get("schema", "") if isinstance(document, dict) else ""
     if not isinstance(schema, str) or not schema.startswith("haprobe.report/"):
         raise UsageError(f"{file}: not a result document: its schema should be haprobe.report/1")
     if schema != "haprobe.report/1":
-        raise UsageError(f"{file}: schema {schema} is newer than this haprobe, which reads haprobe.report/1")
+        raise UsageError(f"{file}: schema {schema} is of another haprobe; this one reads haprobe.report/1")
     wrong = problems(document)
     if wrong:
         raise UsageError(f"{file}: not a sound result document: {wrong[0]}")

@@ -94,7 +94,8 @@ def test_several_runs(tmp_path: Path, document: dict[str, Any]) -> None:
         ("{", "not JSON"),
         ("[]", "not a result document"),
         ("{}", "not a result document"),
-        ('{"schema": "haprobe.report/9"}', "newer than this haprobe"),
+        ("[" * 100_000, "not JSON"),
+        ('{"schema": "haprobe.report/9"}', "schema haprobe.report/9 is of another haprobe"),
         ('{"schema": "haprobe.report/1"}', "not a sound result document: run: Field required"),
     ],
 )
