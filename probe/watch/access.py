@@ -150,8 +150,10 @@ class _BoundedSession:
         while piece := _piece(raw, url):
             body += piece
             if len(body) > MAX_BODY:
+                body.clear()  # an error lives on in its traceback, and its frames with it
                 raise TooLongError(limit=MAX_BODY, what="octets")
             if time.monotonic() > deadline:
+                body.clear()
                 raise ReadTimeoutError(endpoint_url=url, error="it trickles")
         return bytes(body)
 

@@ -53,8 +53,12 @@ class Asker:
                 self._left += 1
                 asked.at_last = self._ended
                 raise OverdueError(f"no whole answer within {limit_s:g} s")
-        if asked.error is not None:
-            raise asked.error
+        error, asked.error = asked.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                error = None  # its traceback holds this frame, and all that the question had read
         value: _T = asked.value
         return value
 
@@ -86,6 +90,7 @@ class _Asked:
             error = raised
         with self._turn:
             self.value, self.error, self.ended = value, error, True
+            error = None  # likewise
             if self.at_last is not None:
                 self.at_last()
                 self.value = None

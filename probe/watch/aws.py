@@ -205,7 +205,7 @@ class AwsWatcher:
         except (ClientError, BotoCoreError) as error:
             return {}, result_of(error)
         except Exception as error:  # e.g. an answer of an unexpected shape
-            log.warning("AWS watcher: %s: %r", OPERATIONS[kind], error)
+            log.warning("AWS watcher: %s: %.300r", OPERATIONS[kind], error)  # it may quote all of the answer
             return {}, result_of(error)
 
     def _learn(self, answers: HaSnapshot) -> list[HaChange]:

@@ -163,6 +163,7 @@ class RestClient:
                 if time.monotonic() > deadline:
                     raise AskError(f"timeout (no whole answer within {TOTAL_TIMEOUT_S:g} s)")
                 if len(body) > MAX_BODY:
+                    body.clear()  # an error lives on in its traceback, and its frames with it
                     raise AskError(f"garbage ({path}): an answer of more than {MAX_BODY >> 20} MiB")
             return response.status_code, bytes(body)
 

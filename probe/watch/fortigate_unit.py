@@ -60,7 +60,7 @@ class UnitPoller:
         except AskError as error:
             return UnitPoll(requested_ns, self._now_ns(), None, str(error))
         except Exception as error:  # an answer that nobody thought of: an observation like any other
-            log.warning("FortiGate watcher: %s: %r", self._name, error)
+            log.warning("FortiGate watcher: %s: %.300r", self._name, error)
             return UnitPoll(requested_ns, self._now_ns(), None, f"garbage ({type(error).__name__})")
         changed = self._role not in ("", answer.role)
         self._role = answer.role

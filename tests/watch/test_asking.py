@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -71,3 +74,25 @@ def test_closing_it_ends_the_waiting() -> None:
     waiting.join(30)
     over.set()
     assert given_up
+
+
+def test_what_a_failed_question_had_read_is_let_go_at_once() -> None:
+    """Not only when the garbage collector comes by: answers of many megabytes would pile up until then."""
+
+    class Read:
+        pass
+
+    kept: list[weakref.ref[Read]] = []
+
+    def fail() -> None:
+        read = Read()
+        kept.append(weakref.ref(read))
+        raise ValueError
+
+    gc.disable()
+    try:
+        with contextlib.suppress(ValueError):
+            Asker("ask").ask(fail, LONG_S)
+        wait_for(lambda: kept[0]() is None)
+    finally:
+        gc.enable()
