@@ -53,5 +53,7 @@ def test_the_page_and_its_stream_stay_live_through_an_outage(triple: Triple, ref
         assert page.js("document.querySelectorAll('.probe').length") > 0
         assert (page.overflow(), page.errors) == ([], [])
 
+        tab.call("Page.bringToFront")  # a hidden page does not ask
+        tab.wait_for("!document.hidden")
         agent.kill()
         tab.wait_for(f"{LINK}.includes('what you see is old')")
