@@ -87,9 +87,12 @@ def edges(of: dict[tuple[str, str], str]) -> str:
 def edges_from_gauges() -> str:
     """Outages of flows without exact samples, as `edges`.
 
-    A flow begins as up where it was first seen up in the range. While an outage is open its end is not known yet.
+    A flow begins as up where it was first seen up in the range, at the latest right before its last outage. While that
+    is open its end is not known yet.
     """
-    first_up = f"min_over_time(timestamp({flow('haprobe_flow_up')} == 1)[$__range:$__interval] @ end())"
+    up = flow("haprobe_flow_up")
+    seen_up = f"min_over_time((timestamp({up}) and {up} == 1)[$__range:$__interval] @ end())"
+    first_up = f'{seen_up} or label_replace(({START} > 0) - 0.001, "by", "outage", "", "")'
     rows = edges(
         {
             ("start", "0"): f"max by (path, flow) ({START} > 0)",

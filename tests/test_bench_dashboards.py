@@ -67,9 +67,17 @@ def test_the_last_outage_alone_is_wanted_of_gauges() -> None:
     run = document(outage(100, 140), outage(4990, 7000, "reverse"), outage(5000, 7000))
     run["flows"][0]["agent"] = "a"
     for shown, right in (((5000, 7000), True), ((5000, 7001), False), ((4990, 7000), False)):
-        (row,) = gauge_rows(run, "a", {LANE: [(START + shown[0], START + shown[1])]})
+        (row,) = gauge_rows(run, "a", {LANE: [(START + shown[0], START + shown[1])]}, START + 60_000)
         assert ok(row) is right
-    assert gauge_rows(run, "b", {}) == []
+    assert gauge_rows(run, "b", {}, START) == []
+
+
+def test_gauges_know_of_an_open_outage_until_the_last_scrape() -> None:
+    run = document(outage(100, 50_000, censored="end"))
+    run["flows"][0]["agent"] = "a"
+    for drawn_to, right in ((45_000, True), (39_999, False)):
+        (row,) = gauge_rows(run, "a", {LANE: [(START + 100, START + drawn_to)]}, START + 40_000)
+        assert ok(row) is right
 
 
 @pytest.mark.parametrize("page", ["drill", "drill-from-gauges", "fleet"])

@@ -101,10 +101,12 @@ def look(watch: Watch, document: Mapping[str, Any], out: Path) -> list[Row]:
     rows = [row for name, result in drawn.items() for row in board_rows(name, result, excuses(document))]
     rows += lane_rows(document, _dark(drawn["drill"]), ["any"])
     rows += lane_rows(document, _dark(drawn["drill-by-direction"]), DIRECTIONS)
-    rows += gauge_rows(document, MISNAMED, _dark(drawn["drill-from-gauges"]))
-    rows += cut_rows(document)
     # All that the store holds, asked at the instant at which the panels ask.
     window = f"[{round(span[1] - span[0]) + 60}s]"
+    (scrapes,) = _samples(watch, f'up{{instance="{watch.names[MISNAMED]}"}}{window}', span[1]).values()
+    scraped_ms = max(at for at, up in scrapes if up)
+    rows += gauge_rows(document, MISNAMED, _dark(drawn["drill-from-gauges"]), scraped_ms)
+    rows += cut_rows(document)
     states = _samples(watch, f'haprobe_flow_state{{direction!=""}}{window}', span[1], "flow", "direction")
     lengths = _samples(watch, f"haprobe_flow_outage_seconds{window}", span[1], "flow", "direction", "bound")
     rows += sample_rows(document, states, lengths)

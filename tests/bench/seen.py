@@ -67,14 +67,26 @@ def lane_rows(document: Mapping[str, Any], lanes: Mapping[str, Sequence[Span]], 
     return rows
 
 
-def gauge_rows(document: Mapping[str, Any], agent: str, lanes: Mapping[str, Sequence[Span]]) -> list[Row]:
-    """The last outage of each flow of an agent beside the last that is drawn from its gauges alone."""
+def gauge_rows(
+    document: Mapping[str, Any], agent: str, lanes: Mapping[str, Sequence[Span]], scraped_ms: int
+) -> list[Row]:
+    """The last outage of each flow of an agent beside the last that is drawn from its gauges alone.
+
+    Args:
+        document: The run.
+        agent: Its name in the run.
+        lanes: Where the timeline says OUTAGE, by the lane's name.
+        scraped_ms: When the agent was last scraped: of an outage that was open then, nobody knows how it went on.
+    """
     rows = []
     for flow in (one for one in document["flows"] if one["agent"] == agent and one["outages"]):
         name = f"{flow['path']} · {flow['name']}"
         last = max(flow["outages"], key=lambda outage: outage["start_ns"])
         right, shown = (last["start_ns"] // MS, last["end_ns"] // MS), lanes.get(name, ())
-        rows.append(_edge_row(f"{name} (gauges)", 1, right, shown[-1] if shown else None, goes_on(flow, right[1])))
+        open_end = goes_on(flow, right[1])
+        if open_end:
+            right = right[0], min(right[1], scraped_ms)
+        rows.append(_edge_row(f"{name} (gauges)", 1, right, shown[-1] if shown else None, open_end))
     return rows
 
 

@@ -43,7 +43,12 @@ FLOWS: dict[str, dict[str, Any]] = {
     "in-tcp-fresh": {"protocol": "tcp", "path": "ingress", "outages": [("forward", FAILOVER)], "session": "fresh"},
     "out-icmp": {"protocol": "icmp", "path": "egress", "outages": []},
 }
-SHORT = {"b-udp": {"protocol": "udp", "path": "egress", "outages": [("forward", BLINK)]}}
+# Begins between the first scrape and the first step, and is not over at the end.
+ENDLESS = (3_200_000_000, 2 * LENGTH_S * SECOND)
+SHORT = {
+    "b-udp": {"protocol": "udp", "path": "egress", "outages": [("forward", BLINK)]},
+    "b-icmp": {"protocol": "icmp", "path": "egress", "outages": [("round_trip", ENDLESS)]},
+}
 OTHER = {"c-udp": {"protocol": "udp", "path": "egress", "outages": [("forward", BLINK)]}}
 FLOWS_OF = dict(zip(AGENTS, (FLOWS, SHORT, OTHER), strict=True))
 CHANGED_NS = (BEGIN_S + 405) * SECOND + 250_000_000
