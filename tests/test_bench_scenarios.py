@@ -10,9 +10,10 @@ import pytest
 
 from probe.drill.scenarios import GROUPS, SCENARIOS
 from probe.errors import PeerError, UsageError
+from probe.lab.plan import LabOptions, Plan
 
-from .bench import scenarios
-from .bench.drills import Shelf, reusable
+from .bench import drills, scenarios
+from .bench.drills import KeptLab, Shelf, reusable
 from .bench.scenarios import Run, batches, claimed, perform, settle, stored, summary
 from .bench.tally import Tally
 
@@ -102,6 +103,25 @@ def test_a_lab_is_kept_only_where_nothing_but_sessions_is_left() -> None:
     assert {"failover", "no-session-pickup", "single-az", "failback", "brown-out", "peer-reboot"} <= kept
     assert not kept & {"crash", "asymmetric-return", "double-failover"}
     assert not any(reusable(SCENARIOS[name]) for name in GROUPS["cloud"] if name != "vip-trap")
+
+
+def test_a_lab_that_its_drill_took_down_is_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[Any] = []
+
+    def up(options: LabOptions, progress: Any, **settings: Any) -> KeptLab:
+        lab = KeptLab.__new__(KeptLab)
+        lab.plan = Plan(options=options)
+        raised.append(lab)
+        return lab
+
+    monkeypatch.setattr(drills.KeptLab, "up", up)
+    monkeypatch.setattr(drills.Lab, "down", lambda lab: None)
+    monkeypatch.setattr(drills, "where", lambda lab: {})
+    monkeypatch.setattr(drills, "as_new", lambda lab, home: "")
+    shelf = Shelf("none-", tmp_path / "lab")
+    for keep, new in ((True, 1), (False, 1), (False, 2), (True, 3), (True, 3)):  # the second takes the kept one down
+        shelf.keep = keep
+        assert shelf.up(LabOptions(), lambda text: None) is raised[-1] and len(raised) == new
 
 
 def a_drill(gives: dict[str, Any] | Exception) -> Any:

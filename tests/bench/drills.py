@@ -66,7 +66,7 @@ class Shelf:
 
     def up(self, options: LabOptions, progress: Any) -> Lab:
         """The kept lab if it has these options and is as new, else a new one."""
-        if self._lab is not None and self._lab.plan.options == options:
+        if self._lab is not None and self._lab.keeping and self._lab.plan.options == options:
             progress("making the lab as new")
             why = as_new(self._lab, self._home)
             if not why:
@@ -111,7 +111,7 @@ def as_new(lab: Lab, home: dict[str, Any]) -> str:
         found = where(lab)
         if found != home:
             return "; ".join(f"{key} {found[key]} instead of {home[key]}" for key in home if found[key] != home[key])
-    except LabError as error:
+    except (LabError, OSError) as error:
         return str(error)
     return ""
 
