@@ -100,9 +100,9 @@ def drill(args: argparse.Namespace) -> int:
 
 
 def lab(args: argparse.Namespace) -> int:
-    from probe.lab import lab as labs
+    from probe.lab.command import run
 
-    return labs.command(args)
+    return run(args)
 
 
 def report(args: argparse.Namespace) -> int:

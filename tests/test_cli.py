@@ -377,7 +377,7 @@ def test_drill_gets_all_of_its_options(replace: Any) -> None:
 
 @pytest.mark.parametrize("action", ["up", "down", "status", "scenarios", "failover"])
 def test_lab_gets_its_action(action: str, replace: Any) -> None:
-    lab = replace("probe.lab.lab", "command", 0)
+    lab = replace("probe.lab.command", "run", 0)
     assert cli.main(["lab", action, "-q"]) == 0
     (args,), _ = lab.only
     assert (args.action, args.quiet) == (action, True)

@@ -11,7 +11,6 @@ all that a killed one left behind is found by its namespaces' names and removed 
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import socket
@@ -45,7 +44,7 @@ from probe.lab.plan import (
     peer_of,
 )
 
-__all__ = ["AgentHandle", "Lab", "LabError", "LabOptions", "command"]
+__all__ = ["AgentHandle", "Lab", "LabError", "LabOptions"]
 
 HEARTBEAT_PORT = "port3"
 LOOPBACK = "127.0.0.1"  # of the root namespace, where nothing of the lab is reachable by itself
@@ -543,10 +542,3 @@ def _wait_for(condition: Callable[[], bool], limit_s: float, complaint: Callable
         if time.monotonic() > deadline:
             raise LabError(complaint())
         time.sleep(_POLL_S)
-
-
-def command(args: argparse.Namespace) -> int:
-    """`haprobe lab ...`; see `probe.lab.command`."""
-    from probe.lab.command import run
-
-    return run(args)
