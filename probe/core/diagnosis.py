@@ -100,10 +100,11 @@ class Facts:
         if primary not in said.values():
             return []  # nothing followed it, or the two watchers name the units differently
         been = {_signal(e) for e in self.moves if e.detail.get("to_unit") == primary}
+        added = {_signal(e) for e in self.moves if not e.detail.get("from")}  # what nobody had was not left behind
         return [
             f"{signal} {'points back' if signal in been else 'still points'} at {unit or 'nobody'}, not at {primary}"
             for signal, unit in said.items()
-            if signal.startswith(words) and unit != primary
+            if signal.startswith(words) and unit != primary and signal not in added - been
         ]
 
     @cached_property

@@ -160,6 +160,9 @@ def test_routes_to_different_units_explain_a_path_that_is_down() -> None:
         "route 10.99.98.0/26 in rtb-1 leads to fgt-a",
     )
     assert "agent/east-west-udp_new (east-west udp, fresh): dark" in finding.evidence
+    pointing = {"eip 203.0.113.10": "fgt-b", "route rtb-1 0.0.0.0/0": "fgt-b", "route rtb-1 10.99.98.0/26": "fgt-a"}
+    seen = at(7, "signals_disagree", "aws", 0.1, signals=pointing)
+    assert codes(flows(**dark("eastwest")), [*GOOD, back, seen]) == ["one_direction_dark"], "what is new was not left"
     assert codes(flows(), [*GOOD, back]) == ["failover_clean"], "nothing is down"
     assert codes(flows(**dark("eastwest")), GOOD) == [], "both ways lead to the new unit"
     mended = replace(back, at_ns=back.at_ns + S, detail={**back.detail, "to_unit": "fgt-b"})
