@@ -153,19 +153,14 @@ class RestClient:
         return self._asker.ask(lambda: self._fetch(http, path), QUESTION_LIMIT_S)
 
     def _fetch(self, http: httpx.Client, path: str) -> tuple[int, bytes]:
-        deadline = time.monotonic() + TOTAL_TIMEOUT_S
         extensions = {"sni_hostname": self._tls_name} if self._tls_name else {}
         headers = {"Authorization": f"Bearer {self._token}"}
         with http.stream("GET", path, headers=headers, extensions=extensions) as response:
-            body = bytearray()
-            for chunk in response.iter_raw():
-                body += chunk
-                if time.monotonic() > deadline:
-                    raise AskError(f"timeout (no whole answer within {TOTAL_TIMEOUT_S:g} s)")
-                if len(body) > MAX_BODY:
-                    body.clear()  # an error lives on in its traceback, and its frames with it
-                    raise AskError(f"garbage ({path}): an answer of more than {MAX_BODY >> 20} MiB")
-            return response.status_code, bytes(body)
+            try:
+                return response.status_code, _body(response, path)
+            finally:
+                if http.is_closed:  # while this was still connecting: it is not among the connections that were closed
+                    response.extensions["network_stream"].close()
 
     def _trust(self) -> ssl.SSLContext:
         ca = self._unit.ca_file
@@ -175,6 +170,19 @@ class RestClient:
             raise ConfigError(
                 f"{self._where}.ca_file: {ca}: {error}; allowed: a PEM file of CA certificates"
             ) from error
+
+
+def _body(response: httpx.Response, path: str) -> bytes:
+    deadline = time.monotonic() + TOTAL_TIMEOUT_S
+    body = bytearray()
+    for chunk in response.iter_raw():
+        body += chunk
+        if time.monotonic() > deadline:
+            raise AskError(f"timeout (no whole answer within {TOTAL_TIMEOUT_S:g} s)")
+        if len(body) > MAX_BODY:
+            body.clear()  # an error lives on in its traceback, and its frames with it
+            raise AskError(f"garbage ({path}): an answer of more than {MAX_BODY >> 20} MiB")
+    return bytes(body)
 
 
 def _unreached(error: Exception) -> str:

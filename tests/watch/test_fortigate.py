@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,8 +21,9 @@ from probe.lab import fortios
 from probe.lab.credentials import make
 from probe.watch import fortigate, fortigate_capture, fortigate_rest
 from probe.watch.fortigate import FortigateWatcher
+from probe.watch.fortigate_rest import AskError
 
-from .pair import UNITS, Pair, polled, wait_for
+from .pair import DEADLINE_S, UNITS, Pair, polled, wait_for
 
 MINUTE_NS = 60_000_000_000
 
@@ -273,6 +278,34 @@ def test_an_answer_that_trickles_ends_by_timeout(pair: Pair, monkeypatch: pytest
 def test_an_answer_too_long_to_be_one_is_cut_off(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fortigate_rest, "MAX_BODY", 100)
     assert "fgt-a: garbage" in polled(pair.watcher(ssh=False)).reason
+
+
+def test_a_connection_that_was_being_made_when_asking_ended_is_closed(tmp_path: Path) -> None:
+    keys = make(tmp_path, {"fgt-a": ["127.0.0.1"]})
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(keys.certificate("fgt-a"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(DEADLINE_S)
+        unit = SimpleNamespace(
+            host="127.0.0.1", port=listener.getsockname()[1], tls_name=None, ca_file=str(keys.ca),
+            token_file=str(keys.token("fgt-a")), token_env=None,
+        )  # fmt: skip
+        client = fortigate_rest.RestClient("fgt-a", unit)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(client.ask)
+            raw, _ = listener.accept()
+            client.close()
+    assert isinstance(asked.exception(), AskError)
+    gc.disable()  # it may not be the collector that closes it
+    try:
+        raw.settimeout(DEADLINE_S)
+        with context.wrap_socket(raw, server_side=True) as peer:
+            assert peer.recv(65_536).startswith(b"GET ")
+            peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            peer.settimeout(DEADLINE_S / 4)
+            assert peer.recv(1) == b""
+    finally:
+        gc.enable()
 
 
 def test_a_silent_port_ends_by_timeout(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
