@@ -31,6 +31,7 @@ from probe.link.raw_ip import RawIpSender
 from probe.link.rx_blocks import RxBlocks
 from probe.link.rx_ring import RxRing
 from probe.link.tx_ring import TxRing
+from probe.priority import come_first
 from probe.session import echo, loop
 from probe.session import reflector as reflecting
 from probe.session.recording import Recording
@@ -239,8 +240,7 @@ def place(cpu: int | None, *, realtime: bool) -> None:
                 "or leave realtime out"
             ) from error
         return
-    with contextlib.suppress(PermissionError):  # needs CAP_SYS_NICE; without it a busy host shows as unsent slots
-        os.setpriority(os.PRIO_PROCESS, 0, -20)
+    come_first(-20)
 
 
 ROLES = {"sender": run_sender, "reflector": run_reflector, "echo": run_echo}

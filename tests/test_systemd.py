@@ -71,6 +71,7 @@ def test_the_unit_grants_what_an_agent_needs_and_no_more() -> None:
     # Reading the clock's error is a system call of the clock group, which @system-service lacks.
     assert "adjtimex" in unit["SystemCallFilter"]
     assert "ProtectClock" not in unit
+    assert unit["LimitNICE"] == "-20", "or the engines could not come first"
 
 
 def test_the_unit_starts_a_command_that_exists() -> None:

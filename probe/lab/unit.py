@@ -19,7 +19,6 @@ import argparse
 import contextlib
 import importlib
 import json
-import os
 import selectors
 import signal
 import socket
@@ -37,6 +36,7 @@ from probe.lab.fortios import FLAG_SET, HIGHER_PRIORITY, ONLY_MEMBER, PRIORITY
 from probe.lab.namespace import LabError
 from probe.lab.plan import CLOUD_URL, UNITS, Plan, eni_of, peer_of
 from probe.lab.state import append_event
+from probe.priority import come_first
 
 HEARTBEAT_PORT = 703  # UDP, FortiOS's unicast heartbeat
 _CONTROL_S = 2.0
@@ -309,8 +309,7 @@ def main(argv: list[str] | None = None) -> int:
     unit = Unit(Plan.load(arguments.plan), arguments.unit, arguments.endpoint_url or None)
     signal.signal(signal.SIGTERM, unit.stop)
     signal.signal(signal.SIGINT, unit.stop)
-    with contextlib.suppress(OSError):  # heartbeats in time even on a busy machine
-        os.setpriority(os.PRIO_PROCESS, 0, -10)
+    come_first(-10)  # heartbeats in time even on a busy machine
     try:
         unit.start()
         unit.run()
