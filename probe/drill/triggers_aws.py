@@ -12,7 +12,7 @@ from probe.clock import Clock, SystemClock
 from probe.core.events import TimelineEvent
 from probe.drill.triggers import Trigger
 from probe.errors import HaprobeError, PeerError
-from probe.watch.access import PATIENT_READ_TIMEOUT_S, Access, explained, make_client, result_of
+from probe.watch.access import PATIENT, Access, explained, make_client, result_of
 
 STOPPED_LIMIT_S = 300.0  # until an instance that was told to stop may be started again
 STOPPED_POLL_S = 2.0
@@ -132,7 +132,7 @@ class InstanceTrigger(Trigger):
     def _ec2(self, action: str) -> Any:
         if self._client is None:
             try:
-                self._client = make_client(self._access, read_timeout_s=PATIENT_READ_TIMEOUT_S)
+                self._client = make_client(self._access, patience=PATIENT)
             except (ClientError, BotoCoreError) as error:
                 raise explained(error, self._access, action) from error
         return self._client

@@ -9,10 +9,12 @@ failures, and who asks knows better when to ask again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
+from xml.parsers import expat
 
 import boto3
 import botocore.session
@@ -36,6 +38,7 @@ from botocore.exceptions import (
 from botocore.exceptions import (
     ConnectionError as ConnectError,
 )
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError as UrllibHTTPError
 from urllib3.exceptions import NameResolutionError
 from urllib3.exceptions import ReadTimeoutError as UrllibReadTimeoutError
@@ -46,16 +49,27 @@ from probe.watch.asking import OverdueError
 CONNECT_TIMEOUT_S = 1.0
 READ_TIMEOUT_S = 2.0
 TOTAL_TIMEOUT_S = 5.0  # of one answer's body, however steadily it trickles; more for who waits longer between octets
-MAX_BODY = (
-    8 << 20
-)  # octets; the page of a thousand instances has a few millions, what a watcher asks for some thousands
-PATIENT_READ_TIMEOUT_S = 20.0  # for what is asked once: an unfiltered question about an account may take long
+MAX_BODY = 4 << 20  # octets; what a watcher asks for has some thousands, or a few millions for tables full of routes
+MAX_DEPTH = 100  # elements within each other; answers have ten. What is deeper takes a parser hundreds of MiB
 ROLE_SESSION = "haprobe"
 DENIED = frozenset({"UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "UnauthorizedAccess"})
 BAD_KEYS = frozenset(
     {"AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch"}
     | {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How much is waited for and read: seconds without a further octet, octets of one body."""
+
+    read_timeout_s: float
+    max_body: int
+
+
+HASTY = Patience(READ_TIMEOUT_S, MAX_BODY)
+# For what is asked once. An unfiltered question about an account may take long; a thousand instances are millions.
+PATIENT = Patience(20.0, 8 << 20)
 
 
 class Access(Protocol):
@@ -84,7 +98,7 @@ class Account:
     endpoint_url: str | None = None
 
 
-def make_client(access: Access, service: str = "ec2", *, read_timeout_s: float = READ_TIMEOUT_S) -> Any:
+def make_client(access: Access, service: str = "ec2", *, patience: Patience = HASTY) -> Any:
     """A client of one service: explicit timeouts, one attempt.
 
     Raises:
@@ -92,16 +106,16 @@ def make_client(access: Access, service: str = "ec2", *, read_timeout_s: float =
     """
     settings = Config(
         connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=read_timeout_s,
+        read_timeout=patience.read_timeout_s,
         retries={"total_max_attempts": 1, "mode": "standard"},
         user_agent_extra="haprobe",
     )
     session = _session(access)
     if access.role_arn:
-        session = _assumed(session, access, settings)
+        session = _assumed(session, access, settings, patience)
     # An own session: the module-level default one is not safe to share between threads.
     wrapped = boto3.session.Session(botocore_session=session)
-    return bounded(wrapped.client(service, endpoint_url=access.endpoint_url, config=settings), read_timeout_s)
+    return bounded(wrapped.client(service, endpoint_url=access.endpoint_url, config=settings), patience)
 
 
 class TooLongError(BotoCoreError):  # type: ignore[misc]  # botocore has no types
@@ -110,10 +124,10 @@ class TooLongError(BotoCoreError):  # type: ignore[misc]  # botocore has no type
     fmt = "the answer has more than {limit} {what}"
 
 
-def bounded(client: Any, read_timeout_s: float = READ_TIMEOUT_S) -> Any:
+def bounded(client: Any, patience: Patience = HASTY) -> Any:
     """The client, whose answers are read to their end only up to a size and for so long."""
     endpoint = client._endpoint
-    endpoint.http_session = _BoundedSession(endpoint.http_session, max(TOTAL_TIMEOUT_S, read_timeout_s))
+    endpoint.http_session = _BoundedSession(endpoint.http_session, patience)
     return client
 
 
@@ -122,12 +136,13 @@ class _BoundedSession:
 
     Args:
         session: It.
-        limit_s: For one body.
+        patience: With one answer.
     """
 
-    def __init__(self, session: Any, limit_s: float):
+    def __init__(self, session: Any, patience: Patience):
         self._session = session
-        self._limit_s = limit_s
+        self._limit_s = max(TOTAL_TIMEOUT_S, patience.read_timeout_s)
+        self._most = patience.max_body
 
     def send(self, request: Any) -> Any:
         """As of botocore's, which reads nothing of the body where it is to be streamed."""
@@ -140,6 +155,7 @@ class _BoundedSession:
             except BaseException:
                 response.raw.close()  # with what may still come on that connection
                 raise
+            refuse_depth(response._content)
         return response
 
     def close(self) -> None:
@@ -149,13 +165,37 @@ class _BoundedSession:
         body = bytearray()
         while piece := _piece(raw, url):
             body += piece
-            if len(body) > MAX_BODY:
+            if len(body) > self._most:
                 body.clear()  # an error lives on in its traceback, and its frames with it
-                raise TooLongError(limit=MAX_BODY, what="octets")
+                raise TooLongError(limit=self._most, what="octets")
             if time.monotonic() > deadline:
                 body.clear()
                 raise ReadTimeoutError(endpoint_url=url, error="it trickles")
         return bytes(body)
+
+
+def refuse_depth(body: bytes) -> None:
+    """Read XML without keeping any of it. What is not XML, or not to its end, is left to the SDK.
+
+    Raises:
+        ResponseParserError: If its elements are nested more than MAX_DEPTH deep.
+    """
+    depth = 0
+
+    def enter(name: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ResponseParserError(f"elements nested more than {MAX_DEPTH} deep")
+
+    def leave(name: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    reader = expat.ParserCreate()
+    reader.StartElementHandler, reader.EndElementHandler = enter, leave
+    with contextlib.suppress(expat.ExpatError):
+        reader.Parse(body, True)
 
 
 def _piece(raw: Any, url: str) -> bytes:
@@ -179,7 +219,9 @@ def _session(access: Access) -> botocore.session.Session:
     return session
 
 
-def _assumed(source: botocore.session.Session, access: Access, settings: Config) -> botocore.session.Session:
+def _assumed(
+    source: botocore.session.Session, access: Access, settings: Config, patience: Patience
+) -> botocore.session.Session:
     """A session that is the role, renewed by botocore before it runs out."""
     credentials = source.get_credentials()
     if credentials is None:
@@ -189,7 +231,7 @@ def _assumed(source: botocore.session.Session, access: Access, settings: Config)
         extra["ExternalId"] = access.external_id
 
     def create_client(service: str, **arguments: Any) -> Any:
-        return bounded(source.create_client(service, config=settings, **arguments), settings.read_timeout)
+        return bounded(source.create_client(service, config=settings, **arguments), patience)
 
     fetcher = AssumeRoleCredentialFetcher(create_client, credentials, access.role_arn, extra_args=extra)
     session = _session(access)

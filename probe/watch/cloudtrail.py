@@ -14,7 +14,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from probe.watch.access import PATIENT_READ_TIMEOUT_S, Access, explained, make_client, result_of
+from probe.watch.access import PATIENT, Access, explained, make_client, result_of
 from probe.watch.trail_events import INSTANCE, TAKEOVER
 
 ACTION = "cloudtrail:LookupEvents"
@@ -58,7 +58,7 @@ def look_up(
     }
     records: list[dict[str, Any]] = []
     try:
-        asking = client or make_client(access, "cloudtrail", read_timeout_s=PATIENT_READ_TIMEOUT_S)
+        asking = client or make_client(access, "cloudtrail", patience=PATIENT)
         for number, operation in enumerate((*TAKEOVER, *INSTANCE), 1):
             tell(f"asking CloudTrail for {operation} ({number} of {len(TAKEOVER) + len(INSTANCE)})")
             condition = {"AttributeKey": "EventName", "AttributeValue": operation}

@@ -10,7 +10,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from probe.errors import UsageError
-from probe.watch.access import PATIENT_READ_TIMEOUT_S, Access, explained, make_client
+from probe.watch.access import PATIENT, Access, explained, make_client
 from probe.watch.ec2 import pages
 from probe.watch.pair import Pair, analyse, candidates, choose
 
@@ -48,7 +48,7 @@ def discover(access: Access, wanted: Wanted, tell: Callable[[str], None] = lambd
         UsageError: If there is no such pair, or more than one.
     """
     with _asking(access, "ec2:DescribeInstances"):
-        client = make_client(access, read_timeout_s=PATIENT_READ_TIMEOUT_S)
+        client = make_client(access, patience=PATIENT)
         tell("asking EC2 for instances")
         found = _instances(client, wanted)
     if not (wanted.instances or wanted.tags or wanted.name):

@@ -25,7 +25,7 @@ READ_TIMEOUT_S = 3.0  # without a further octet
 TOTAL_TIMEOUT_S = 5.0  # of one answer, however steadily it trickles
 QUESTION_LIMIT_S = TOTAL_TIMEOUT_S + 1.0  # with the resolver and the headers before it
 KEPT_OPEN_S = 4.0  # an idle connection; common servers close theirs after five seconds or more
-MAX_BODY = 4 << 20  # octets; an HA answer has a few thousand
+MAX_BODY = 1 << 20  # octets; an HA answer has a few thousand
 
 
 class AskError(Exception):

@@ -13,7 +13,7 @@ import pytest
 from probe.drill.triggers_aws import InstanceTrigger
 from probe.errors import HaprobeError, PeerError, PrivilegeError, UsageError
 from probe.lab.faults import FaultRule
-from probe.watch.access import Account
+from probe.watch.access import PATIENT, Account
 from tests.watch.account import Lab, an_account
 
 
@@ -119,7 +119,7 @@ def test_an_undo_that_fails_says_what_to_do_by_hand(lab: Lab) -> None:
 
 
 def test_no_answer_may_mean_done(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("probe.drill.triggers_aws.PATIENT_READ_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("probe.drill.triggers_aws.PATIENT", replace(PATIENT, read_timeout_s=1.0))
     lab.cloud.faults.book.replace([FaultRule("lost_answer", "drill", delay_ms=20_000)])
     with pytest.raises(PeerError, match=r"may have been carried out\. To undo it: aws ec2 start-instances"):
         trigger(lab).fire()

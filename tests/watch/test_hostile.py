@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.parsers import ResponseParserError
 
 from probe.core.events import TimelineEvent
 from probe.lab.credentials import Credentials, make
@@ -30,7 +31,7 @@ SAID: dict[Mode, tuple[str, ...]] = {
     "random": ("connection_closed", "unreachable", "HTTPClientError"),
     "endless": ("too_long", "garbage"),
     "huge": ("too_long", "garbage"),
-    "deep": ("too_long", "ResponseParserError", "garbage"),
+    "deep": ("ResponseParserError", "garbage"),
     "bomb": ("ResponseParserError", "garbage", "connection_closed"),
     "headers": (),
     "drip": (),
@@ -114,6 +115,14 @@ def test_no_more_of_an_answer_is_read_than_one_can_have(monkeypatch: pytest.Monk
         watcher = AwsWatcher(Config(addresses=["eipalloc-1"], endpoint_url=f"http://127.0.0.1:{port}"))
         assert watcher.poll().reason == "too_long (DescribeAddresses)"
     assert access.MAX_BODY < read[0] <= access.MAX_BODY + 65_536
+
+
+def test_what_is_nested_too_deep_is_not_parsed() -> None:
+    access.refuse_depth(b"<a>" * access.MAX_DEPTH + b"</a>" * access.MAX_DEPTH)
+    access.refuse_depth(b"<r>" + b"<a><b/></a>" * 1000 + b"</r>")
+    access.refuse_depth(b"<a> no end")
+    with pytest.raises(ResponseParserError, match="more than 100 deep"):
+        access.refuse_depth(b"<a>" * (access.MAX_DEPTH + 1))
 
 
 def test_pages_without_end_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
