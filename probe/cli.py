@@ -213,7 +213,9 @@ def _measure(commands: _Commands[_Parser]) -> None:
 def _placement(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cpu", metavar="N", type=_cpu, help="run the engine on this CPU only (default: any)")
     parser.add_argument(
-        "--realtime", action="store_true", help="run it with SCHED_FIFO; for rates that do not take a whole CPU"
+        "--realtime",
+        action="store_true",
+        help="run it with SCHED_FIFO and keep the processors awake; for rates that do not take a whole CPU",
     )
 
 

@@ -170,7 +170,8 @@ class Engines(_Part):
     )
     realtime: bool = Field(
         default=False,
-        description="Run them with SCHED_FIFO, before everything else. For rates that do not take a whole CPU.",
+        description="Run them with SCHED_FIFO, before everything else, and keep the processors from sleeping while they"
+        " run: probes leave more exactly. For rates that do not take a whole CPU, and hosts that may look busy.",
     )
 
 

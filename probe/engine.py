@@ -31,7 +31,7 @@ from probe.link.raw_ip import RawIpSender
 from probe.link.rx_blocks import RxBlocks
 from probe.link.rx_ring import RxRing
 from probe.link.tx_ring import TxRing
-from probe.priority import come_first
+from probe.priority import come_first, stay_awake
 from probe.session import echo, loop
 from probe.session import reflector as reflecting
 from probe.session.recording import Recording
@@ -239,6 +239,7 @@ def place(cpu: int | None, *, realtime: bool) -> None:
                 "missing capability CAP_SYS_NICE for realtime scheduling: run as root, grant it (AmbientCapabilities), "
                 "or leave realtime out"
             ) from error
+        stay_awake()
         return
     come_first(-20)
 

@@ -31,7 +31,7 @@ class Placement:
 
     Attributes:
         cpu: The only CPU it runs on; None: any.
-        realtime: SCHED_FIFO instead of a high niceness.
+        realtime: SCHED_FIFO instead of a high priority among others, on processors that do not sleep.
     """
 
     cpu: int | None = None

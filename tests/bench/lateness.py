@@ -13,24 +13,32 @@ from pathlib import Path
 import yaml
 
 from .bed import Bed, haprobe, wait_for
-from .results import Row
+from .results import Figure, Row
 
 RATE_PPS = 10_000
+WAYS = ("default", "realtime")
 WANTED_US = 100.0
 # LISTEN_FDS as systemd passes it; the shell replaces itself, so its pid becomes the agent's.
 _ACTIVATE = 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@" 3<&0 0</dev/null'
 
 
 def lateness(bed: Bed, *, seconds: float) -> list[Row]:
-    bed.progress.line(f"lateness: an agent at {RATE_PPS:,}/s, scraped each second, {seconds:g} s")
+    """As it is by default, and with `engines.realtime`."""
     flow = {"name": "bench", "protocol": "udp", "target": bed.target, "rate": RATE_PPS, "loss_threshold": "500ms"}
     with tempfile.TemporaryDirectory() as name, bed.reflecting():
-        directory = Path(name)
-        (directory / "agent.yml").write_text(yaml.safe_dump({"flows": [flow]}))
-        return [_watched(bed, directory, seconds)]
+        rows = []
+        for way in WAYS:
+            bed.progress.line(f"lateness: {way}, {RATE_PPS:,}/s, scraped each second, {seconds:g} s")
+            directory = Path(name) / way
+            directory.mkdir()
+            config = {"flows": [flow], "engines": {"realtime": way == "realtime"}}
+            (directory / "agent.yml").write_text(yaml.safe_dump(config))
+            rows.append(_watched(bed, directory, way, seconds))
+        return rows
 
 
-def _watched(bed: Bed, directory: Path, seconds: float) -> Row:
+def _watched(bed: Bed, directory: Path, way: str, seconds: float) -> Row:
+    case = f"udp, {RATE_PPS:,}/s, {way}"
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         words = ["--config.file", str(directory / "agent.yml"), "--journal.dir", str(directory)]
@@ -38,9 +46,9 @@ def _watched(bed: Bed, directory: Path, seconds: float) -> Row:
         program = _start(bed, listener, haprobe("run", *words))
     try:
         wait_for(lambda: _ready(url), "the agent")
-        return _readings(url, seconds)
+        return Row("lateness", "haprobe", case, _readings(url, seconds))
     except (OSError, TimeoutError) as error:
-        return Row("lateness", "haprobe", f"udp, {RATE_PPS:,}/s", note=f"failed: {error}")
+        return Row("lateness", "haprobe", case, note=f"failed: {error}")
     finally:
         program.terminate()
         try:
@@ -68,7 +76,7 @@ def _get(url: str) -> bytes:
         return answer.read()
 
 
-def _readings(url: str, seconds: float) -> Row:
+def _readings(url: str, seconds: float) -> dict[str, Figure]:
     """The engine renews its figures each second, for the second before; the first ones are left out."""
     worst: list[tuple[int, int]] = []
     scrapes = 0
@@ -87,7 +95,7 @@ def _readings(url: str, seconds: float) -> Row:
     sent = counts[1]["sent"] - counts[0]["sent"]
     cpu_ns = status["engine"]["cpu_ns"] - before["engine"]["cpu_ns"]
     p99 = sorted(p / 1e3 for p, _ in worst)
-    figures = {
+    return {
         "seconds": round(time.monotonic() - began, 1),
         "scrapes": scrapes,
         "sent": sent,
@@ -100,4 +108,3 @@ def _readings(url: str, seconds: float) -> Row:
         "wanted": f"<= {WANTED_US:g} us",
         "met": p99[-1] <= WANTED_US,
     }
-    return Row("lateness", "haprobe", f"udp, {RATE_PPS:,}/s", figures)
