@@ -328,6 +328,8 @@ def _advice(error: Exception, endpoint: AgentEndpoint) -> str:
         return "is it served over TLS? try the other of http:// and https:// in its url"
     if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
         return "its url must look like http://HOST:10862 or https://HOST:10862"
+    if tail := log_tail(endpoint.log)[1:]:
+        return f"the last words of its log {endpoint.log}: {tail[-1].strip()}"
     return "is `haprobe run` up there, and is its --web.listen-address reachable from here?"
 
 

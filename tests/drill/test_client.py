@@ -56,6 +56,13 @@ def test_refused_names_agent_url_and_what_to_check() -> None:
     assert "haprobe run" in message
 
 
+def test_refused_tells_how_the_log_ends_where_there_is_one(tmp_path: Path) -> None:
+    log = tmp_path / "wl-b.log"
+    log.write_text("haprobe: starting\nhaprobe: UDP port 862 is in use\n")
+    message = ask(AgentEndpoint("wl-b", f"http://127.0.0.1:{closed_port()}", log=log))
+    assert message.endswith(f"the last words of its log {log}: haprobe: UDP port 862 is in use")
+
+
 def test_a_silent_agent_costs_no_more_than_the_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         begun = time.monotonic()
