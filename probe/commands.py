@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from probe.errors import UsageError
 from probe.files import check_outputs, not_a_file, read_bytes, replace, write
 
+LAWS_TOLD = 5  # of those that a document breaks
+
 if TYPE_CHECKING:
     from probe.watch.access import Account
 
@@ -121,7 +123,10 @@ def report(args: argparse.Namespace) -> int:
         raise UsageError("report needs a RUN: a directory of a stored run, or its report.json")
     from probe.store import runs
 
-    document = _backfill(args, runs.load(args.run)) if args.backfill else runs.load(args.run)
+    document = runs.load(args.run)
+    _warn_of_broken_laws(args.run, document)
+    if args.backfill:
+        document = _backfill(args, document)
     if args.json:
         write(args.json, runs.to_json(document))
     if args.html:
@@ -139,6 +144,17 @@ def report(args: argparse.Namespace) -> int:
 
         text.render(document, Console())
     return 0
+
+
+def _warn_of_broken_laws(place: str, document: dict[str, Any]) -> None:
+    """Say so where a document contradicts itself: it is shown as it is, but not all of it can be true."""
+    from probe.report.laws import laws
+
+    broken = laws(document)
+    for line in broken[:LAWS_TOLD]:
+        print(f"haprobe: {place}: not all of its figures can be true: {line}", file=sys.stderr)
+    if len(broken) > LAWS_TOLD:
+        print(f"haprobe: {place}: and {len(broken) - LAWS_TOLD} more like that", file=sys.stderr)
 
 
 def _backfill(args: argparse.Namespace, document: dict[str, Any]) -> dict[str, Any]:
@@ -184,6 +200,9 @@ def compare(args: argparse.Namespace) -> int:
     check_outputs(args.junit, args.html)
     limits = budgets.load_budgets(args.budget) if args.budget else []
     baseline, candidate = runs.load_all(args.baseline), runs.load_all(args.candidate)
+    for place, documents in ((args.baseline, baseline), (args.candidate, candidate)):
+        for document in documents:
+            _warn_of_broken_laws(f"{place} (run {document['run']['id']})", document)
     changes, results = comparing.compare(baseline, candidate), budgets.check(candidate, limits)
     if args.junit:
         write(args.junit, comparing.junit(results, changes))

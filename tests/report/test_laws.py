@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from probe import cli
 from probe.report.document import laws
 
 from . import build
@@ -97,3 +100,22 @@ def test_pending_probes_break_a_law_only_once_they_should_be_settled() -> None:
 
 def test_anything_at_all_gets_an_answer() -> None:
     assert laws({})[0].startswith("document: schema:")
+
+
+def test_a_document_that_contradicts_itself_is_shown_and_said_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads(build.GOLDEN.read_text())
+    assert cli.main(["report", str(build.GOLDEN), "--json", str(tmp_path / "same.json")]) == 0
+    assert capsys.readouterr().err == ""
+    for flow in document["flows"]:
+        flow["counts"]["received"] += 1
+    (tmp_path / "report.json").write_text(json.dumps(document))
+    assert cli.main(["report", str(tmp_path), "--json", str(tmp_path / "same.json")]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith(f"haprobe: {tmp_path}: not all of its figures can be true: ")
+    assert "sent = received + late + lost" in told[0]
+    assert told[-1].endswith(" more like that")
+    assert len(told) == 6
+    assert cli.main(["compare", str(build.GOLDEN), str(tmp_path)]) in (0, 1)
+    assert f"{tmp_path} (run {document['run']['id']}): not all" in capsys.readouterr().err
