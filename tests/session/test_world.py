@@ -397,9 +397,10 @@ def test_flows_that_come_and_go_disturb_no_other():
 # --- early notice --------------------------------------------------------------------------------------------------
 
 
-def test_suspect_within_a_tenth_of_a_second_then_corrected():
+@pytest.mark.parametrize("coarse", [False, True])
+def test_suspect_within_a_tenth_of_a_second_then_corrected(coarse):
     with world(1) as network:
-        life = network.add(0, "udp", rate=1000, threshold=500 * MS)
+        life = network.add(0, "udp", rate=1000, threshold=500 * MS, coarse=coarse)
         network.run(500 * MS)
         network.out.weather = Weather(dark=True)
         network.run(2 * S)
@@ -411,7 +412,8 @@ def test_suspect_within_a_tenth_of_a_second_then_corrected():
         assert [state for state, _ in states] == ["up", "suspect", "down", "up"]
         first_lost = min(probe.sent for probe in life.probes.values() if probe.lost)
         assert 0 < states[1][1] - first_lost <= 100 * MS
-        assert 500 * MS <= states[2][1] - first_lost <= 600 * MS
+        # A probe's own time is that of its frame's release, a little before it is on the wire.
+        assert 500 * MS <= states[2][1] - first_lost + MS // 10 <= 600 * MS
         assert next(network.events("outage", 0))["mono"] - first_lost <= 600 * MS
 
 

@@ -252,7 +252,15 @@ class World:
     # --- flows -------------------------------------------------------------------------------------------------
 
     def add(
-        self, index: int, kind: str, *, rate: int = 500, threshold: int = 300 * MS, k: int = 3, start: int = 0
+        self,
+        index: int,
+        kind: str,
+        *,
+        rate: int = 500,
+        threshold: int = 300 * MS,
+        k: int = 3,
+        start: int = 0,
+        coarse: bool = False,
     ) -> Life:
         """A flow, which begins with sequence `start`."""
         port = 8620 if KINDS[kind]["protocol"] == "tcp" else KINDS[kind].get("port", 862)
@@ -277,6 +285,7 @@ class World:
                 "frame": made.frame.hex(),
                 "rest": made.rest,
                 "transmitter": ["ethernet", 1],
+                "coarse": coarse,
             }
         )
         if kind == "udp_base":
