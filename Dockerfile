@@ -3,6 +3,7 @@
 #
 #   docker build -t haprobe .
 #   docker run --network host --cap-drop ALL --cap-add NET_RAW --cap-add NET_ADMIN --cap-add NET_BIND_SERVICE \
+#     --cap-add SYS_NICE \
 #     -v ./haprobe.yml:/etc/haprobe/haprobe.yml:ro -v haprobe:/var/lib/haprobe haprobe
 #
 # It runs as root without root's powers: Docker gives added capabilities to root only, and capabilities on the

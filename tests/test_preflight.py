@@ -45,6 +45,13 @@ def test_both_capabilities_are_looked_for(proc: Path) -> None:
     assert (admin.name, admin.level) == ("CAP_NET_ADMIN", "ok")
 
 
+def test_engines_may_come_first_or_not(proc: Path) -> None:
+    for limit, level in ((0, "warn"), (39, "warn"), (40, "ok"), (-1, "ok")):
+        assert host.priority(limit, proc).level == level
+    (proc / "self/status").write_text(f"CapEff:\t{1 << 23:016x}\n")
+    assert host.priority(0, proc).level == "ok"
+
+
 @pytest.mark.parametrize(
     ("state", "level"),
     [

@@ -13,6 +13,7 @@ from probe.timesync import HostClock
 
 PROC = Path("/proc")
 CAPABILITIES = {"CAP_NET_RAW": 13, "CAP_NET_ADMIN": 12}  # linux/capability.h
+CAP_SYS_NICE = 23
 GRANT = (
     "run as root, or with systemd's AmbientCapabilities=CAP_NET_RAW CAP_NET_ADMIN,"
     " or in a container with --cap-add NET_RAW --cap-add NET_ADMIN"
@@ -24,13 +25,31 @@ MIN_FREE_PORTS = 8192  # outside the kernel's own range: fresh flows take a new 
 
 def capabilities(proc: Path = PROC) -> Iterator[Check]:
     """CAP_NET_RAW for packet sockets, CAP_NET_ADMIN to keep the kernel's own answers away."""
-    match = re.search(r"^CapEff:\s*([0-9a-f]+)$", (proc / "self/status").read_text(), re.MULTILINE)
-    effective = int(match[1], 16) if match else 0
+    effective = _effective(proc)
     for name, bit in CAPABILITIES.items():
         if effective >> bit & 1:
             yield Check(name, "ok", "held")
         else:
             yield Check(name, "fail", "missing", GRANT, PrivilegeError.exit_status)
+
+
+def _effective(proc: Path) -> int:
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)$", (proc / "self/status").read_text(), re.MULTILINE)
+    return int(match[1], 16) if match else 0
+
+
+def priority(limit: int, proc: Path = PROC) -> Check:
+    """Engines come before other processes where they may.
+
+    Args:
+        limit: RLIMIT_NICE: 20 less the lowest nice value that may be taken.
+        proc: Stands in for /proc in tests.
+    """
+    lowest = -20 if _effective(proc) >> CAP_SYS_NICE & 1 or limit == resource.RLIM_INFINITY else 20 - min(limit, 40)
+    if lowest > -20:
+        finding = "engines run as any other process: on a busy host probes go unsent"
+        return Check("priority", "warn", finding, "run as root, or LimitNICE=-20 in the unit, or --cap-add SYS_NICE")
+    return Check("priority", "ok", "engines come before other processes")
 
 
 def clock(state: HostClock) -> Check:

@@ -25,6 +25,7 @@ def preflight(config_path: str | Path | None = None) -> list[Check]:
     for interface in sorted(interfaces or network.default_interfaces()):
         checks += network.interface(interface, network.largest(config, interface))
     checks += [host.open_files(*resource.getrlimit(resource.RLIMIT_NOFILE)), host.local_ports()]
+    checks.append(host.priority(resource.getrlimit(resource.RLIMIT_NICE)[0]))
     checks += firewall.check(_served(config))
     if config:
         checks += peers.agents(config.agents)
