@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from probe.core.ending import icmp_words
 from probe.core.events import SessionEnd, TimelineEvent
 from probe.core.remedies import remedies
 from probe.core.timeline import became_primary, best_told, origin
@@ -450,7 +451,7 @@ def _icmp(flow: FlowRecord) -> str:
     end = flow.session_end
     if end is None or end.cause != "icmp":
         return ""
-    return f"; ICMP type {end.icmp_type} code {end.icmp_code} from {end.source}"
+    return f"; ICMP {icmp_words(end.source, end.icmp_type, end.icmp_code)} from {end.source}"
 
 
 def _one_direction(facts: Facts) -> list[str]:

@@ -62,6 +62,31 @@ def ended_by(source: str, target: str, ttl: int, peer_ttl: int) -> EndedBy:
     return "peer" if hops(ttl) == hops(peer_ttl) else "firewall"
 
 
+def icmp_words(source: str, icmp_type: int | None, code: int | None) -> str:
+    """What an ICMP error says: in the words of RFC 792, 1122 and 1812, or RFC 4443, and in numbers.
+
+    Args:
+        source: Address of its sender, which tells the version.
+        icmp_type: Its type.
+        code: Likewise.
+    """
+    numbers = f"type {icmp_type} code {code}"
+    words = (_ICMPV6_WORDS if ":" in source else _ICMP_WORDS).get((icmp_type, code))
+    return f"{words} ({numbers})" if words else numbers
+
+
+_ICMP_WORDS: dict[tuple[int | None, int | None], str] = {
+    **{(3, 0): "network unreachable", (3, 1): "host unreachable", (3, 2): "protocol unreachable"},
+    **{(3, 3): "port unreachable", (3, 4): "fragmentation needed", (3, 9): "network prohibited"},
+    **{(3, 10): "host prohibited", (3, 13): "prohibited", (11, 0): "TTL exceeded", (11, 1): "fragments missing"},
+}
+_ICMPV6_WORDS: dict[tuple[int | None, int | None], str] = {
+    **{(1, 0): "no route", (1, 1): "prohibited", (1, 3): "host unreachable", (1, 4): "port unreachable"},
+    **{(1, 5): "source address refused", (1, 6): "route rejects", (2, 0): "packet too big"},
+    **{(3, 0): "hop limit exceeded", (3, 1): "fragments missing"},
+}
+
+
 def standing(runs: Iterable[IcmpRun], outage: Outage) -> IcmpRun | None:
     """The first ICMP errors that go on in an outage that is open; None where errors were but passing noise.
 

@@ -43,11 +43,11 @@ Ranges = range | Iterable[tuple[int, int]] | None
 class _IcmpNumbers(NamedTuple):
     protocol: int
     echo_reply: int
-    errors: tuple[int, int]  # destination unreachable, time exceeded
+    errors: tuple[int, ...]  # destination unreachable, time exceeded; in IPv6 what was too big as well
 
 
 _ICMP = _IcmpNumbers(1, 0, (3, 11))
-_ICMPV6 = _IcmpNumbers(58, 129, (1, 3))
+_ICMPV6 = _IcmpNumbers(58, 129, (1, 2, 3))
 
 
 class Assembler:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from probe.core.ending import icmp_words
 from probe.report.phrases import exact_utc, label, sent_by
 
 
@@ -30,7 +31,7 @@ def endings(document: Mapping[str, Any]) -> list[Ending]:
 def _how(end: Mapping[str, Any]) -> str:
     word = {"silent": "silence", "rst": "RST", "fin": "FIN", "icmp": "ICMP"}[end["cause"]]
     if end.get("icmp_type") is not None:
-        word += f" type {end['icmp_type']} code {end['icmp_code']}"
+        word += " " + icmp_words(end["from"], end["icmp_type"], end["icmp_code"])
     return word + sent_by(end)
 
 

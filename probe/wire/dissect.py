@@ -91,14 +91,15 @@ def intact(
     return good
 
 
-ICMP_ERRORS = {4: (3, 11), 6: (1, 3)}  # destination unreachable, time exceeded
+# Destination unreachable, time exceeded; what is too big has a type of its own in IPv6, in the middle.
+ICMP_ERRORS = {4: (3, 11), 6: (1, 2, 3)}
 _ECHO_REQUEST = {4: 8, 6: 128}
 _ICMP_OF = {4: layout.IPPROTO_ICMP, 6: layout.IPPROTO_ICMPV6}
 
 
 @dataclass(frozen=True, slots=True)
 class IcmpError:
-    """A destination-unreachable or time-exceeded message, and the packet of ours that it is about.
+    """A message of the types in ICMP_ERRORS, and the packet of ours that it is about.
 
     Attributes:
         type: Of the message.

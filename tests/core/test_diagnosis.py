@@ -400,7 +400,9 @@ def test_a_refusal_by_icmp_stands_beside_the_lost_session() -> None:
     end = SessionEnd("f", "icmp", T0 + 5 * S, "10.99.96.1", 63, 252, "firewall", 3, 13)
     lost = [replace(f, session_end=end) if f.verdict == "lost" else f for f in flows(eastwest_tcp="lost")]
     evidence = {d.code: d.evidence for d in found(lost, GOOD)}["sessions_not_synchronised"]
-    assert evidence == ("agent/east-west-tcp (east-west tcp, kept): lost; ICMP type 3 code 13 from 10.99.96.1",)
+    assert evidence == (
+        "agent/east-west-tcp (east-west tcp, kept): lost; ICMP prohibited (type 3 code 13) from 10.99.96.1",
+    )
 
 
 def test_every_code_of_the_contract_has_a_rule() -> None:

@@ -23,9 +23,11 @@ def test_a_reset_says_whose_it_was_to_the_microsecond():
 
 def test_the_other_ways_to_end():
     told = {"from": "10.99.96.1", "ttl": 63, "by": "firewall", "icmp_type": 3, "icmp_code": 13}
-    assert (
-        row(cause="icmp", at_ns=ROUTE, **told).how == "ICMP type 3 code 13 from 10.99.96.1, TTL 63: not by the far end"
-    )
+    how = row(cause="icmp", at_ns=ROUTE, **told).how
+    assert how == "ICMP prohibited (type 3 code 13) from 10.99.96.1, TTL 63: not by the far end"
+    assert row(cause="icmp", at_ns=ROUTE, **{**told, "icmp_code": 99}).how.startswith("ICMP type 3 code 99 from ")
+    too_big = {**told, "from": "2001:db8::1", "icmp_type": 2, "icmp_code": 0}
+    assert row(cause="icmp", at_ns=ROUTE, **too_big).how.startswith("ICMP packet too big (type 2 code 0) from 2001:")
     found = row(cause="silent", at_ns=DOWN)
     assert (found.how, found.again) == ("silence", "not seen")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoReply, ICMPv6TimeExceeded, IPv6
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoReply, ICMPv6PacketTooBig, ICMPv6TimeExceeded, IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 
@@ -141,6 +141,8 @@ def test_garbage_does_no_harm(content, eth_type):
          (1, 4, "2001:db8::9", 17, 781)),
         (MAC / IPv6(src="2001:db8::9", dst="2001:db8::1") / ICMPv6TimeExceeded() / V6 / TCP(sport=782), 6,
          (3, 0, "2001:db8::9", 6, 782)),
+        (MAC / IPv6(src="2001:db8::9", dst="2001:db8::1") / ICMPv6PacketTooBig(mtu=1280) / V6 / UDP(sport=783), 6,
+         (2, 0, "2001:db8::9", 17, 783)),
     ],
 )  # fmt: skip
 def test_an_icmp_error_names_the_packet_it_is_about(frame, family, expected):
