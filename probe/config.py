@@ -488,6 +488,8 @@ def check_files(config: AgentConfig) -> None:
 def _named_files(value: Any, location: Location) -> list[tuple[Location, str]]:
     if isinstance(value, dict):
         return [found for key, inner in value.items() for found in _named_files(inner, (*location, key))]
+    if isinstance(value, list):
+        return [found for i, inner in enumerate(value) for found in _named_files(inner, (*location, i))]
     is_file = bool(location) and str(location[-1]).endswith("_file") and isinstance(value, str)
     return [(location, value)] if is_file else []
 

@@ -500,6 +500,11 @@ def test_files_that_cannot_be_read_are_told_with_line_and_field(tmp_path: Path) 
         config.check_files(parse(text))
     what = f"{tmp_path}/none cannot be read: No such file or directory; allowed: a readable file"
     assert caught.value.problems == [f"f.yml:5: agents.b.ca_file: {what}"]
+    with pytest.raises(ConfigError) as caught:
+        config.check_files(
+            parse(f"flows:\n  - {{name: a, protocol: udp, target: 192.0.2.1, key_file: {tmp_path}/none}}\n")
+        )
+    assert caught.value.problems == [f"f.yml:2: flows[0].key_file: {what}"]
 
 
 # --- documentation -------------------------------------------------------------------------------------------------
