@@ -145,6 +145,8 @@ def passing():
 def health():
     sending = (("scheduled", "due"), ("sent", "sent"), ("received", "answered"), ("unsent", "due, never sent"))
     odd = ("dropped_locally", "late", "duplicate", "reordered", "corrupt")
+    unobserved = f"max({rate(flow('haprobe_unobserved_seconds_total'))})"
+    stalled = f"max({rate(flow('haprobe_stream_stall_seconds_total'))})"
     resets = f"sum by (cause) ({rate(flow('haprobe_resets_total'))})"
     return [
         graph(
@@ -176,11 +178,13 @@ def health():
             min=0,
         ),
         graph(
-            "Unobserved",
-            "Share of time in which this host did not probe on schedule, or dropped answers itself.",
-            queries((f"max({rate(flow('haprobe_unobserved_seconds_total'))})", "unobserved")),
+            "Unobserved, and stalls of a stream",
+            "Share of time in which this host did not probe on schedule, or dropped answers itself. Of a stream also:"
+            " in which what was typed did not come back.",
+            queries((unobserved, "unobserved"), (f"{stalled} or 0 * {unobserved}", "stream stalled")),
             (8, 8, 8, 26),
             "percentunit",
+            colours=(("^unobserved$", GREY), ("^stream", ORANGE)),
             legend="bottom",
             min=0,
         ),
