@@ -368,8 +368,8 @@ def _compare(commands: _Commands[_Parser]) -> None:
         "compare runs: verdicts, outages, budgets",
         "Exit status 1 when it got worse or a budget is broken.",
     )
-    parser.add_argument("baseline", metavar="BASELINE", help="run, or directory of runs")
-    parser.add_argument("candidate", metavar="CANDIDATE", help="run, or directory of runs")
+    parser.add_argument("baseline", metavar="BASELINE", help="run, or directory of runs; s3://BUCKET/PREFIX as well")
+    parser.add_argument("candidate", metavar="CANDIDATE", help="likewise")
     parser.add_argument("--budget", metavar="F", help="limits to hold the candidate against (YAML)")
     parser.add_argument("--junit", metavar="F", help="write the outcome as JUnit XML; - for stdout, without the text")
     parser.add_argument(

@@ -121,6 +121,8 @@ def report(args: argparse.Namespace) -> int:
     check_outputs(args.json, args.html, args.openmetrics)
     if args.run is None:
         raise UsageError("report needs a RUN: a directory of a stored run, or its report.json")
+    if args.backfill and args.run.startswith("s3://"):
+        raise UsageError(f"{args.run}: --backfill stores the run again, which it can on disk only: copy it there first")
     from probe.store import runs
 
     document = runs.load(args.run)
@@ -194,9 +196,6 @@ def compare(args: argparse.Namespace) -> int:
     from probe.report import compare as comparing
     from probe.store import runs
 
-    for place in (args.baseline, args.candidate):
-        if str(place).startswith("s3://"):
-            raise UsageError(f"{place}: S3 prefixes are not available in this version; allowed: files and directories")
     check_outputs(args.junit, args.html)
     limits = budgets.load_budgets(args.budget) if args.budget else []
     baseline, candidate = runs.load_all(args.baseline), runs.load_all(args.candidate)

@@ -47,7 +47,7 @@ EXCEPTIONS = {
 # What only these parts may import.
 ONLY = {
     "boto3": ("watch/", "lab/", "drill/triggers"),
-    "botocore": ("watch/", "lab/", "drill/triggers"),
+    "botocore": ("watch/", "lab/", "drill/triggers", "store/s3.py"),
     "moto": ("lab/",),
     "asyncssh": ("watch/", "lab/"),
     "httpx": ("watch/", "drill/", "export/remote_client.py"),

@@ -137,7 +137,8 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         ["discover", "aws", "--tag", "novalue"],
         ["compare", "a"],
         ["compare", "no/such/runs", "b", "--html", "f"],
-        ["compare", "s3://bucket/runs", "b"],
+        ["compare", "s3:///runs", "b"],
+        ["report", "s3://bucket/run", "--backfill"],
     ],
 )
 def test_bad_usage_exits_2_and_says_why(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

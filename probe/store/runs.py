@@ -106,14 +106,18 @@ def to_json(document: dict[str, Any]) -> str:
 def load(path: Path | str) -> dict[str, Any]:
     """Read one run: a report.json (by any name), a run's directory, or a directory that holds a single run.
 
+    Args:
+        path: On disk, or in S3: s3://BUCKET/PREFIX.
+
     Raises:
         UsageError: If nothing is there, several runs are, or the file is not a result document; says which.
+        HaprobeError: If S3 cannot be read.
     """
-    found = find(path)
+    found = _contents(path)
     if len(found) > 1:
-        names = ", ".join(p.parent.name for p in found[-5:])
+        names = ", ".join(place.split("/")[-2] for place, _ in found[-5:])
         raise UsageError(f"{path}: holds {len(found)} runs, name one of them; the newest are {names}")
-    return _read(found[0])
+    return _read(*found[0])
 
 
 def load_all(path: Path | str) -> list[dict[str, Any]]:
@@ -121,8 +125,24 @@ def load_all(path: Path | str) -> list[dict[str, Any]]:
 
     Raises:
         UsageError: If there is none, or one of them is not a result document.
+        HaprobeError: If S3 cannot be read.
     """
-    return [_read(file) for file in find(path)]
+    return [_read(*found) for found in _contents(path)]
+
+
+def _contents(path: Path | str) -> list[tuple[str, bytes]]:
+    """(place, content) of the documents under a path."""
+    if str(path).startswith("s3://"):
+        from probe.store import s3  # the SDK takes a while to import
+
+        return s3.documents(str(path), REPORT)
+    found = []
+    for file in find(path):
+        try:
+            found.append((str(file), file.read_bytes()))
+        except OSError as error:
+            raise UsageError(f"{file}: {error.strerror or error}") from error
+    return found
 
 
 def find(path: Path | str) -> list[Path]:
@@ -145,11 +165,9 @@ def find(path: Path | str) -> list[Path]:
     return found
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: str, content: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror or error}") from error
+        document = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # bad JSON, bytes that are not UTF-8, brackets without end
         raise UsageError(f"{file}: not JSON: {error}") from error
     schema = document.get("schema", "") if isinstance(document, dict) else ""
