@@ -31,9 +31,9 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs: neither gone nor a zombie."""
-        state, started = _stat(self.pid)
-        return state not in ("", "Z", "X") and started == self.started
+        """Whether it still runs, or holds what it had open: a zombie does until the last of its threads has ended."""
+        state, started, threads = _stat(self.pid)
+        return (state not in ("", "Z", "X") or threads > 1) and started == self.started
 
     def signal(self, number: int) -> None:
         """Send it a signal, unless it has gone."""
@@ -120,11 +120,11 @@ def _wait(processes: list[Process], limit_s: float) -> list[Process]:
     return left
 
 
-def _stat(pid: int) -> tuple[str, int]:
-    """(state letter, start time) of a pid; ("", 0) when there is none."""
+def _stat(pid: int) -> tuple[str, int, int]:
+    """(state letter, start time, number of threads) of a pid; ("", 0, 0) when there is none."""
     try:
         text = (Path("/proc") / str(pid) / "stat").read_text()
     except OSError:
-        return "", 0
+        return "", 0, 0
     words = text.rsplit(")", 1)[1].split()  # the command name before it may hold anything, even ")"
-    return words[0], int(words[19])
+    return words[0], int(words[19]), int(words[17])
