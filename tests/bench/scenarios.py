@@ -182,7 +182,8 @@ def play(todo: Sequence[Sequence[Run]], out: Path, settings: Mapping[str, Any], 
     except KeyboardInterrupt:
         for worker in workers:
             if worker.pid and worker.is_alive():
-                os.kill(worker.pid, signal.SIGINT)
+                # Not SIGINT: of a bench in the background of a script, the shell has that ignored.
+                os.kill(worker.pid, signal.SIGTERM)
         print("interrupted: ending the drills under way; start again to go on", file=sys.stderr, flush=True)
         raise
     finally:
