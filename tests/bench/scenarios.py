@@ -37,6 +37,7 @@ from .tally import Tally
 BATCH = 5  # runs of a scenario one after the other, on one lab where it may be kept; then the next scenario's
 SHARED = ("rate", "steady", "validation")  # what all runs in a directory have in common
 LOOK_S = 1.0
+AGAIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +181,13 @@ def play(todo: Sequence[Sequence[Run]], out: Path, settings: Mapping[str, Any], 
                 raise HaprobeError(f"the workers ended, and {len(left)} runs are missing; start again to go on")
             time.sleep(LOOK_S if left else 0)
     except KeyboardInterrupt:
-        for worker in workers:
-            if worker.pid and worker.is_alive():
-                # Not SIGINT: of a bench in the background of a script, the shell has that ignored.
-                os.kill(worker.pid, signal.SIGTERM)
         print("interrupted: ending the drills under way; start again to go on", file=sys.stderr, flush=True)
+        while running := [worker for worker in workers if worker.is_alive()]:
+            for worker in running:
+                # Not SIGINT, which a shell has ignored for what it runs in the background; and again, as a worker is
+                # deaf while it raises a lab or takes it down.
+                worker.terminate()
+            running[0].join(AGAIN_S)
         raise
     finally:
         for worker in workers:
