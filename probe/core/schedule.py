@@ -30,17 +30,14 @@ class Schedule:
     Args:
         capacity: Highest number of flows; indices are 0..capacity-1.
         horizon_ns: How far ahead slots are laid out at a time.
-        tolerance_ns: A slot may be used this late, or one interval late if that is longer. It absorbs what a shared
-            machine's scheduler does; whatever is older is missed.
     """
 
-    def __init__(self, capacity: int, *, horizon_ns: int = 20_000_000, tolerance_ns: int = 5_000_000):
+    def __init__(self, capacity: int, *, horizon_ns: int = 20_000_000):
         self._next = np.zeros(capacity, np.int64)
         self._interval = np.zeros(capacity, np.int64)
         self._active = np.zeros(capacity, bool)
         self._left = np.zeros(capacity, np.int64)  # slots still to lay out
         self._horizon_ns = horizon_ns
-        self._tolerance_ns = tolerance_ns
         self._planned_to = 0
         self._flow = np.zeros(0, np.int64)
         self._at = np.zeros(0, np.int64)
@@ -98,10 +95,9 @@ class Schedule:
         self._cursor = end
         return due
 
-    def missed(self, due: Due, now_ns: int, tolerance_ns: int | None = None) -> npt.NDArray[np.bool_]:
-        """Which of these slots are too old at `now_ns` to be used any more, with a tolerance of their own if given."""
-        tolerance = self._tolerance_ns if tolerance_ns is None else tolerance_ns
-        return due.at_ns < now_ns - np.maximum(tolerance, self._interval[due.flow])
+    def missed(self, due: Due, now_ns: int, tolerance_ns: int) -> npt.NDArray[np.bool_]:
+        """Which of these slots are older at `now_ns` than the tolerance, and than one interval of their flow."""
+        return due.at_ns < now_ns - np.maximum(tolerance_ns, self._interval[due.flow])
 
     def _replan(self, now_ns: int) -> None:
         """Merge a newly started flow's slots into the part of the plan that is laid out already."""

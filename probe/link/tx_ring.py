@@ -131,7 +131,8 @@ class TxRing:
         mark = np.uint32(abi.TP_STATUS_SEND_REQUEST)
         known = self._known[first:end]
         marks: npt.NDArray[np.uint32] | None = None
-        if not (known == lengths).all():  # slots most often hold frames of one length, lap after lap
+        # Slots most often hold frames of one length, lap after lap. Comparing octets takes a quarter of the time.
+        if known.tobytes() != lengths.tobytes():
             self._copied[first:end] = known[:] = lengths
             self._length[first:end] = lengths + np.int32(abi.VNET_HEADER.size)
             if int(lengths.max()) > self._longest:

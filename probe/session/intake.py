@@ -119,6 +119,8 @@ class Intake:
                 self._catch_up()
                 self._relieve()
                 self._take(frames)
+                if len(frames.stamps_ns) < MAX_BATCH // 2:  # there was no more: another look costs as much
+                    break
             else:
                 emptied = False
                 reached = min(reached, last)

@@ -7,6 +7,8 @@ frame, and the clock is read just before. What the ledger must know is collected
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,6 +23,7 @@ Ints = npt.NDArray[np.int64]
 # Frames that are due together leave one by one, each with its own reading of the clock, as long as they are few. Of
 # more, so many share a call, whose two readings bracket their times: a call takes about a microsecond a frame.
 SINGLY = 8
+SINGLY_COARSE = 2
 TOGETHER = 16
 FRAME_NS = 2000
 FAR = 1 << 62
@@ -40,11 +43,12 @@ class Queue:
     Attributes:
         next_due: When the next frame is due; FAR while none is written.
         together: How many frames share a call when many are due.
+        singly: Up to how many are too few to share one.
     """
 
     def __init__(self, link: FrameSender, table: FlowTable, ledger: Ledger, clock: Clock, anchor: int):
         self.next_due = FAR
-        self.together = TOGETHER
+        self.together, self.singly = TOGETHER, SINGLY
         self._link, self._ledger, self._clock, self._anchor = link, ledger, clock, anchor
         self._filler = Filler(link, table)
         self._waiting_flow, self._waiting_due = _NONE, _NONE
@@ -79,7 +83,7 @@ class Queue:
             "" or why the link did not take it; then call `give_up`.
         """
         sent = self._sent
-        due = sent + int(np.searchsorted(self._due[sent:], now, side="right"))
+        due = bisect_right(self._due_list, now, sent, len(self._due))
         self._sent_at = now
         error = ""
         if due > sent:
@@ -120,8 +124,8 @@ class Queue:
             clock.sleep_until(wake)
             now = clock.mono_ns()
             # What is due but for the last frame: behind that one more must be written.
-            due = int(np.searchsorted(self._due[self._sent : last], now, side="right"))
-            if now - self.next_due > late or not due or self._send_many(self._sent + due):
+            due = bisect_right(self._due_list, now, self._sent, last)
+            if now - self.next_due > late or due == self._sent or self._send_many(due):
                 return
             self.next_due = self._due_list[self._sent]
             self._sent_at = now
@@ -138,8 +142,8 @@ class Queue:
             if not now - late <= self.next_due <= now - breath:
                 return
             last = len(self._due_list) - 1
-            due = int(np.searchsorted(self._due[self._sent : last], now, side="right"))
-            if due and not self._send_many(self._sent + due):
+            due = bisect_right(self._due_list, now, self._sent, last)
+            if due > self._sent and not self._send_many(due):
                 self.next_due = self._due_list[self._sent]
             return
         while now - late <= self.next_due <= now and self._sent + 1 < len(self._due_list):
@@ -150,7 +154,7 @@ class Queue:
     def _send_many(self, end: int) -> str:
         """Send the written frames up to `end`; why some were not sent."""
         sent = self._sent
-        if end - sent > SINGLY:
+        if end - sent > self.singly:
             result = self._link.send(end - sent, self._lengths[sent:end], self.together)
             self._calls += result.calls
             self._sent += result.sent
@@ -186,6 +190,16 @@ class Queue:
         self._sent = 0
         self.next_due = FAR
         return flow, due
+
+    def overdue(self, before: int) -> tuple[Ints, Ints]:
+        """(flow, due) of the slots, written or waiting, that were due before that instant and have not left."""
+        written, waiting = self._due[self._sent :], self._waiting_due
+        late = slice(self._sent, self._sent + int(np.searchsorted(written, before)))
+        later = slice(0, int(np.searchsorted(waiting, before)))
+        return (
+            np.concatenate([self._flow[late], self._waiting_flow[later]]),
+            np.concatenate([self._due[late], waiting[later]]),
+        )
 
     def holds(self, flow: int) -> bool:
         """Whether a slot of `flow` is still to come."""

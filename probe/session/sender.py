@@ -28,7 +28,7 @@ from probe.session.findings import Findings
 from probe.session.flows import ONE_ID, PORT_SPACE, Flow, FlowTable, describe
 from probe.session.intake import MAX_BATCHES, Intake
 from probe.session.liveness import CONNECTING, Liveness
-from probe.session.queue import TOGETHER, Queue
+from probe.session.queue import SINGLY, SINGLY_COARSE, TOGETHER, Queue
 from probe.session.recording import Recording
 from probe.session.streams import NoStack, Stack, Streams
 from probe.session.tcp import State, TcpClient
@@ -45,8 +45,11 @@ DRAIN_NS = (
 )
 LINGER_STEP_NS = 5_000_000
 AHEAD_NS = 20_000_000  # frames are written this long before they are due
+COARSE_AHEAD_NS = 80_000_000
 LINGER_NS = 200_000_000  # at the end
-STALL_NS = 5_000_000  # later than this and a slot may have been missed
+STALL_NS = 5_000_000  # a slot used later than this was not on schedule: its flow went unobserved meanwhile
+# What came due during a stall is still sent, as far as it makes no burst: no more probes than this, and none older.
+LATEST_TOGETHER, LATEST_NS = 64, 20_000_000
 CHRONIC_NS = 20_000_000  # stalls that follow so soon have one cause: more is asked for than can be sent
 FAR = 1 << 62
 SINGLE_RATE_PPS = 20_000  # up to here every probe has a wake-up of its own
@@ -117,6 +120,7 @@ class Sender:
         self._ahead_to = 0  # slots before this instant have been handed to their queues
         self._ahead = AHEAD_NS
         self._breath = 0  # shortest pause between two batches
+        self._latest = STALL_NS  # older than this, a slot is missed
         self._liveness = Liveness(capacity)
         self._connections = Connections(
             self.table,
@@ -426,9 +430,12 @@ class Sender:
         rate = self.schedule.total_rate()
         coarse = rate > 50_000 or not self._fine
         self._breath = 1_000_000 if coarse else 500_000 if rate > SINGLE_RATE_PPS else 0
+        self._latest = latest(rate)
         # No more frames than stay in the processor's cache until they leave.
-        self._ahead = min(AHEAD_NS, int(MOST_AHEAD * 1e9 / rate)) if rate else AHEAD_NS
+        ahead = AHEAD_NS if self._fine else COARSE_AHEAD_NS
+        self._ahead = min(ahead, int(MOST_AHEAD * 1e9 / rate)) if rate else ahead
         for queue in self._queues:
+            queue.singly = SINGLY_COARSE if coarse else SINGLY
             queue.together = TOGETHER if rate < FASTEST_PPS else FASTEST_TOGETHER
         self._ahead_to = max(self._ahead_to, now) + self._ahead
         due = self.schedule.take(self._ahead_to, MAX_AHEAD)
@@ -443,7 +450,7 @@ class Sender:
         for queue in self._queues:
             while queue.next_due <= now:
                 if queue.next_due < now - STALL_NS:
-                    self._give_up_missed(queue, now)
+                    self._after_stall(queue, now)
                     if queue.next_due > now:
                         break
                 error = queue.send(now)
@@ -452,18 +459,25 @@ class Sender:
                     self._unsent(flow, due, _cause(error))
                     break
 
-    def _give_up_missed(self, queue: Queue, now: int) -> None:
-        """After a stall, slots that are too old are not made up for. The frames written for them are renumbered.
+    def _after_stall(self, queue: Queue, now: int) -> None:
+        """Nobody watched while slots passed. Those that are too old are given up, and never made up for.
 
-        That takes time. Where many leave together and it comes again and again, all that is late goes at once, or it
-        would make the next stall.
+        Giving up takes time, as the frames written for them are renumbered. Where many leave together and it comes
+        again and again, all that is late goes at once, or it would make the next stall.
         """
-        flow, due = queue.recall()
+        flow, due = queue.overdue(now - STALL_NS)
         chronic = self._breath > 0 and now - self._gave_up_at < CHRONIC_NS
-        self._gave_up_at = now
-        missed = self.schedule.missed(Due(flow, due), now, self._breath if chronic else None)
-        self._unsent(flow[missed], due[missed], "stall")
-        queue.wait(flow[~missed], due[~missed])
+        tolerance = self._breath if chronic else self._latest
+        if self.schedule.missed(Due(flow, due), now, tolerance).any():
+            self._gave_up_at = now
+            every, due_of = queue.recall()
+            missed = self.schedule.missed(Due(every, due_of), now, tolerance)
+            self._unsent(every[missed], due_of[missed], "stall")
+            queue.wait(every[~missed], due_of[~missed])
+        stalled = self.schedule.missed(Due(flow, due), now, STALL_NS)
+        if stalled.any():
+            self._flush_stamps()  # the span begins with the last probe that left before
+            self._absence.begin(flow[stalled], due[stalled], "stall")
 
     def _flush_stamps(self) -> None:
         """Tell the ledger what has left since the last time."""
@@ -568,6 +582,11 @@ class Sender:
             late = np.concatenate(self._lateness)
             header["lateness_max"], header["lateness_p99"] = late.max(), int(np.percentile(late, 99))
             self._lateness, self._lateness_reset = [], now
+
+
+def latest(rate: float) -> int:
+    """How late a slot may be used, ns, with so many probes per second in all."""
+    return min(LATEST_NS, max(STALL_NS, int(LATEST_TOGETHER * 1e9 / rate))) if rate else LATEST_NS
 
 
 def _cause(error: str) -> str:

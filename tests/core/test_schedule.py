@@ -68,12 +68,12 @@ def test_a_flow_that_starts_between_laid_out_slots_is_merged():
 
 
 def test_missed_is_older_than_the_tolerance_and_the_interval():
-    schedule = Schedule(2, tolerance_ns=5 * MS)
+    schedule = Schedule(2)
     schedule.start(0, T0, MS)
     schedule.start(1, T0, 100 * MS)
     due = Due(np.array([0, 0, 1, 1]), np.array([T0, T0 + MS, T0, T0 - MS]))
-    assert schedule.missed(due, T0 + 5 * MS + 1).tolist() == [True, False, False, False]
-    assert schedule.missed(due, T0 + 100 * MS).tolist() == [True, True, False, True]
+    assert schedule.missed(due, T0 + 5 * MS + 1, 5 * MS).tolist() == [True, False, False, False]
+    assert schedule.missed(due, T0 + 100 * MS, 5 * MS).tolist() == [True, True, False, True]
     assert schedule.missed(due, T0 + 5 * MS, MS).tolist() == [True, True, False, False]
 
 
