@@ -51,7 +51,7 @@ def measure(
     Args as on the command line; `rate_pps` None: each kind's usual rate.
 
     Returns:
-        0, or 5 when a target never answered.
+        0, also when ended before the first probe; 5 when a target never answered.
 
     Raises:
         UsageError: If nothing can be recorded at `record_path`, or a stream is asked for what streams have not.
@@ -81,25 +81,30 @@ def measure(
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(quiet=quiet))
         record = stack.enter_context(RecordFile(Path(record_path))) if record_path else None
-        prober = Prober(
-            specs,
-            error_estimate=clock.error_estimate(),
-            listener=None if record is None else _ending(record, progress),
-            spool_fd=None if record is None else record.fd,
-            placement=placement,
-        )
+        started: list[Prober] = []
         try:
-            with interruptible(prober.halt) as interrupted:
+            with interruptible(lambda: _halt(started)) as interrupted:
+                prober = Prober(
+                    specs,
+                    error_estimate=clock.error_estimate(),
+                    listener=None if record is None else _ending(record, progress),
+                    spool_fd=None if record is None else record.fd,
+                    placement=placement,
+                )
+                started.append(prober)
                 tracks = [prober.add(spec, limit=max(1, round(spec.rate_pps * duration_s))) for spec in specs]
                 if record is not None:
                     record.remove_older()
-                prober.begin()
-                prober.follow_paths()
-                _connect(prober, tracks, interrupted)
-                _wait(prober, tracks, duration_s, loss_threshold_ns / 1e9, progress, interrupted)
+                tried = not interrupted.is_set()
+                if tried:
+                    prober.begin()
+                    prober.follow_paths()
+                    _connect(prober, tracks, interrupted)
+                    _wait(prober, tracks, duration_s, loss_threshold_ns / 1e9, progress, interrupted)
                 failure = _failure(prober)
         finally:
-            prober.close()
+            for prober in started:
+                prober.close()
         run["ended_ns"] = time.time_ns()
         if record is not None:
             run["record"] = _finish(record, prober, specs, run, progress)
@@ -108,8 +113,12 @@ def measure(
     _write(document, json_path, html_path)
     if failure is not None:
         raise failure
-    silent = [f for f in document["flows"] if f["counts"]["received"] + f["counts"]["late"] == 0]
-    for flow, spec in ((f, s) for f, s in zip(document["flows"], specs, strict=True) if f in silent):
+    tried = any(f["counts"]["scheduled"] for f in flows) or (tried and any(_opening(t) for t in tracks))
+    if interrupted.is_set() and not tried:
+        print("haprobe: ended before the first probe; nothing was measured", file=sys.stderr)
+        return 0
+    silent = [f for f in flows if f["counts"]["received"] + f["counts"]["late"] == 0]
+    for flow, spec in ((f, s) for f, s in zip(flows, specs, strict=True) if f in silent):
         print(f"haprobe: {_silence(flow, spec)}", file=sys.stderr)
     return PeerError.exit_status if silent else 0
 
@@ -156,12 +165,22 @@ def flow_specs(
     return specs
 
 
+def _halt(started: list[Prober]) -> None:
+    for prober in started:
+        prober.halt()
+
+
+def _opening(track: FlowTrack) -> bool:
+    """Whether the flow is a kept TCP session that is not established yet."""
+    return track.spec.protocol == "tcp" and track.spec.session == "kept" and not track.established_ns
+
+
 def _connect(prober: Prober, tracks: list[FlowTrack], interrupted: threading.Event) -> None:
     """Wait until every kept TCP session is established."""
-    waiting = [t for t in tracks if t.spec.protocol == "tcp" and t.spec.session == "kept"]
+    waiting = tracks
     deadline = time.monotonic() + CONNECT_S
     while waiting and not interrupted.is_set() and prober.engine.alive():
-        waiting = [t for t in waiting if not t.established_ns]
+        waiting = [t for t in waiting if _opening(t)]
         if waiting and time.monotonic() > deadline:
             raise PeerError(_refused(waiting[0].spec))
         time.sleep(0.02)

@@ -36,7 +36,7 @@ class CountsModel(_Model):
     """What became of a flow's probes, in probes (RFC 7680; duplicates RFC 5560, reordering RFC 4737)."""
 
     scheduled: Count = Field(description="Send instants that came up: sent + unsent.")
-    unsent: Count = Field(description="Not sent on schedule, or refused by our own kernel: never lost.")
+    unsent: Count = Field(description="Given up after a stall, or refused by our own kernel: never lost.")
     sent: Count = Field(description="Left this host: received + late + lost + dropped_locally + pending.")
     received: Count = Field(description="Answered within the loss threshold.")
     lost: Count = Field(description="Not answered within the loss threshold, by direction below.")

@@ -48,8 +48,8 @@ AHEAD_NS = 20_000_000  # frames are written this long before they are due
 COARSE_AHEAD_NS = 80_000_000
 LINGER_NS = 200_000_000  # at the end
 STALL_NS = 5_000_000  # a slot used later than this was not on schedule: its flow went unobserved meanwhile
-# What came due during a stall is still sent, as far as it makes no burst: no more probes than this, and none older.
-LATEST_TOGETHER, LATEST_NS = 64, 20_000_000
+# What came due in a stall of up to so many probes, and so long, is still sent. Of a longer one nothing is made up for.
+LATEST_TOGETHER, LATEST_NS = 128, 20_000_000
 CHRONIC_NS = 20_000_000  # stalls that follow so soon have one cause: more is asked for than can be sent
 FAR = 1 << 62
 SINGLE_RATE_PPS = 20_000  # up to here every probe has a wake-up of its own
@@ -120,7 +120,7 @@ class Sender:
         self._ahead_to = 0  # slots before this instant have been handed to their queues
         self._ahead = AHEAD_NS
         self._breath = 0  # shortest pause between two batches
-        self._latest = STALL_NS  # older than this, a slot is missed
+        self._latest = STALL_NS  # the longest stall whose slots are still sent
         self._liveness = Liveness(capacity)
         self._connections = Connections(
             self.table,
@@ -460,24 +460,28 @@ class Sender:
                     break
 
     def _after_stall(self, queue: Queue, now: int) -> None:
-        """Nobody watched while slots passed. Those that are too old are given up, and never made up for.
+        """Nobody watched while slots passed. If it was for long, they are given up, and never made up for.
 
         Giving up takes time, as the frames written for them are renumbered. Where many leave together and it comes
         again and again, all that is late goes at once, or it would make the next stall.
         """
         flow, due = queue.overdue(now - STALL_NS)
-        chronic = self._breath > 0 and now - self._gave_up_at < CHRONIC_NS
-        tolerance = self._breath if chronic else self._latest
-        if self.schedule.missed(Due(flow, due), now, tolerance).any():
+        if self._missed(flow, due, now, self._latest).any():
+            chronic = self._breath > 0 and now - self._gave_up_at < CHRONIC_NS
             self._gave_up_at = now
             every, due_of = queue.recall()
-            missed = self.schedule.missed(Due(every, due_of), now, tolerance)
+            missed = self._missed(every, due_of, now, self._breath if chronic else STALL_NS)
             self._unsent(every[missed], due_of[missed], "stall")
             queue.wait(every[~missed], due_of[~missed])
         stalled = self.schedule.missed(Due(flow, due), now, STALL_NS)
         if stalled.any():
             self._flush_stamps()  # the span begins with the last probe that left before
             self._absence.begin(flow[stalled], due[stalled], "stall")
+
+    def _missed(self, flow: Ints, due: Ints, now: int, tolerance: int) -> npt.NDArray[np.bool_]:
+        """Which slots are too old, now or when others of the same stall were given up."""
+        slots = Due(flow, due)
+        return self.schedule.missed(slots, now, tolerance) | self.schedule.missed(slots, self._gave_up_at, STALL_NS)
 
     def _flush_stamps(self) -> None:
         """Tell the ledger what has left since the last time."""
@@ -585,7 +589,7 @@ class Sender:
 
 
 def latest(rate: float) -> int:
-    """How late a slot may be used, ns, with so many probes per second in all."""
+    """The longest stall, ns, whose slots are still sent, with so many probes per second in all."""
     return min(LATEST_NS, max(STALL_NS, int(LATEST_TOGETHER * 1e9 / rate))) if rate else LATEST_NS
 
 

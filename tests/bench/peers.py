@@ -236,3 +236,18 @@ def scapy(bed: Bed, bench: str, way: str, seconds: float) -> Row:
     said = json.loads(done.stdout)
     shared = figures(Sent(said["sent"], None, said["seconds"]), said["cpu_s"])
     return Row(bench, "Scapy", case, {**shared, "arrived": arrived})
+
+
+# --- nothing -------------------------------------------------------------------------------------------------------
+
+
+def sleeping(bed: Bed, bench: str, rate_pps: float, wakes_per_s: float, seconds: float) -> Row:
+    """Waking up as often as we do at that rate, for nothing: the floor under everybody's CPU per probe."""
+    case = f"{wakes_per_s:,.0f} wake-ups/s for {rate_pps:,.0f}/s"
+    bed.progress.line(f"{bench}: sleeping, {case}, {seconds:g} s")
+    done = bed.run([sys.executable, "-m", "tests.bench.sleeper", str(wakes_per_s), str(seconds)], seconds + 20)
+    if done.status != 0:
+        return Row(bench, "sleep", case, note=done.complaint)
+    said = json.loads(done.stdout)
+    probes = rate_pps * said["seconds"]
+    return Row(bench, "sleep", case, {"us/probe": said["cpu_s"] * 1e6 / probes, "CPU": said["cpu_s"] / said["seconds"]})

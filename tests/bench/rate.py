@@ -73,6 +73,7 @@ def cpu(bed: Bed, *, seconds: float) -> list[Row]:
         for pps, pacing in ((10e3, "fine"), (10e3, "coarse"), (100e3, "fine")):
             way = f"udp, {pps:,.0f}/s, {pacing}"
             rows.append(ours(bed, "cpu", way, ("udp",), pps, seconds, reflector, pacing=pacing))
+    rows += [peers.sleeping(bed, "cpu", 10e3, wakes, seconds) for wakes in (10e3, 1e3)]
     rows += [peers.fping(bed, "cpu", targets, 1.0, seconds) for targets in (10, 100)]
     rows += [peers.irtt(bed, "cpu", pps, min(seconds, 10.0), "busy") for pps in (10e3, 100e3)]
     return [*rows, *cpu_ratios(rows)]

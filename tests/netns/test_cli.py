@@ -98,6 +98,23 @@ def test_ctrl_c_before_the_first_answer_is_no_crash(triple: Triple):
     assert capture.packets() == []
 
 
+@pytest.mark.parametrize("when", ["starting", "waiting"])
+def test_ctrl_c_before_the_first_probe_is_nobodys_fault(triple: Triple, when: str):
+    """The engine is being started, or the only flow's first probe is due some time in the next quarter of an hour."""
+    capture = triple.capture()
+    run = triple.start_measure(TARGETS["icmp"], rate=0.001, duration=7200)
+    run.engine()
+    if when == "waiting":
+        wait_for(lambda: "no answer yet" in run.said(), what="for the progress")
+    run.interrupt()
+    document = run.document()
+    assert laws(document, settled=True) == []
+    assert document["flows"][0]["counts"]["scheduled"] == 0 and document["flows"][0]["outages"] == []
+    assert "ended before the first probe; nothing was measured" in run.said()
+    assert "Traceback" not in run.said()
+    assert capture.packets() == []
+
+
 def test_the_progress_goes_to_stderr_unless_it_is_quiet(triple: Triple, reflector: Run):
     loud = triple.start_measure(TARGETS["icmp"], rate=200, duration=1.2, loss_threshold=0.3)
     assert json.loads(json.dumps(loud.document()))["flows"]

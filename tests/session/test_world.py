@@ -194,7 +194,7 @@ def test_what_we_did_not_send_is_unobserved_and_splits_the_bounds(trouble, cause
         sent = [probe.sent + network.sender.anchor for probe in life.probes.values()]
         # Every slot of the schedule is in the account, sent or not.
         assert flow["counts"]["scheduled"] == round((sent[-1] - sent[0]) / (2 * MS)) + 1
-        assert flow["counts"]["unsent"] == flow["counts"]["scheduled"] - len(sent) >= 175
+        assert flow["counts"]["unsent"] == flow["counts"]["scheduled"] - len(sent) >= 190
         gaps = [(a, b) for a, b in pairwise(sent) if b - a > 10 * MS]
         spans = [(u["start_ns"], u["end_ns"], u["cause"]) for u in flow["unobserved"]]
         assert spans == [(a, b, cause) for a, b in gaps] and len(gaps) == 2
@@ -205,9 +205,11 @@ def test_what_we_did_not_send_is_unobserved_and_splits_the_bounds(trouble, cause
         assert bounds["lower"] <= 600 * MS <= bounds["upper"] == edges["first_ok"] - edges["last_ok"]
 
 
-@pytest.mark.parametrize(("rate", "stalled_ms", "late"), [(1000, 15, 15), (1000, 40, 20), (5000, 40, 64), (50, 15, 0)])
+@pytest.mark.parametrize(
+    ("rate", "stalled_ms", "late"), [(1000, 15, 15), (10_000, 12, 120), (10_000, 15, 50), (1000, 40, 5), (50, 15, 0)]
+)
 def test_after_a_stall_a_few_are_made_up_for_and_the_time_still_went_unobserved(rate, stalled_ms, late):
-    """What came due in the meantime leaves at once where that makes no burst; nobody watched all the same."""
+    """What came due in a short one leaves at once; nobody watched all the same. After a long one, no burst."""
     with world(8) as network:
         life = network.add(0, "udp", rate=rate)
         network.run(201 * MS)
@@ -231,8 +233,8 @@ def test_after_a_stall_a_few_are_made_up_for_and_the_time_still_went_unobserved(
         assert [(u["start_ns"], u["end_ns"], u["cause"]) for u in flow["unobserved"]] == [(*gap, "stall")]
 
 
-@pytest.mark.parametrize(("rate", "ms"), [(0, 20), (10, 20), (3200, 20), (6400, 10), (12_800, 5), (1e6, 5)])
-def test_how_late_a_slot_may_be_used(rate, ms):
+@pytest.mark.parametrize(("rate", "ms"), [(0, 20), (10, 20), (6400, 20), (12_800, 10), (25_600, 5), (1e6, 5)])
+def test_how_long_a_stall_may_be_that_loses_no_slot(rate, ms):
     assert latest(rate) == ms * MS
 
 
