@@ -24,6 +24,9 @@ class Clock(Protocol):
     def sleep_until(self, mono_ns: int) -> None:
         """Return when CLOCK_MONOTONIC has reached that, at once if it has."""
 
+    def spin_until(self, mono_ns: int) -> None:
+        """The same without sleeping: exact to less than a microsecond, and the processor is busy meanwhile."""
+
 
 class SystemClock:
     """The kernel's clocks."""
@@ -38,6 +41,10 @@ class SystemClock:
         pause = mono_ns - time.monotonic_ns()
         if pause > 0:
             time.sleep(pause / 1e9)
+
+    def spin_until(self, mono_ns: int) -> None:
+        while time.monotonic_ns() < mono_ns:
+            pass
 
 
 @dataclass
@@ -55,6 +62,8 @@ class ManualClock:
 
     def sleep_until(self, mono_ns: int) -> None:
         self.advance(max(0, mono_ns - self.mono))
+
+    spin_until = sleep_until
 
     def advance(self, ns: int) -> None:
         """Let time pass on both clocks."""

@@ -159,7 +159,17 @@ def run_sender(channel: Channel, shared: SharedState, options: argparse.Namespac
     links, ports = SenderLinks(options.rate), QuietPorts()
     with contextlib.closing(links), contextlib.closing(ports):
         recording = Recording(options.record) if options.record >= 0 else None
-        sender = Sender(links, ports, SystemClock(), shared, channel.send, recording=recording, stack=KernelStack())
+        sender = Sender(
+            links,
+            ports,
+            SystemClock(),
+            shared,
+            channel.send,
+            recording=recording,
+            stack=KernelStack(),
+            # On the only processor nothing else would run, and the kernel stops who never sleeps in realtime.
+            spin=(os.cpu_count() or 1) > 1 and not options.realtime,
+        )
         channel.send({"event": "ready"})
         loop.run(sender, channel, stop, rehearse)
 

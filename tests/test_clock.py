@@ -28,6 +28,18 @@ def test_the_system_s_clocks():
     assert clock.mono_ns() <= clock.mono_ns()
 
 
+def test_waiting_awake_never_sleeps(monkeypatch):
+    def sleep(_):
+        raise AssertionError("slept")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    clock = SystemClock()
+    for ahead in (-1_000_000, 0, 300_000):
+        until = clock.mono_ns() + ahead
+        clock.spin_until(until)
+        assert clock.mono_ns() >= until
+
+
 def test_the_manual_clock_moves_by_hand():
     clock = ManualClock()
     mono, wall = clock.mono_ns(), clock.wall_ns()

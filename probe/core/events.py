@@ -139,6 +139,7 @@ class Outage:
     last_lost_seq: int
     censored: Censored = "no"
     unobserved_ns: int = 0
+    tx_error_ns: int = 0  # how much wider, at each end, the bounds are than the TX times of the edges
     episode: int = 0
     withdrawn: bool = False
     evidence: tuple[ProbeRecord, ...] = ()  # of the probes around both edges; the engine tells it beside the outage
@@ -162,6 +163,7 @@ class Outage:
             "last_lost_seq": self.last_lost_seq,
             "censored": self.censored,
             "unobserved_ns": self.unobserved_ns,
+            "tx_error_ns": self.tx_error_ns,
             "evidence": [record.to_document() for record in self.evidence],
         }
 
@@ -187,6 +189,7 @@ def outage_of(document: dict[str, Any]) -> Outage:
         last_lost_seq=document["last_lost_seq"],
         censored=document["censored"],
         unobserved_ns=document["unobserved_ns"],
+        tx_error_ns=document.get("tx_error_ns", 0),
         episode=document["episode"],
     )
 

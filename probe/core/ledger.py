@@ -42,7 +42,7 @@ from probe.core.fate import (
     PENDING,
     RECEIVED,
 )
-from probe.core.outage import FlowOutages, RunFinder
+from probe.core.outage import FlowOutages, RunFinder, TxError
 from probe.core.rings import Rings
 from probe.core.told import Reports, Told
 
@@ -111,6 +111,7 @@ class Ledger:
         self._threshold = np.zeros(capacity, np.int64)
         self._settled_seq = np.zeros(capacity, np.int64)  # everything below is settled
         self._clean_at = np.zeros(capacity, np.int64)
+        self._clean_earlier = np.zeros(capacity, np.int64)
         self._clean_seq = np.full(capacity, -1, np.int64)
         self._troubled = np.zeros(capacity, bool)  # has an open loss run
         self._stirred: set[int] = set()  # flows that may have something new to tell of outages
@@ -208,13 +209,21 @@ class Ledger:
         self._rings.sent_at[slot] = at
         return sequence
 
-    def stamp(self, flow: Ints, sequence: Ints, at: Ints) -> None:
-        """These probes have left, at these times: they count as scheduled and sent. Each flow's in their order."""
+    def stamp(self, flow: Ints, sequence: Ints, at: Ints, error: TxError | None = None) -> None:
+        """These probes have left, at these times: they count as scheduled and sent. Each flow's in their order.
+
+        Args:
+            flow: Flow index of each probe.
+            sequence: Its sequence.
+            at: When it left, ns.
+            error: By how much it may have left earlier and later; None: by no more than is common.
+        """
         if not len(flow):
             return
         slot = self._rings.index(flow, sequence)
         self._rings.fate[slot] = PENDING
         self._rings.sent_at[slot] = at
+        self._rings.earlier[slot], self._rings.later[slot] = error or (0, 0)
         self._note_in_log(flow, sequence, at)
         tally(self.live, ("scheduled", "sent"), flow)
         self.last_sent_at[flow] = at
@@ -503,7 +512,7 @@ class Ledger:
             if run is not None and all_are(self._rings.fate[run], RECEIVED):
                 for name in ("scheduled", "sent", "received"):
                     self._account.closed[one, COLUMN[name]] += len(sequence)
-                self._clean_seq[one], self._clean_at[one] = sequence[-1], self._rings.sent_at[run.stop - 1]
+                self._note_clean(one, sequence[-1], run.stop - 1)
                 self._settled_seq[one] = sequence[-1] + 1
                 return
         slot = self._rings.places(flow, sequence)
@@ -530,19 +539,34 @@ class Ledger:
             touched = np.zeros(self._capacity, bool)
             touched[flow[troubled]] = True
             calm = ~touched[flow]
-        self._note_clean(flow[calm], sequence[calm], self._rings.sent_at[slot[calm]])
+        self._note_clean(flow[calm], sequence[calm], slot[calm])
         if not calm.all():
             rest = ~calm
-            self._feed(flow[rest], sequence[rest], self._rings.sent_at[slot[rest]], fate[rest])
+            self._feed(flow[rest], sequence[rest], slot[rest], fate[rest])
         self._settled_seq[flow] = sequence + 1
 
-    def _note_clean(self, flow: Ints, sequence: Ints, at: Ints) -> None:
+    def _note_clean(self, flow: int | Ints, sequence: int | Ints, slot: int | Ints) -> None:
         self._clean_seq[flow] = sequence  # the last assignment of a flow wins, and the log is in order
-        self._clean_at[flow] = at
+        self._clean_at[flow] = self._rings.sent_at[slot]
+        self._clean_earlier[flow] = self._rings.earlier[slot]
 
-    def _feed(self, flow: Ints, sequence: Ints, at: Ints, fate: Fates) -> None:
+    def _passed(self, finder: RunFinder, flow: int) -> None:
+        """Let the flow's last clean probe be what a finder begins with."""
+        finder.passed(int(self._clean_at[flow]), int(self._clean_seq[flow]), int(self._clean_earlier[flow]))
+
+    def _begin_at(self, finder: RunFinder, flow: int, sequence: int) -> None:
+        """Let that probe, which passed both ways, be what a finder begins with."""
+        slot = int(self._rings.places(flow, np.array([sequence]))[0])
+        finder.passed(int(self._rings.sent_at[slot]), sequence, int(self._rings.earlier[slot]))
+
+    def _columns(self, slot: Ints) -> tuple[Ints, Fates, TxError]:
+        """What a finder is fed with, of the probes in these slots."""
+        rings = self._rings
+        return rings.sent_at[slot], rings.fate[slot], TxError(rings.earlier[slot], rings.later[slot])
+
+    def _feed(self, flow: Ints, sequence: Ints, slot: Ints, fate: Fates) -> None:
         order = order_of(flow)
-        flow, sequence, at, fate = flow[order], sequence[order], at[order], fate[order]
+        flow, sequence, slot, fate = flow[order], sequence[order], slot[order], fate[order]
         edge = np.r_[True, flow[1:] != flow[:-1]]
         for start, end in _spans(edge):
             self.relieve()
@@ -550,13 +574,14 @@ class Ledger:
             outages = self._outages[f]
             self._stirred.add(f)
             if outages.quiet() and self._clean_seq[f] >= 0:
-                outages.finder.passed(int(self._clean_at[f]), int(self._clean_seq[f]))
+                self._passed(outages.finder, f)
             self._note_missed(f, sequence[start:end], fate[start:end])
-            outages.feed(sequence[start:end], at[start:end], fate[start:end])
+            at, _, error = self._columns(slot[start:end])
+            outages.feed(sequence[start:end], at, fate[start:end], error)
             self._troubled[f] = not outages.quiet()
             ok = np.flatnonzero((fate[start:end] == RECEIVED) | (fate[start:end] == LATE))
             if len(ok):
-                self._clean_seq[f], self._clean_at[f] = sequence[start + ok[-1]], at[start + ok[-1]]
+                self._note_clean(f, sequence[start + ok[-1]], slot[start + ok[-1]])
 
     def _note_missed(self, flow: int, sequence: Ints, fate: Fates) -> None:
         missed = np.flatnonzero((fate != RECEIVED) & (fate != LATE))
@@ -567,10 +592,10 @@ class Ledger:
             self._past[flow] = past = RunFinder()
             oldest = self._oldest(flow)
             if 0 < oldest < sequence[0]:
-                past.passed(int(self._rings.sent_at[self._rings.places(flow, np.array([oldest]))][0]), oldest)
+                self._begin_at(past, flow, oldest)
                 self._floor[flow] = oldest + 1
             elif oldest and self._clean_seq[flow] >= 0:
-                past.passed(int(self._clean_at[flow]), int(self._clean_seq[flow]))
+                self._passed(past, flow)
         self._missed[flow] = int(sequence[missed[-1]])
 
     def _crowded(self) -> list[int]:
@@ -587,7 +612,7 @@ class Ledger:
         sequence = np.arange(self._oldest(flow), floor)
         slot = self._rings.places(flow, sequence)
         past = self._past[flow]
-        past.feed(sequence, self._rings.sent_at[slot], self._rings.fate[slot])
+        past.feed(sequence, *self._columns(slot))
         self._note_parts(flow, sequence, slot)
         self._floor[flow] = max(floor, int(self._floor[flow]))
         self._outages[flow].forget_below(floor)
@@ -685,18 +710,18 @@ class Ledger:
             start, finder = oldest, self._past[flow].copy() if flow in self._past else RunFinder()
         else:
             start, finder = begin + 1, RunFinder()
-            finder.passed(int(self._rings.sent_at[self._rings.places(flow, np.array([begin]))][0]), begin)
+            self._begin_at(finder, flow, begin)
         self._stirred.add(flow)
         forgotten = outages.restart(start, finder)
         sequence = np.arange(start, settled)
         slot = self._rings.places(flow, sequence)
-        fate = self._rings.fate[slot]
-        outages.feed(sequence, self._rings.sent_at[slot], fate)
+        at, fate, error = self._columns(slot)
+        outages.feed(sequence, at, fate, error)
         outages.rematch(forgotten)
         self._troubled[flow] = not outages.quiet()
         passed = np.flatnonzero((fate == RECEIVED) | (fate == LATE))
         if len(passed) and sequence[passed[-1]] > self._clean_seq[flow]:
-            self._clean_seq[flow], self._clean_at[flow] = sequence[passed[-1]], self._rings.sent_at[slot[passed[-1]]]
+            self._note_clean(flow, sequence[passed[-1]], slot[passed[-1]])
 
     def _last_passed(self, flow: int, first: int, end: int) -> int | None:
         """The last sequence in [first, end) that passed both ways. Most often it is near: look there first."""

@@ -6,6 +6,8 @@ A run of probes lost in one direction, `i` the last that passed before it and `j
     upper    T[j]   - T[i]          and shorter than this
     estimate (lower + upper) / 2
 
+T is known to within the call that sent the probe. Where that matters, lower and upper are so much further apart.
+
 Each direction is judged from the probes that say something about it (`fate.MEANING`): a probe lost on the way out is
 silent about the way back, so that overlapping outages of both ways keep their own edges.
 
@@ -22,6 +24,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +40,13 @@ KEPT_UNOBSERVED = 4096  # spans remembered per flow
 EPISODE_GAP_NS = 5_000_000_000  # RFC 6412, section 3.7.5: recovery counts once it has held for 5 s
 
 
+class TxError(NamedTuple):
+    """How much earlier and how much later than its TX time says each probe may have left, ns."""
+
+    earlier: npt.NDArray[np.uint32]
+    later: npt.NDArray[np.uint32]
+
+
 @dataclass(slots=True)
 class _Run:
     """The open loss run of one direction; `count` is 0 when there is none."""
@@ -49,11 +59,17 @@ class _Run:
     last_at: int = 0
     last_seq: int = 0
     count: int = 0
+    ok_earlier: int = 0
+    first_later: int = 0
+    last_earlier: int = 0
 
 
 @dataclass(slots=True)
 class Span:
-    """A finished or still open loss run, on the monotonic clock. `closed_at` is None while it is open."""
+    """A finished or still open loss run, on the monotonic clock. `closed_at` is None while it is open.
+
+    `tx_error` is what the bounds are wider, at each end, as its probes' TX times are not known better.
+    """
 
     direction: Direction
     ok_at: int | None
@@ -64,6 +80,7 @@ class Span:
     count: int
     closed_at: int | None
     closed_seq: int = 1 << 62
+    tx_error: int = 0
 
 
 class RunFinder:
@@ -82,32 +99,38 @@ class RunFinder:
         """All that was lost in the open run of round trips is now known to have been lost in direction `to`."""
         run, into = self._runs["round_trip"], self._runs[to]
         if into.count == 0:
-            into.first_at, into.first_seq, into.last_at, into.last_seq = (
-                run.first_at,
-                run.first_seq,
-                run.last_at,
-                run.last_seq,
-            )
+            first = last = run
         else:
-            into.first_seq, into.first_at = min((into.first_seq, into.first_at), (run.first_seq, run.first_at))
-            into.last_seq, into.last_at = max((into.last_seq, into.last_at), (run.last_seq, run.last_at))
+            first = min(into, run, key=lambda one: one.first_seq)
+            last = max(into, run, key=lambda one: one.last_seq)
+        into.first_at, into.first_seq, into.first_later = first.first_at, first.first_seq, first.first_later
+        into.last_at, into.last_seq, into.last_earlier = last.last_at, last.last_seq, last.last_earlier
         into.count += run.count
         run.count = 0
 
-    def passed(self, at: int, sequence: int) -> None:
-        """A probe that passed both ways, before anything else is fed."""
+    def passed(self, at: int, sequence: int, earlier: int = 0) -> None:
+        """A probe that passed both ways, before anything else is fed; it may have left so much earlier."""
         for direction in DIRECTIONS:
-            self._runs[direction] = _Run(ok_at=at, ok_seq=sequence, has_ok=True)
+            self._runs[direction] = _Run(ok_at=at, ok_seq=sequence, has_ok=True, ok_earlier=earlier)
 
-    def feed(self, sequences: Ints, at: Ints, fates: Fates) -> list[Span]:
-        """Take in probes, ascending by sequence, and return the runs that ended among them."""
+    def feed(self, sequences: Ints, at: Ints, fates: Fates, error: TxError | None = None) -> list[Span]:
+        """Take in probes, ascending by sequence, and return the runs that ended among them.
+
+        Args:
+            sequences: Of each.
+            at: TX times, ns.
+            fates: What became of each.
+            error: How much earlier and how much later than `at` each may have left; None: no more than is common.
+        """
         closed: list[Span] = []
         for direction in DIRECTIONS:
             said = MEANING[direction][fates]
-            closed += self._feed(direction, sequences, at, said)
+            closed += self._feed(direction, sequences, at, said, error)
         return closed
 
-    def _feed(self, direction: Direction, sequences: Ints, at: Ints, said: npt.NDArray[np.uint8]) -> list[Span]:
+    def _feed(
+        self, direction: Direction, sequences: Ints, at: Ints, said: npt.NDArray[np.uint8], error: TxError | None
+    ) -> list[Span]:
         run = self._runs[direction]
         gone = np.flatnonzero(said == GONE)
         passed = np.flatnonzero(said == OK)
@@ -121,22 +144,30 @@ class RunFinder:
                 start = gone[g]
                 p = int(np.searchsorted(passed, start))
                 if p:
-                    run.ok_at, run.ok_seq, run.has_ok = int(at[passed[p - 1]]), int(sequences[passed[p - 1]]), True
+                    self._note_ok(run, passed[p - 1], sequences, at, error)
                 run.first_at, run.first_seq = int(at[start]), int(sequences[start])
+                run.first_later = int(error.later[start]) if error else 0
             else:  # only on entry: the run goes on from the last call
                 p = 0
             end = int(np.searchsorted(gone, passed[p])) if p < len(passed) else len(gone)
             if end > g:
                 run.count += end - g
                 run.last_at, run.last_seq = int(at[gone[end - 1]]), int(sequences[gone[end - 1]])
+                run.last_earlier = int(error.earlier[gone[end - 1]]) if error else 0
             g = end
             if p == len(passed):
                 break
-            closed.append(self._span(direction, run, int(at[passed[p]]), int(sequences[passed[p]])))
+            later = int(error.later[passed[p]]) if error else 0
+            closed.append(self._span(direction, run, int(at[passed[p]]), int(sequences[passed[p]]), later))
             run.count = 0
         if len(passed) and run.count == 0:
-            run.ok_at, run.ok_seq, run.has_ok = int(at[passed[-1]]), int(sequences[passed[-1]]), True
+            self._note_ok(run, passed[-1], sequences, at, error)
         return closed
+
+    @staticmethod
+    def _note_ok(run: _Run, row: int, sequences: Ints, at: Ints, error: TxError | None) -> None:
+        run.ok_at, run.ok_seq, run.has_ok = int(at[row]), int(sequences[row]), True
+        run.ok_earlier = int(error.earlier[row]) if error else 0
 
     def open_runs(self) -> list[Span]:
         return [self._span(d, run, None) for d, run in self._runs.items() if run.count]
@@ -146,7 +177,9 @@ class RunFinder:
         return not any(run.count for run in self._runs.values())
 
     @staticmethod
-    def _span(direction: Direction, run: _Run, closed_at: int | None, closed_seq: int = 1 << 62) -> Span:
+    def _span(
+        direction: Direction, run: _Run, closed_at: int | None, closed_seq: int = 1 << 62, closed_later: int = 0
+    ) -> Span:
         return Span(
             direction,
             run.ok_at if run.has_ok else None,
@@ -157,6 +190,7 @@ class RunFinder:
             run.count,
             closed_at,
             closed_seq,
+            max(run.first_later + run.last_earlier, run.ok_earlier * run.has_ok + closed_later),
         )
 
 
@@ -194,9 +228,9 @@ class FlowOutages:
             if (span.closed_at or span.last_at) > start and (span.ok_at or span.first_at) < end:
                 self._changed[outage_id] = None
 
-    def feed(self, sequences: Ints, at: Ints, fates: Fates) -> None:
-        """Take in settled probes, ascending by sequence."""
-        for span in self.finder.feed(sequences, at, fates):
+    def feed(self, sequences: Ints, at: Ints, fates: Fates, error: TxError | None = None) -> None:
+        """Take in settled probes, ascending by sequence; arguments as those of `RunFinder.feed`."""
+        for span in self.finder.feed(sequences, at, fates, error):
             self._close(span)
         self._open()
 
@@ -292,8 +326,8 @@ class FlowOutages:
         inner = span.last_at - span.first_at
         end = span.last_at if span.closed_at is None else span.closed_at
         begin = span.first_at if span.ok_at is None else span.ok_at
-        upper = end - begin
-        lower = max(0, inner - self._unobserved.within(span.first_at, span.last_at))
+        likely = end - begin, max(0, inner - self._unobserved.within(span.first_at, span.last_at))
+        upper, lower = likely[0] + span.tx_error, max(0, likely[1] - span.tx_error)
         return Outage(
             flow=self.flow,
             id=outage_id,
@@ -305,13 +339,14 @@ class FlowOutages:
             last_lost_ns=span.last_at,
             first_ok_ns=span.closed_at or 0,
             lower_ns=lower,
-            estimate_ns=(lower + upper) // 2,
+            estimate_ns=sum(likely) // 2,
             upper_ns=upper,
             lost=span.count,
             first_lost_seq=span.first_seq,
             last_lost_seq=span.last_seq,
             censored="end" if span.closed_at is None else "start" if span.ok_at is None else "no",
             unobserved_ns=self._unobserved.within(begin, end),
+            tx_error_ns=span.tx_error,
         )
 
 

@@ -24,6 +24,7 @@ class Rings:
     Attributes:
         fate: Of the probe in each slot (core/fate.py), uint8.
         sent_at: When it left or, until then, is due, int64 ns.
+        earlier, later: By how much it may have left before and after that, uint32 ns.
         scratch: A number for each slot, for whoever needs one; int32.
         slots: Ring size of each flow, shape (capacity,); 0: it has none.
     """
@@ -31,6 +32,7 @@ class Rings:
     def __init__(self, capacity: int):
         self.fate = np.zeros(0, np.uint8)
         self.sent_at = np.zeros(0, np.int64)
+        self.earlier, self.later = np.zeros(0, np.uint32), np.zeros(0, np.uint32)
         self.scratch = np.zeros(0, np.int32)
         self.slots = np.zeros(capacity, np.int64)
         self._base = np.zeros(capacity, np.int64)
@@ -55,7 +57,8 @@ class Rings:
         old = self.places(flow, sequence)
         self.add(flow, slots)
         new = self.places(flow, sequence)
-        self.fate[new], self.sent_at[new] = self.fate[old], self.sent_at[old]
+        for column in (self.fate, self.sent_at, self.earlier, self.later):
+            column[new] = column[old]
         self._free.append((base, held))
 
     def _acquire(self, slots: int) -> int:
@@ -70,6 +73,8 @@ class Rings:
             more = max(slots, len(self.fate) // 2)
             self.fate = np.concatenate([self.fate, np.zeros(more, np.uint8)])
             self.sent_at = np.concatenate([self.sent_at, np.zeros(more, np.int64)])
+            self.earlier = np.concatenate([self.earlier, np.zeros(more, np.uint32)])
+            self.later = np.concatenate([self.later, np.zeros(more, np.uint32)])
             self.scratch = np.concatenate([self.scratch, np.zeros(more, np.int32)])
         return base
 

@@ -75,6 +75,10 @@ class Schedule:
         intervals = self._interval[self._active]
         return float((1e9 / intervals).sum()) if len(intervals) else 0.0
 
+    def shortest_ns(self) -> int:
+        """The shortest interval of all active flows; ENDLESS without any."""
+        return int(self._interval[self._active].min(initial=ENDLESS))
+
     def next_ns(self, now_ns: int) -> int | None:
         """The earliest slot not handed out yet; None when no flow is active."""
         if self._cursor == len(self._at):

@@ -55,8 +55,12 @@ class FrameSender(Protocol):
         Frames that could not be sent are forgotten, their slots writable again: nothing leaves later.
         """
 
-    def send_one(self, length: int) -> tuple[int, SendError]:
-        """Send the slot at the head alone, as fast as can be: (CLOCK_MONOTONIC just before, why it was not sent)."""
+    def send_one(self, length: int) -> tuple[int, int, SendError]:
+        """Send the slot at the head alone, as fast as can be.
+
+        Returns:
+            CLOCK_MONOTONIC just before and just after, and why it was not sent.
+        """
 
     def close(self) -> None:
         """Give everything back; harmless when repeated."""

@@ -114,10 +114,11 @@ class MemorySender:
         calls = [(sent, before_ns, self._link.clock.mono_ns())] if sent else []
         return SendResult(sent, calls, error if sent < count else "")
 
-    def send_one(self, length: int) -> tuple[int, SendError]:
+    def send_one(self, length: int) -> tuple[int, int, SendError]:
         """Send the slot at the head alone; see `FrameSender.send_one`."""
         before_ns = self._link.clock.mono_ns()
-        return before_ns, self.send(1, np.array([length], np.int32)).error
+        error = self.send(1, np.array([length], np.int32)).error
+        return before_ns, self._link.clock.mono_ns(), error
 
     def close(self) -> None:
         """Nothing to give back."""

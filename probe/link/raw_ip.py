@@ -94,10 +94,11 @@ class RawIpSender:
         self._head = (first + sent) % self.slots
         return SendResult(sent, [(sent, before_ns, after_ns)] if sent else [], _reason(error))
 
-    def send_one(self, length: int) -> tuple[int, SendError]:
+    def send_one(self, length: int) -> tuple[int, int, SendError]:
         """Send the slot at the head alone; see `FrameSender.send_one`."""
         before_ns = time.monotonic_ns()
-        return before_ns, self.send(1, np.array([length], np.int32)).error
+        error = self.send(1, np.array([length], np.int32)).error
+        return before_ns, time.monotonic_ns(), error
 
     def close(self) -> None:
         """Close the sockets."""

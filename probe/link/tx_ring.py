@@ -154,7 +154,7 @@ class TxRing:
         self._head = end % self.slots
         return SendResult(count, calls, "")
 
-    def send_one(self, length: int) -> tuple[int, SendError]:
+    def send_one(self, length: int) -> tuple[int, int, SendError]:
         """Send the slot at the head alone; see `FrameSender.send_one`."""
         slot = self._head
         at = slot * self._step
@@ -166,10 +166,11 @@ class TxRing:
         words[at] = abi.TP_STATUS_SEND_REQUEST if length <= self._longest else abi.TP_STATUS_WRONG_FORMAT
         before_ns = time.monotonic_ns()
         failure = self._kick()
+        after_ns = time.monotonic_ns()
         if words[at] & _REFUSED:
-            return before_ns, self._failed(slot, self._status[slot : slot + 1], failure)[1]
+            return before_ns, after_ns, self._failed(slot, self._status[slot : slot + 1], failure)[1]
         self._head = (slot + 1) % self.slots
-        return before_ns, ""
+        return before_ns, after_ns, ""
 
     def _ask_mtu(self) -> None:
         """Look now and then how long a frame may be: with a virtio_net_hdr the kernel leaves that to us."""

@@ -114,6 +114,7 @@ def outage_of(flow: str, number: int, outage: Mapping[str, Any]) -> Outage:
         last_lost_seq=outage["last_lost_seq"],
         censored=outage["censored"],
         unobserved_ns=outage["unobserved_ns"],
+        tx_error_ns=outage.get("tx_error_ns", 0),
         episode=outage["episode"],
     )
 

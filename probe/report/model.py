@@ -76,9 +76,9 @@ class EdgesModel(_Model):
 class DurationModel(_Model):
     """Bounds on an outage's true length, from TX times alone (RFC 6414, timestamp-based method), in ns."""
 
-    lower: Ns = Field(description="T[j-1] - T[i+1].")
-    estimate: Ns = Field(description="(lower + upper) / 2.")
-    upper: Ns = Field(description="T[j] - T[i].")
+    lower: Ns = Field(description="T[j-1] - T[i+1], less tx_error_ns and what went unobserved; at least 0.")
+    estimate: Ns = Field(description="Half way between the bounds, as if there were no tx_error_ns.")
+    upper: Ns = Field(description="T[j] - T[i] + tx_error_ns.")
 
 
 class ProbeRecordModel(_Model):
@@ -107,6 +107,11 @@ class OutageModel(_Model):
     last_lost_seq: Count
     censored: Censored = Field(description="start: began before the span; end: still open when the span ended.")
     unobserved_ns: Ns = Field(description="Time within it that we did not observe.")
+    tx_error_ns: Ns = Field(
+        default=0,
+        description="What is not known of the TX times around its edges: 0 where each probe had a call of its own that"
+        " took no longer than 20 us.",
+    )
     evidence: list[ProbeRecordModel] = Field(
         default_factory=list,
         description="Raw records of the probes around both edges, ascending by sequence: up to 8 on each side of an"

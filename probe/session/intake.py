@@ -146,7 +146,9 @@ class Intake:
         if abs(self.offset - self._offset_before) > STEP_NS:
             at = np.where((at < self.drained_to) | (at > now), frames.stamps_ns - self._offset_before, at)
         at = np.minimum(at, now)
+        self._relieve()
         for batch in split(octets):
+            self._relieve()
             ends = frame_ends(batch, octets)
             kept = pick(frames.kept, batch.rows)
             self._relieve()
@@ -210,14 +212,17 @@ class Intake:
             mine &= ~signed
         if not mine.any():
             return
+        self._relieve()
         rows, flow, ends = where_all(mine, batch.rows, owner, ends)
         view = pick(slots("udp"), rows)
         sequence = unwrap_below(view["sender_seq"].astype(np.int64), self._ledger.next_seq[flow], 32)
         ours = (ends >= l4 + sizes.UDP_HEADER + sizes.UDP_PAYLOAD) & (view["tlv_type"] == TLV_REPORT)
         ours &= self._of_session(view["session"], flow)
         reported = ours & (view["tlv_flags"] & TLV_UNKNOWN == 0)
+        self._relieve()
         times = _stamps(view)
         inside = elapsed_ns(*times, view["error_estimate"])
+        self._relieve()
         known = self._account(flow, sequence, pick(at, rows), view["ttl"], times, inside)
         self._reported(view, flow, sequence, pick(at, rows), reported & known)
         self._numbered(view, flow, sequence, known & ~reported)
@@ -336,6 +341,7 @@ class Intake:
         part, flow, sequence, at = where_all(which, view, flow, sequence, at)
         columns = (part[name] for name in ("boot", "q", "gap_total", "gap_index", "gap_start", "gap_length"))
         self._ledger.reports(flow, sequence, Reports(*columns))
+        self._relieve()
         for f, start, end in self._ledger.their_drops(flow, at, part["drops"]):
             self._on_their_drops(f, start, end)
         self._translations(part, flow, sequence)
@@ -376,6 +382,7 @@ class Intake:
         # clock than the TX time, and its conversion is off by a fraction of a microsecond.
         at = np.maximum(at, at - arrivals.rtt_ns + 1)
         self._on_replies(flow, sequence, at, arrivals, ttl, times)
+        self._relieve()
         self._foreign(int(np.count_nonzero(arrivals.unknown)))
         if arrivals.answered.any():
             rtt, of, ttl = where_all(arrivals.answered, arrivals.rtt_ns, flow, ttl)

@@ -8,12 +8,14 @@ frame, and the clock is read just before. What the ledger must know is collected
 from __future__ import annotations
 
 from bisect import bisect_right
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from probe.clock import Clock
 from probe.core.ledger import Ledger
+from probe.core.outage import TxError
 from probe.link.base import FrameSender
 from probe.session.filler import Filler
 from probe.session.flows import FlowTable
@@ -26,8 +28,23 @@ SINGLY = 8
 SINGLY_COARSE = 2
 TOGETHER = 16
 FRAME_NS = 2000
+USUAL_NS = 20_000
 FAR = 1 << 62
+_MOST_ERROR = (1 << 32) - 1
 _NONE = np.zeros(0, np.int64)
+
+
+class Stamps(NamedTuple):
+    """Probes that have left: flow, sequence, TX time, due time, and how well the TX time is known."""
+
+    flow: Ints
+    sequence: Ints
+    at: Ints
+    due: Ints
+    error: TxError
+
+
+_NO_STAMPS = Stamps(_NONE, _NONE, _NONE, _NONE, TxError(np.zeros(0, np.uint32), np.zeros(0, np.uint32)))
 
 
 class Queue:
@@ -60,7 +77,7 @@ class Queue:
         self._stamped = 0  # and how many of those the ledger knows
         self._sent_at = 0  # when the last frames were sent together, or were looked for
         self._calls: list[tuple[int, int, int]] = []  # (frames, time before, time after) of each call that sent any
-        self._done: list[tuple[Ints, Ints, Ints, Ints]] = []
+        self._done: list[tuple[npt.NDArray[Any], ...]] = []
 
     def wait(self, flow: Ints, due: Ints) -> None:
         """Add slots. They follow those that are there, but for a flow that has just begun: its own lie between them."""
@@ -96,15 +113,17 @@ class Queue:
             self.next_due = self._due_list[self._sent]
         return error
 
-    def pace(self, end: int, late: int) -> None:
-        """Send each frame that is due before `end` at its time, and sleep in between.
+    def pace(self, end: int, late: int, *, spin: bool = False) -> None:
+        """Send each frame that is due before `end` at its time, and sleep in between, or wait without sleeping.
 
         Returns early when something is amiss: an error, nothing written, or a slot missed by more than `late` ns.
         """
         clock, due = self._clock, self._due_list
         while self.next_due < end:
             at = self.next_due
-            if clock.mono_ns() < at:
+            if spin:
+                clock.spin_until(at)
+            elif clock.mono_ns() < at:
                 clock.sleep_until(at)
             if clock.mono_ns() - at > late or self._sent + 1 >= len(due) or self._send_next():
                 return
@@ -166,9 +185,9 @@ class Queue:
 
     def _send_next(self) -> str:
         """Send one frame; why it was not sent."""
-        before, error = self._link.send_one(self._length_list[self._sent])
+        before, after, error = self._link.send_one(self._length_list[self._sent])
         if not error:
-            self._calls.append((1, before, before))
+            self._calls.append((1, before, after))
             self._sent += 1
         return error
 
@@ -205,28 +224,32 @@ class Queue:
         """Whether a slot of `flow` is still to come."""
         return bool((self._flow[self._sent :] == flow).any() or (self._waiting_flow == flow).any())
 
-    def stamps(self) -> tuple[Ints, Ints, Ints, Ints]:
-        """(flow, sequence, TX time, due time) of every probe that has left since the last call, in order."""
+    def stamps(self) -> Stamps:
+        """Every probe that has left since the last call, in order."""
         self._collect()
         done, self._done = self._done, []
         if not done:
-            return _NONE, _NONE, _NONE, _NONE
-        if len(done) == 1:
-            return done[0]
-        columns = [np.concatenate(column) for column in zip(*done, strict=True)]
-        return columns[0], columns[1], columns[2], columns[3]
+            return _NO_STAMPS
+        columns = done[0] if len(done) == 1 else tuple(np.concatenate(column) for column in zip(*done, strict=True))
+        flow, sequence, at, due, earlier, later = columns
+        return Stamps(flow, sequence, at, due, TxError(earlier, later))
 
     def _collect(self) -> None:
         new = slice(self._stamped, self._sent)
         if self._sent > self._stamped:
             count, before, after = np.array(self._calls, np.int64).T
-            times = np.repeat(before, count)
+            times, earlier = np.repeat(before, count), np.zeros(self._sent - self._stamped, np.int64)
+            # What a call of one frame commonly takes is part of the way; an interruption is not.
+            later = np.repeat(np.maximum(after - before - USUAL_NS * (count == 1), 0), count)
             if len(count) < len(times):
                 # Frames that shared a call share its time, each placed at the start of its share. Of a call that took
                 # long, something else had a part, who knows where: rather a little too early than after the reply.
                 place = np.arange(len(times)) - np.repeat(np.cumsum(count) - count, count)
-                times += place * np.repeat(np.minimum((after - before) // count, FRAME_NS), count)
-            self._done.append((self._flow[new], self._sequence[new], times, self._due[new]))
+                earlier += place * np.repeat(np.minimum((after - before) // count, FRAME_NS), count)
+                times += earlier
+                later -= earlier
+            error = (np.minimum(column, _MOST_ERROR).astype(np.uint32) for column in (earlier, later))
+            self._done.append((self._flow[new], self._sequence[new], times, self._due[new], *error))
         self._calls = []
         self._stamped = self._sent
 

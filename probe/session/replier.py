@@ -141,7 +141,7 @@ class Replier:
                 break
             finish(reply)
             slots[first, : len(reply)] = reply
-            if link.send_one(len(reply))[1]:
+            if link.send_one(len(reply))[2]:
                 break
             sent += 1
         self._shared.header["reflected"] += sent

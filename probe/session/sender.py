@@ -43,6 +43,7 @@ COARSE_TICK_NS = 40_000_000  # and drain, while no flow is paced finely
 DRAIN_NS = (
     20_000_000  # empty the receive rings: replies wait there, stamped already, and many cost little more than one
 )
+SPIN_DRAIN_NS = 5_000_000  # where each take must be short
 LINGER_STEP_NS = 5_000_000
 AHEAD_NS = 20_000_000  # frames are written this long before they are due
 COARSE_AHEAD_NS = 80_000_000
@@ -53,6 +54,9 @@ LATEST_TOGETHER, LATEST_NS = 128, 20_000_000
 CHRONIC_NS = 20_000_000  # stalls that follow so soon have one cause: more is asked for than can be sent
 FAR = 1 << 62
 SINGLE_RATE_PPS = 20_000  # up to here every probe has a wake-up of its own
+# Above, several share one, but hardly two of one flow: its outages would begin and end between two batches.
+SPIN_PPS, SPIN_NS = 50_000, 100_000  # for a flow as fast no sleep is short enough: up to here the engine waits awake
+SHARED_NS, SHORTEST_NS, COARSE_NS = 500_000, 50_000, 1_000_000
 FASTEST_PPS, FASTEST_TOGETHER = 200_000, 128
 MOST_AHEAD = 2500
 MAX_AHEAD = 1 << 15
@@ -93,6 +97,7 @@ class Sender:
         rng: For phases and session numbers.
         recording: Takes in every probe.
         stack: Opens the connections of streams.
+        spin: Whether it may keep a processor busy to be in time.
     """
 
     def __init__(
@@ -105,6 +110,8 @@ class Sender:
         rng: random.Random | None = None,
         recording: Recording | None = None,
         stack: Stack | None = None,
+        *,
+        spin: bool = True,
     ):
         self._links, self._ports, self._clock, self._tell = links, ports, clock, tell
         self._shared = shared
@@ -119,6 +126,8 @@ class Sender:
         self._queues: list[Queue] = []
         self._ahead_to = 0  # slots before this instant have been handed to their queues
         self._ahead = AHEAD_NS
+        self._may_spin = spin
+        self._spin = False  # wait for the next probe without sleeping
         self._breath = 0  # shortest pause between two batches
         self._latest = STALL_NS  # the longest stall whose slots are still sent
         self._liveness = Liveness(capacity)
@@ -392,7 +401,8 @@ class Sender:
         if now >= min(self._next_drain, self._next_tick):  # a tick has the more to settle right after
             # One batch at a time: at high rates there is always more, and slots must not wait for it.
             emptied = self._drain(1)
-            self._next_drain = now + (DRAIN_NS if self._fine else COARSE_TICK_NS) if emptied else now
+            pause = SPIN_DRAIN_NS if self._spin else DRAIN_NS if self._fine else COARSE_TICK_NS
+            self._next_drain = now + pause if emptied else now
         if now >= self._next_tick:
             self._tick(now)
             # With many flows a tick takes its time: it comes the less often. One that took longer than the last one
@@ -420,7 +430,7 @@ class Sender:
         if self._breath:
             busy[0].pace_together(end, STALL_NS, self._breath)
         else:
-            busy[0].pace(end, STALL_NS)
+            busy[0].pace(end, STALL_NS, spin=self._spin)
         return True
 
     def _prepare(self, now: int) -> None:
@@ -428,14 +438,14 @@ class Sender:
         sending.
         """
         rate = self.schedule.total_rate()
-        coarse = rate > 50_000 or not self._fine
-        self._breath = 1_000_000 if coarse else 500_000 if rate > SINGLE_RATE_PPS else 0
+        self._breath = breath(rate, self.schedule.shortest_ns(), fine=bool(self._fine), spin=self._may_spin)
+        self._spin = rate > SINGLE_RATE_PPS and not self._breath
         self._latest = latest(rate)
         # No more frames than stay in the processor's cache until they leave.
         ahead = AHEAD_NS if self._fine else COARSE_AHEAD_NS
         self._ahead = min(ahead, int(MOST_AHEAD * 1e9 / rate)) if rate else ahead
         for queue in self._queues:
-            queue.singly = SINGLY_COARSE if coarse else SINGLY
+            queue.singly = SINGLY_COARSE if self._breath == COARSE_NS else SINGLY
             queue.together = TOGETHER if rate < FASTEST_PPS else FASTEST_TOGETHER
         self._ahead_to = max(self._ahead_to, now) + self._ahead
         due = self.schedule.take(self._ahead_to, MAX_AHEAD)
@@ -467,10 +477,10 @@ class Sender:
         """
         flow, due = queue.overdue(now - STALL_NS)
         if self._missed(flow, due, now, self._latest).any():
-            chronic = self._breath > 0 and now - self._gave_up_at < CHRONIC_NS
+            chronic = (self._breath > 0 or self._spin) and now - self._gave_up_at < CHRONIC_NS
             self._gave_up_at = now
             every, due_of = queue.recall()
-            missed = self._missed(every, due_of, now, self._breath if chronic else STALL_NS)
+            missed = self._missed(every, due_of, now, (self._breath or SHARED_NS) if chronic else STALL_NS)
             self._unsent(every[missed], due_of[missed], "stall")
             queue.wait(every[~missed], due_of[~missed])
         stalled = self.schedule.missed(Due(flow, due), now, STALL_NS)
@@ -486,9 +496,9 @@ class Sender:
     def _flush_stamps(self) -> None:
         """Tell the ledger what has left since the last time."""
         for queue in self._queues:
-            flow, sequence, at, due = queue.stamps()
+            flow, sequence, at, due, error = queue.stamps()
             if len(flow):
-                self.ledger.stamp(flow, sequence, at)
+                self.ledger.stamp(flow, sequence, at, error)
                 self._witness.evidence.sent(flow, sequence, at, due)
                 self._lateness.append(at - due)
                 self._absence.end(flow, at)
@@ -586,6 +596,22 @@ class Sender:
             late = np.concatenate(self._lateness)
             header["lateness_max"], header["lateness_p99"] = late.max(), int(np.percentile(late, 99))
             self._lateness, self._lateness_reset = [], now
+
+
+def breath(rate: float, shortest_ns: int, *, fine: bool, spin: bool) -> int:
+    """The shortest pause, ns, between two batches of probes; 0: each has a time of its own.
+
+    Args:
+        rate: Probes per second of all flows.
+        shortest_ns: The shortest interval of one flow.
+        fine: Whether any flow is paced finely.
+        spin: Whether a processor may be kept busy.
+    """
+    if not fine or rate > SPIN_PPS:
+        return COARSE_NS
+    if rate <= SINGLE_RATE_PPS or (spin and shortest_ns < SPIN_NS):
+        return 0
+    return min(SHARED_NS, max(SHORTEST_NS, shortest_ns // 4))
 
 
 def latest(rate: float) -> int:

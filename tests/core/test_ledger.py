@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from probe.core.events import COUNT_NAMES
 from probe.core.fate import COLUMN, EMPTY, LATE, LOST, PENDING, RECEIVED
 from probe.core.ledger import Ledger
+from probe.core.outage import TxError
 from probe.core.told import Reports
 
 from .network import MS, LossyNetwork, counts_of, shrink_rings
@@ -29,12 +30,12 @@ class OneFlow:
         self.ledger.add(0, "a", 1000, threshold, k)
         self.sent: list[int] = []
 
-    def send(self, n: int, every: int = MS) -> np.ndarray:
+    def send(self, n: int, every: int = MS, error: tuple[int, int] = (0, 0)) -> np.ndarray:
         start = self.sent[-1] + every if self.sent else T0
         at = start + np.arange(n) * every
         flow = np.zeros(n, np.int64)
         sequence = self.ledger.allocate(flow, at)
-        self.ledger.stamp(flow, sequence, at)
+        self.ledger.stamp(flow, sequence, at, TxError(*(np.full(n, ns, np.uint32) for ns in error)))
         self.sent += at.tolist()
         return sequence
 
@@ -47,6 +48,30 @@ class OneFlow:
 
     def told(self) -> list:
         return [o for _, o in self.ledger.drain_outages(open_too=True)]
+
+
+def test_what_is_not_known_of_tx_times_widens_the_bounds_also_when_corrected():
+    flow = OneFlow()
+    told = []
+    for late in (False, True):
+        n = len(flow.sent)
+        flow.send(10, error=(1, 2))  # the last of these passed before the outage
+        flow.send(10, error=(30, 40))
+        flow.send(10, error=(500, 600))
+        flow.reply(*range(n, n + 10), *range(n + 20, n + 30))
+        if not late:
+            flow.ledger.settle(flow.sent[-1] + 100 * MS)
+            told += flow.told()
+    # A reply so late that the first outage had been told: its first edge moves, with its error.
+    flow.reply(10, after=150 * MS)
+    flow.ledger.settle(flow.sent[-1] + 100 * MS)
+    told += flow.told()
+    assert [(o.first_lost_seq, o.tx_error_ns) for o in told] == [(10, 601), (11, 630), (40, 601)]
+    assert told[0].id == told[1].id
+    for outage in told:
+        assert outage.upper_ns == outage.first_ok_ns - outage.last_ok_ns + outage.tx_error_ns
+        assert outage.lower_ns == outage.last_lost_ns - outage.first_lost_ns - outage.tx_error_ns
+        assert outage.estimate_ns == 10 * MS - (outage.first_lost_seq == 11) * MS
 
 
 def test_a_probe_counts_from_the_moment_it_left():

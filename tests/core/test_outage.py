@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from probe.core.events import Outage
 from probe.core.fate import DROPPED, LATE, LOST, LOST_FORWARD, LOST_REVERSE, RECEIVED
-from probe.core.outage import EPISODE_GAP_NS, FlowOutages, RunFinder, with_episodes
+from probe.core.outage import EPISODE_GAP_NS, FlowOutages, RunFinder, TxError, with_episodes
 
 from .network import as_expected, expected_outages
 
@@ -145,6 +145,39 @@ def test_truth_lies_within_the_bounds(seed):
     assert outage.lower_ns <= up - down <= outage.upper_ns
     if outage.unobserved_ns == 0:
         assert abs(outage.estimate_ns - (up - down)) <= 1.4 * interval  # the longest gap that jitter makes
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**9))
+def test_truth_lies_within_the_bounds_where_tx_times_are_known_to_a_call(seed):
+    """Several probes share a call, one of which may take long; each left at some time in its call."""
+    rng = random.Random(seed)
+    before, after, left = [], [], []
+    t = 0
+    while len(left) < 300:
+        n, took = rng.choice([1, 8, 16]), rng.choice([10_000, 30_000, 30_000, 400_000])
+        left += sorted(t + rng.random() * took for _ in range(n))
+        before += [t] * n
+        after += [t + took] * n
+        t += took + rng.randint(1000, 1_000_000)
+    at = np.array([rng.randint(b, a) for b, a in zip(before, after, strict=True)])
+    at = np.maximum.accumulate(at)
+    error = TxError((at - before).astype(np.uint32), (np.array(after) - at).astype(np.uint32))
+    down = rng.uniform(left[40], left[200])
+    up = down + rng.uniform(100_000, 20_000_000)
+    gone = (np.array(left) >= down) & (np.array(left) < up)
+    if not gone.any() or gone[-1]:
+        return
+    outages = FlowOutages("a", 1)
+    fates = np.where(gone, LOST, RECEIVED).astype(np.uint8)
+    cuts = sorted(rng.sample(range(1, len(left)), 3))
+    for start, end in pairwise([0, *cuts, len(left)]):
+        part = slice(start, end)
+        outages.feed(np.arange(start, end), at[part], fates[part], TxError(error.earlier[part], error.later[part]))
+    [outage] = outages.drain(open_too=True)
+    assert outage.lower_ns <= up - down <= outage.upper_ns
+    assert outage.lower_ns <= outage.estimate_ns <= outage.upper_ns
+    assert outage.upper_ns == outage.first_ok_ns - outage.last_ok_ns + outage.tx_error_ns
 
 
 def test_the_estimate_is_within_one_interval_when_slots_are_kept():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,20 @@ def test_ctrl_c_before_the_first_probe_is_nobodys_fault(triple: Triple, when: st
     assert "ended before the first probe; nothing was measured" in run.said()
     assert "Traceback" not in run.said()
     assert capture.packets() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_no_engine_outlives_the_group_that_it_is_not_in(triple: Triple, number: signal.Signals):
+    """A terminal that closes, or a shell that is killed, ends the process group; engines lead one of their own."""
+    run = triple.start(
+        *(triple.sender, "measure", TARGETS["icmp"], "--rate", "100", "--duration", "60"),
+        wrap=["setsid"],
+    )
+    engine = run.engine()
+    assert os.getpgid(run.pid) == run.pid != os.getpgid(engine)
+    os.killpg(run.pid, number)
+    run.end()
+    wait_for(lambda: not Path(f"/proc/{engine}").exists(), what="for the engine's end")
 
 
 def test_the_progress_goes_to_stderr_unless_it_is_quiet(triple: Triple, reflector: Run):

@@ -52,10 +52,10 @@ def test_a_stalled_engine_makes_up_for_nothing_and_loses_nothing(triple: Triple,
             assert span["end_ns"] - span["start_ns"] > 3 * MS // 2, flow["unobserved"]
             inside = [at for at in passed if span["start_ns"] + 10 * MS < at < span["end_ns"] - 10 * MS]
             assert inside == [], (span, inside[:3])
-        # No burst afterwards.
+        # No burst afterwards, but for the 20 ms of a stall of the host's own.
         after = [at for at in passed if at >= continued_ns]
         most = max(sum(at <= other < at + MS for other in after) for at in after)
-        assert most <= 20, flow["name"]
+        assert most <= 25, flow["name"]
         assert flow["rtt_ns"]["max"] < 300 * MS
 
 

@@ -19,6 +19,7 @@ from probe.wire import layout
 from .flow import add
 
 MS = 1_000_000
+S = 1000 * MS
 
 
 class Bench:
@@ -57,7 +58,7 @@ class Bench:
         return out
 
     def stamp(self) -> list[tuple[int, int]]:
-        flow, sequence, at, _ = self.queue.stamps()
+        flow, sequence, at, _, _ = self.queue.stamps()
         if len(flow):
             self.ledger.stamp(flow, sequence, at)
         return list(zip(flow.tolist(), sequence.tolist(), strict=True))
@@ -80,11 +81,11 @@ def test_tx_times_ascend_and_belong_to_the_frames(n):
     bench = Bench(slots=256)
     bench.wait(*((k % 2, 1 + k / 1000) for k in range(n)))
     bench.queue.send(bench.at(9))
-    flow, sequence, at, due = bench.queue.stamps()
+    flow, sequence, at, due, _ = bench.queue.stamps()
     assert len(bench.arrived()) == len(flow) == n
     assert (np.diff(at) >= 0).all() and (at >= due).all()
     assert sequence.tolist() == [k // 2 for k in range(n)]
-    assert [len(column) for column in bench.queue.stamps()] == [0, 0, 0, 0]
+    assert [len(column) for column in bench.queue.stamps()[:4]] == [0, 0, 0, 0]
 
 
 def test_what_the_link_refuses_is_given_up_and_its_number_used_again():
@@ -220,7 +221,7 @@ def test_at_its_pace_each_leaves_at_its_time_until_something_else_is_to_be_done(
     assert [round(ms, 3) for _, _, ms in bench.arrived()] == [1, 2]
     bench.queue.pace(bench.t0 + 9 * MS, 5 * MS)
     assert [round(ms, 3) for _, _, ms in bench.arrived()] == [3], "the last is left to `send`, which writes more"
-    flow, sequence, at, due = bench.queue.stamps()
+    flow, sequence, at, due, _ = bench.queue.stamps()
     assert (flow.tolist(), sequence.tolist()) == ([0, 1, 0], [0, 0, 1]) and (at == due).all()
 
 
@@ -228,7 +229,7 @@ def test_several_share_a_wake_up_where_that_will_do():
     bench = Bench()
     bench.wait(*[(0, n / 10) for n in range(1, 40)])
     bench.queue.pace_together(bench.t0 + 3 * MS, 5 * MS, MS)
-    _, sequence, at, due = bench.queue.stamps()
+    _, sequence, at, due, _ = bench.queue.stamps()
     assert sequence.tolist() == list(range(21))  # at 0.1, 1.1 and 2.1 ms; 3.1 is for another turn
     assert sorted(set(((at - bench.t0) / MS).round(1).tolist())) == [0.1, 1.1, 2.1]
     assert (at >= due).all()
@@ -241,11 +242,11 @@ def test_the_last_breath_before_something_else_is_slept_through():
     bench.wait(*[(0, n / 10) for n in range(1, 40)])
     bench.queue.pace_together(bench.t0 + round(2.5 * MS), 5 * MS, MS)
     assert bench.clock.mono == bench.t0 + round(2.5 * MS), "or the caller would be back at once, and again"
-    _, _, at, _ = bench.queue.stamps()
+    at = bench.queue.stamps().at
     assert sorted(set(((at - bench.t0) / MS).round(1).tolist())) == [0.1, 1.1, 2.1]
     bench.queue.send(bench.clock.mono)
     bench.queue.pace_together(bench.t0 + 30 * MS, 5 * MS, MS)
-    _, _, at, _ = bench.queue.stamps()
+    at = bench.queue.stamps().at
     assert sorted(set(((at - bench.t0) / MS).round(1).tolist())) == [2.5, 3.5, 4.5], "a breath after `send` as well"
 
 
@@ -255,5 +256,53 @@ def test_frames_that_share_a_call_share_its_time():
     bench.at(1)
     before = bench.clock.mono
     assert bench.queue.send(before) == ""
-    _, _, at, _ = bench.queue.stamps()
+    at = bench.queue.stamps().at
     assert len(at) == 40 and (at == before).all()  # no time passes in a link in memory
+
+
+class SlowLink(Bench):
+    """Each call takes some time."""
+
+    def __init__(self, takes_ns: int):
+        super().__init__()
+        send = self.link.sender.send
+
+        def slow(count, lengths, together=0):
+            before = self.clock.mono
+            result = send(count, lengths, together)
+            self.clock.advance(takes_ns)
+            return result._replace(calls=[(count, before, self.clock.mono)])
+
+        self.link.sender.send = slow
+
+
+@pytest.mark.parametrize(("takes", "later"), [(5_000, 0), (20_000, 0), (3 * MS, 3 * MS - 20_000), (9 * S, 2**32 - 1)])
+def test_a_call_of_its_own_says_when_a_frame_left_unless_it_was_interrupted(takes, later):
+    bench = SlowLink(takes)
+    bench.wait((0, 1), (1, 2))
+    bench.queue.send(bench.at(1))
+    stamps = bench.queue.stamps()
+    assert stamps.at.tolist() == [bench.t0 + MS]
+    assert (stamps.error.earlier.tolist(), stamps.error.later.tolist()) == ([0], [later])
+
+
+@pytest.mark.parametrize("takes", [2_000, 40_000, 4 * MS])
+def test_frames_of_one_call_may_have_left_at_any_time_in_it(takes):
+    bench = SlowLink(takes)
+    bench.wait(*[(0, n / 100) for n in range(40)])
+    before = bench.at(1)
+    bench.queue.send(before)
+    _, _, at, _, (earlier, later) = bench.queue.stamps()
+    assert len(at) == 40
+    assert (at - earlier == before).all() and (at + later == before + takes).all()
+
+
+def test_a_pace_too_fast_for_sleep_is_kept_awake():
+    bench = Bench()
+    waited: list[int] = []
+    bench.clock.spin_until = lambda at: (waited.append(at), bench.clock.advance(at - bench.clock.mono))
+    bench.clock.sleep_until = lambda at: pytest.fail("slept")
+    bench.wait(*[(0, n / 50) for n in range(1, 21)])
+    bench.queue.pace(bench.t0 + MS, 5 * MS, spin=True)
+    stamps = bench.queue.stamps()
+    assert len(stamps.at) == 19 and (stamps.at == stamps.due).all() and waited[:19] == stamps.at.tolist()

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from probe.report.document import laws
-from probe.session.sender import latest
+from probe.session.sender import breath, latest
 
 from .world import MS, S, Weather, World, world
 
@@ -236,6 +236,24 @@ def test_after_a_stall_a_few_are_made_up_for_and_the_time_still_went_unobserved(
 @pytest.mark.parametrize(("rate", "ms"), [(0, 20), (10, 20), (6400, 20), (12_800, 10), (25_600, 5), (1e6, 5)])
 def test_how_long_a_stall_may_be_that_loses_no_slot(rate, ms):
     assert latest(rate) == ms * MS
+
+
+@pytest.mark.parametrize(
+    ("rate", "flows", "fine", "spin", "us"),
+    [
+        (20_000, 1, True, True, 0),  # each probe has a wake-up
+        (25_000, 1, True, True, 0),  # or is waited for
+        (50_000, 5, True, True, 50),
+        (50_000, 1, True, False, 50),
+        (50_000, 200, True, True, 500),
+        (30_000, 10, True, True, 83),
+        (60_000, 1, True, True, 1000),
+        (1000, 1, False, True, 1000),
+        (40_000, 1, False, True, 1000),
+    ],
+)
+def test_hardly_two_probes_of_one_flow_leave_together(rate, flows, fine, spin, us):
+    assert breath(rate, S * flows // rate, fine=fine, spin=spin) // 1000 == us
 
 
 def test_where_more_is_asked_for_than_can_be_sent_all_that_is_late_goes_at_once():
