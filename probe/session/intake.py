@@ -106,6 +106,7 @@ class Intake:
             Whether that was all.
         """
         self._offset_before, self.offset = self.offset, wall_offset_ns(self._clock)
+        self._relieve()
         started = reached = self._clock.mono_ns()
         emptied = True
         for receiver in receivers:
@@ -114,8 +115,8 @@ class Intake:
                 frames = receiver.take(MAX_BATCH)
                 if not len(frames.stamps_ns):
                     break
-                last = min(max(int(frames.stamps_ns[-1]) - self.offset, last), started)
                 self._relieve()
+                last = min(max(int(frames.stamps_ns[-1]) - self.offset, last), started)
                 self._catch_up()
                 self._relieve()
                 self._take(frames)
@@ -344,6 +345,7 @@ class Intake:
         self._relieve()
         for f, start, end in self._ledger.their_drops(flow, at, part["drops"]):
             self._on_their_drops(f, start, end)
+        self._relieve()
         self._translations(part, flow, sequence)
 
     def _translations(self, part: npt.NDArray[Any], flow: Ints, sequence: Ints) -> None:

@@ -451,6 +451,7 @@ class Sender:
         due = self.schedule.take(self._ahead_to, MAX_AHEAD)
         if not len(due.flow):
             return
+        self._relieve()
         of = self.table.transmitter[due.flow]
         for transmitter in distinct(of):
             mine = of == transmitter
@@ -498,7 +499,9 @@ class Sender:
         for queue in self._queues:
             flow, sequence, at, due, error = queue.stamps()
             if len(flow):
+                self._relieve()
                 self.ledger.stamp(flow, sequence, at, error)
+                self._relieve()
                 self._witness.evidence.sent(flow, sequence, at, due)
                 self._lateness.append(at - due)
                 self._absence.end(flow, at)
