@@ -36,7 +36,7 @@ test: ## everything CI runs: lint, format, types, tests with the namespace tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(call pytest,-n auto --dist worksteal -m "not netns and not lab")
-	$(call pytest,-m "netns or lab")
+	$(call pytest,-m "netns or lab" --durations=25)
 
 check: ## format, lint, type-check and run the tests that need no privilege
 	@tools/packages python

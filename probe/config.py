@@ -113,8 +113,8 @@ class Flow(_Part):
     )
     pacing: Annotated[Literal["fine", "coarse"], Allowed("fine or coarse")] = Field(
         default="fine",
-        description="fine: each probe at its instant (from 20,000/s on, one processor is busy if a flow has more than"
-        " 10,000/s; above 50,000/s as coarse). coarse: what a millisecond brings at once, less processor time.",
+        description="fine: each probe at its instant (from 20,000/s on, one processor is busy if a flow has 5,000/s or"
+        " more; above 50,000/s as coarse). coarse: what a millisecond brings at once, less processor time.",
     )
 
     def specs(self) -> list[FlowSpec]:

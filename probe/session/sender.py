@@ -55,7 +55,7 @@ CHRONIC_NS = 20_000_000  # stalls that follow so soon have one cause: more is as
 FAR = 1 << 62
 SINGLE_RATE_PPS = 20_000  # up to here every probe has a wake-up of its own
 # Above, several share one, but hardly two of one flow: its outages would begin and end between two batches.
-SPIN_PPS, SPIN_NS = 50_000, 100_000  # for a flow as fast no sleep is short enough: up to here the engine waits awake
+SPIN_PPS, SPIN_NS = 50_000, 200_000  # for a flow as fast no sleep is short enough: up to here the engine waits awake
 SHARED_NS, SHORTEST_NS, COARSE_NS = 500_000, 50_000, 1_000_000
 FASTEST_PPS, FASTEST_TOGETHER = 200_000, 128
 MOST_AHEAD = 2500
@@ -612,7 +612,7 @@ def breath(rate: float, shortest_ns: int, *, fine: bool, spin: bool) -> int:
     """
     if not fine or rate > SPIN_PPS:
         return COARSE_NS
-    if rate <= SINGLE_RATE_PPS or (spin and shortest_ns < SPIN_NS):
+    if rate <= SINGLE_RATE_PPS or (spin and shortest_ns <= SPIN_NS):
         return 0
     return min(SHARED_NS, max(SHORTEST_NS, shortest_ns // 4))
 

@@ -243,8 +243,9 @@ def test_how_long_a_stall_may_be_that_loses_no_slot(rate, ms):
     [
         (20_000, 1, True, True, 0),  # each probe has a wake-up
         (25_000, 1, True, True, 0),  # or is waited for
-        (50_000, 5, True, True, 50),
+        (50_000, 10, True, True, 0),
         (50_000, 1, True, False, 50),
+        (40_000, 10, True, True, 62),
         (50_000, 200, True, True, 500),
         (30_000, 10, True, True, 83),
         (60_000, 1, True, True, 1000),
