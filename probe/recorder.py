@@ -442,8 +442,9 @@ def _part(outage: Outage, begin: int | None, end: int | None, room: int, interva
     if left < lost or outage.censored == "end" or (end is not None and upto > end):
         upto, censored = last, "end"
     unobserved = min(outage.unobserved_ns, upto - first)
-    inner = max(0, last - first - unobserved)
-    outer = upto - (outage.last_ok_ns or first if first == outage.first_lost_ns else first)
+    lower = max(0, last - first - unobserved)
+    upper = upto - (outage.last_ok_ns or first if first == outage.first_lost_ns else first)
+    whole = (lower, upper) == (outage.lower_ns, outage.upper_ns)
     return replace(
         outage,
         start_ns=first,
@@ -452,9 +453,9 @@ def _part(outage: Outage, begin: int | None, end: int | None, room: int, interva
         first_lost_ns=first,
         last_lost_ns=last,
         first_ok_ns=0 if censored == "end" else outage.first_ok_ns,
-        lower_ns=max(0, inner - outage.tx_error_ns),
-        estimate_ns=(inner + outer) // 2,
-        upper_ns=outer + outage.tx_error_ns,
+        lower_ns=lower,
+        estimate_ns=outage.estimate_ns if whole else (lower + upper) // 2,
+        upper_ns=upper,
         lost=left,
         first_lost_seq=first_seq,
         last_lost_seq=last_seq,

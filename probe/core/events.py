@@ -139,10 +139,12 @@ class Outage:
     last_lost_seq: int
     censored: Censored = "no"
     unobserved_ns: int = 0
-    tx_error_ns: int = 0  # how much wider, at each end, the bounds are than the TX times of the edges
+    tx_error_ns: int = 0  # how much further apart the bounds are because TX times are not known better
     episode: int = 0
     withdrawn: bool = False
     evidence: tuple[ProbeRecord, ...] = ()  # of the probes around both edges; the engine tells it beside the outage
+    last_ok_seq: int = -1  # the engine's, for the evidence; -1: none, or not known
+    first_ok_seq: int = -1
 
     def to_document(self) -> dict[str, Any]:
         """The contract's form of an outage."""

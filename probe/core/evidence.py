@@ -93,16 +93,6 @@ class Evidence:
             of = log.columns["flow"]
             of[of == flow] = -1
 
-    def sequence_at(self, flow: int, at: int) -> int:
-        """The probe of `flow` that was sent at this very instant; -1: not held."""
-        log = self.sent_log
-        begin, end = log.first_at("at", at - DISORDER_NS), log.first_at("at", at + DISORDER_NS)
-        for _, piece in log.pieces(begin, end, PIECE):
-            found = np.flatnonzero((log.columns["at"][piece] == at) & (log.columns["flow"][piece] == flow))
-            if len(found):
-                return int(log.columns["sequence"][piece][found[0]])
-        return -1
-
     def records(self, flow: int, sequence: Ints, near: int, fates: FateOf) -> Records:
         """What is held of these probes.
 

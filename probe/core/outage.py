@@ -6,7 +6,7 @@ A run of probes lost in one direction, `i` the last that passed before it and `j
     upper    T[j]   - T[i]          and shorter than this
     estimate (lower + upper) / 2
 
-T is known to within the call that sent the probe. Where that matters, lower and upper are so much further apart.
+T is known to within the call that sent the probe. Of that, the edges are what makes `lower` least and `upper` most.
 
 Each direction is judged from the probes that say something about it (`fate.MEANING`): a probe lost on the way out is
 silent about the way back, so that overlapping outages of both ways keep their own edges.
@@ -68,7 +68,7 @@ class _Run:
 class Span:
     """A finished or still open loss run, on the monotonic clock. `closed_at` is None while it is open.
 
-    `tx_error` is what the bounds are wider, at each end, as its probes' TX times are not known better.
+    `ok_earlier` and the like: by how much the probes of its edges may have left before or after those TX times.
     """
 
     direction: Direction
@@ -80,7 +80,11 @@ class Span:
     count: int
     closed_at: int | None
     closed_seq: int = 1 << 62
-    tx_error: int = 0
+    ok_seq: int = -1
+    ok_earlier: int = 0
+    first_later: int = 0
+    last_earlier: int = 0
+    closed_later: int = 0
 
 
 class RunFinder:
@@ -190,7 +194,11 @@ class RunFinder:
             run.count,
             closed_at,
             closed_seq,
-            max(run.first_later + run.last_earlier, run.ok_earlier * run.has_ok + closed_later),
+            run.ok_seq if run.has_ok else -1,
+            run.ok_earlier if run.has_ok else 0,
+            run.first_later,
+            run.last_earlier,
+            closed_later,
         )
 
 
@@ -323,30 +331,38 @@ class FlowOutages:
         return self._next_id - 1
 
     def _record(self, outage_id: int, span: Span) -> Outage:
-        inner = span.last_at - span.first_at
-        end = span.last_at if span.closed_at is None else span.closed_at
-        begin = span.first_at if span.ok_at is None else span.ok_at
-        likely = end - begin, max(0, inner - self._unobserved.within(span.first_at, span.last_at))
-        upper, lower = likely[0] + span.tx_error, max(0, likely[1] - span.tx_error)
+        closed, began = span.closed_at is not None, span.ok_at is not None
+        first = span.first_at + span.first_later
+        last = max(span.last_at - span.last_earlier, first)
+        end = last if span.closed_at is None else span.closed_at + span.closed_later
+        begin = first if span.ok_at is None else span.ok_at - span.ok_earlier
+        lower, upper = max(0, last - first - self._unobserved.within(first, last)), end - begin
+        # The same from the TX times as they stand: the likeliest.
+        likely_end = span.last_at if span.closed_at is None else span.closed_at
+        likely_begin = span.first_at if span.ok_at is None else span.ok_at
+        inner = span.last_at - span.first_at - self._unobserved.within(span.first_at, span.last_at)
+        likely = max(0, inner), likely_end - likely_begin
         return Outage(
             flow=self.flow,
             id=outage_id,
             direction=span.direction,
-            start_ns=span.first_at,
+            start_ns=first,
             end_ns=end,
-            last_ok_ns=span.ok_at or 0,
-            first_lost_ns=span.first_at,
-            last_lost_ns=span.last_at,
-            first_ok_ns=span.closed_at or 0,
+            last_ok_ns=begin if began else 0,
+            first_lost_ns=first,
+            last_lost_ns=last,
+            first_ok_ns=end if closed else 0,
             lower_ns=lower,
-            estimate_ns=sum(likely) // 2,
+            estimate_ns=min(max(sum(likely) // 2, lower), upper),
             upper_ns=upper,
             lost=span.count,
             first_lost_seq=span.first_seq,
             last_lost_seq=span.last_seq,
-            censored="end" if span.closed_at is None else "start" if span.ok_at is None else "no",
+            last_ok_seq=span.ok_seq,
+            first_ok_seq=span.closed_seq if closed else -1,
+            censored="end" if not closed else "no" if began else "start",
             unobserved_ns=self._unobserved.within(begin, end),
-            tx_error_ns=span.tx_error,
+            tx_error_ns=max(0, (upper - lower) - (likely[1] - likely[0])),
         )
 
 

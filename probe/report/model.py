@@ -65,7 +65,10 @@ class RttModel(_Model):
 
 
 class EdgesModel(_Model):
-    """TX times of the probes around an outage's edges; 0 where there is none (censored)."""
+    """TX times of the probes around an outage's edges; 0 where there is none (censored).
+
+    Of a TX time that is not known exactly (tx_error_ns), what makes lower least and upper most.
+    """
 
     last_ok: Ns = Field(description="T[i]: last answered probe before.")
     first_lost: Ns = Field(description="T[i+1].")
@@ -76,9 +79,9 @@ class EdgesModel(_Model):
 class DurationModel(_Model):
     """Bounds on an outage's true length, from TX times alone (RFC 6414, timestamp-based method), in ns."""
 
-    lower: Ns = Field(description="T[j-1] - T[i+1], less tx_error_ns and what went unobserved; at least 0.")
-    estimate: Ns = Field(description="Half way between the bounds, as if there were no tx_error_ns.")
-    upper: Ns = Field(description="T[j] - T[i] + tx_error_ns.")
+    lower: Ns = Field(description="T[j-1] - T[i+1], less what went unobserved in between.")
+    estimate: Ns = Field(description="(lower + upper) / 2, from the likeliest TX times.")
+    upper: Ns = Field(description="T[j] - T[i].")
 
 
 class ProbeRecordModel(_Model):
@@ -109,8 +112,8 @@ class OutageModel(_Model):
     unobserved_ns: Ns = Field(description="Time within it that we did not observe.")
     tx_error_ns: Ns = Field(
         default=0,
-        description="What is not known of the TX times around its edges: 0 where each probe had a call of its own that"
-        " took no longer than 20 us.",
+        description="How much further apart the bounds are because TX times are not known exactly: 0 where the probes"
+        " around its edges had a call of their own each, of 20 us at most.",
     )
     evidence: list[ProbeRecordModel] = Field(
         default_factory=list,

@@ -166,8 +166,8 @@ class Witness:
     def _records(self, flow: Flow, outage: Outage) -> tuple[Records, bool]:
         """The records around an outage's edges as they are known now, and whether nothing is to be added to them."""
         still_open = outage.censored == "end"
-        ok = self._sequence_at(flow.index, outage.last_ok_ns, outage.first_lost_seq - 1)
-        after = self._sequence_at(flow.index, outage.first_ok_ns, outage.last_lost_seq + 1)
+        ok = outage.last_ok_seq if outage.last_ok_seq >= 0 else outage.first_lost_seq - 1
+        after = outage.first_ok_seq if outage.first_ok_seq >= 0 else outage.last_lost_seq + 1
         start, end = edges(ok, outage.first_lost_seq, -1 if still_open else outage.last_lost_seq, after)
         kept = self._kept.get(flow.index, NO_RECORDS)
         found = [kept]
@@ -185,15 +185,6 @@ class Witness:
         kept[wanted] = records
         complete = still_open or int((records["sequence"] >= after).sum()) >= AROUND
         return records, complete and not bool((records["fate"] == PENDING).any())
-
-    def _sequence_at(self, index: int, at: int, otherwise: int) -> int:
-        """The probe of an edge, by its TX time."""
-        if not at:
-            return otherwise
-        kept = self._kept.get(index, NO_RECORDS)
-        known = kept["sequence"][kept["sent"] == at]
-        sequence = int(known[0]) if len(known) else self.evidence.sequence_at(index, at)
-        return sequence if sequence >= 0 else otherwise
 
     def _update(self, index: int, outage: Outage, records: Records) -> None:
         """Bring fates up to date, and fill in replies that have come since."""

@@ -63,7 +63,6 @@ def test_another_flow_of_the_same_index_inherits_nothing():
         got = evidence.records(1, ints([7]), T0, lambda flow, seq: np.full(len(seq), RECEIVED, np.uint8))
         assert got["arrived"].tolist() == [T0 + 5]
         evidence.forget(1)
-        assert evidence.sequence_at(1, T0) == -1
         assert not len(evidence.records(1, ints([7]), T0, lambda flow, seq: np.full(len(seq), RECEIVED, np.uint8)))
 
 
@@ -131,4 +130,3 @@ def test_what_is_held_is_found_as_it_was(seed):
             assert record["arrived"] == back_at.get(key, 0)
             there = key[1] + 1 if key in back_at else 0
             assert (record["received_there"], record["replied_there"], record["ttl"]) == (there, 2 * there, there % 256)
-            assert sent_at.get((flow, evidence.sequence_at(flow, int(record["sent"])))) == record["sent"]

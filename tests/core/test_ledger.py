@@ -66,12 +66,19 @@ def test_what_is_not_known_of_tx_times_widens_the_bounds_also_when_corrected():
     flow.reply(10, after=150 * MS)
     flow.ledger.settle(flow.sent[-1] + 100 * MS)
     told += flow.told()
-    assert [(o.first_lost_seq, o.tx_error_ns) for o in told] == [(10, 601), (11, 630), (40, 601)]
+    assert [(o.first_lost_seq, o.tx_error_ns) for o in told] == [(10, 671), (11, 700), (40, 671)]
+    assert [(o.last_ok_seq, o.first_ok_seq) for o in told] == [(9, 20), (10, 20), (39, 50)]
     assert told[0].id == told[1].id
     for outage in told:
-        assert outage.upper_ns == outage.first_ok_ns - outage.last_ok_ns + outage.tx_error_ns
-        assert outage.lower_ns == outage.last_lost_ns - outage.first_lost_ns - outage.tx_error_ns
-        assert outage.estimate_ns == 10 * MS - (outage.first_lost_seq == 11) * MS
+        sent = [
+            flow.sent[s] for s in (outage.last_ok_seq, outage.first_lost_seq, outage.last_lost_seq, outage.first_ok_seq)
+        ]
+        edges = outage.last_ok_ns, outage.first_lost_ns, outage.last_lost_ns, outage.first_ok_ns
+        first = outage.first_lost_seq == 11
+        assert [a - b for a, b in zip(edges, sent, strict=True)] == [-30 if first else -1, 40, -30, 600]
+        assert outage.upper_ns == outage.first_ok_ns - outage.last_ok_ns
+        assert outage.lower_ns == outage.last_lost_ns - outage.first_lost_ns
+        assert outage.estimate_ns == 10 * MS - first * MS
 
 
 def test_a_probe_counts_from_the_moment_it_left():
