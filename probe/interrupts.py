@@ -9,10 +9,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def interruptible(halt: Callable[[], None]) -> Iterator[threading.Event]:
-    """Let Ctrl-C (or SIGTERM) end the measurement early: `halt` is called, and the event yielded is set.
+def interruptible(halt: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
+    """Let Ctrl-C (or SIGTERM) end the measurement early: the event yielded is set.
 
     A second Ctrl-C interrupts for good.
+
+    Args:
+        halt: Called then, in the middle of whatever the main thread does: it must take no lock that may be held there.
     """
     interrupted = threading.Event()
 

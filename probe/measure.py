@@ -81,17 +81,15 @@ def measure(
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(quiet=quiet))
         record = stack.enter_context(RecordFile(Path(record_path))) if record_path else None
-        started: list[Prober] = []
-        try:
-            with interruptible(lambda: _halt(started)) as interrupted:
-                prober = Prober(
-                    specs,
-                    error_estimate=clock.error_estimate(),
-                    listener=None if record is None else _ending(record, progress),
-                    spool_fd=None if record is None else record.fd,
-                    placement=placement,
-                )
-                started.append(prober)
+        with interruptible() as interrupted:
+            prober = Prober(
+                specs,
+                error_estimate=clock.error_estimate(),
+                listener=None if record is None else _ending(record, progress),
+                spool_fd=None if record is None else record.fd,
+                placement=placement,
+            )
+            try:
                 tracks = [prober.add(spec, limit=max(1, round(spec.rate_pps * duration_s))) for spec in specs]
                 if record is not None:
                     record.remove_older()
@@ -102,8 +100,7 @@ def measure(
                     _connect(prober, tracks, interrupted)
                     _wait(prober, tracks, duration_s, loss_threshold_ns / 1e9, progress, interrupted)
                 failure = _failure(prober)
-        finally:
-            for prober in started:
+            finally:
                 prober.close()
         run["ended_ns"] = time.time_ns()
         if record is not None:
@@ -165,11 +162,6 @@ def flow_specs(
     return specs
 
 
-def _halt(started: list[Prober]) -> None:
-    for prober in started:
-        prober.halt()
-
-
 def _opening(track: FlowTrack) -> bool:
     """Whether the flow is a kept TCP session that is not established yet."""
     return track.spec.protocol == "tcp" and track.spec.session == "kept" and not track.established_ns
@@ -200,7 +192,11 @@ def _wait(
     sending_s = max(duration_s, *(t.spec.interval_ns / 1e9 for t in tracks))
     deadline = started + sending_s + threshold_s + CONNECT_S
     ended: float | None = None
+    halted = False
     while time.monotonic() < deadline:
+        if interrupted.is_set() and not halted:  # not from the signal's handler: we may be just sending a command
+            prober.halt()
+            halted = True
         time.sleep(0.1)
         prober.recorder.sample()
         if not prober.engine.alive():
