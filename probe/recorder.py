@@ -442,9 +442,9 @@ def _part(outage: Outage, begin: int | None, end: int | None, room: int, interva
     if left < lost or outage.censored == "end" or (end is not None and upto > end):
         upto, censored = last, "end"
     unobserved = min(outage.unobserved_ns, upto - first)
-    lower = max(0, last - first - unobserved)
-    upper = upto - (outage.last_ok_ns or first if first == outage.first_lost_ns else first)
-    whole = (lower, upper) == (outage.lower_ns, outage.upper_ns)
+    inner = max(0, last - first - unobserved)
+    outer = upto - (outage.last_ok_ns or first if first == outage.first_lost_ns else first)
+    whole = (first, last, upto) == (outage.first_lost_ns, outage.last_lost_ns, outage.end_ns)
     return replace(
         outage,
         start_ns=first,
@@ -453,9 +453,9 @@ def _part(outage: Outage, begin: int | None, end: int | None, room: int, interva
         first_lost_ns=first,
         last_lost_ns=last,
         first_ok_ns=0 if censored == "end" else outage.first_ok_ns,
-        lower_ns=lower,
-        estimate_ns=outage.estimate_ns if whole else (lower + upper) // 2,
-        upper_ns=upper,
+        lower_ns=outage.lower_ns if whole else max(0, inner - outage.tx_error_ns),
+        estimate_ns=(inner + outer) // 2,
+        upper_ns=outage.upper_ns if whole else outer + outage.tx_error_ns,
         lost=left,
         first_lost_seq=first_seq,
         last_lost_seq=last_seq,

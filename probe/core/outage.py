@@ -6,7 +6,7 @@ A run of probes lost in one direction, `i` the last that passed before it and `j
     upper    T[j]   - T[i]          and shorter than this
     estimate (lower + upper) / 2
 
-T is known to within the call that sent the probe. Of that, the edges are what makes `lower` least and `upper` most.
+T is known to within the call that sent the probe. Where that matters, lower and upper are so much further apart.
 
 Each direction is judged from the probes that say something about it (`fate.MEANING`): a probe lost on the way out is
 silent about the way back, so that overlapping outages of both ways keep their own edges.
@@ -331,38 +331,33 @@ class FlowOutages:
         return self._next_id - 1
 
     def _record(self, outage_id: int, span: Span) -> Outage:
-        closed, began = span.closed_at is not None, span.ok_at is not None
-        first = span.first_at + span.first_later
-        last = max(span.last_at - span.last_earlier, first)
-        end = last if span.closed_at is None else span.closed_at + span.closed_later
-        begin = first if span.ok_at is None else span.ok_at - span.ok_earlier
-        lower, upper = max(0, last - first - self._unobserved.within(first, last)), end - begin
-        # The same from the TX times as they stand: the likeliest.
-        likely_end = span.last_at if span.closed_at is None else span.closed_at
-        likely_begin = span.first_at if span.ok_at is None else span.ok_at
-        inner = span.last_at - span.first_at - self._unobserved.within(span.first_at, span.last_at)
-        likely = max(0, inner), likely_end - likely_begin
+        inner = span.last_at - span.first_at
+        end = span.last_at if span.closed_at is None else span.closed_at
+        begin = span.first_at if span.ok_at is None else span.ok_at
+        likely = max(0, inner - self._unobserved.within(span.first_at, span.last_at)), end - begin
+        lower = max(0, likely[0] - span.first_later - span.last_earlier)
+        upper = likely[1] + span.ok_earlier + span.closed_later
         return Outage(
             flow=self.flow,
             id=outage_id,
             direction=span.direction,
-            start_ns=first,
+            start_ns=span.first_at,
             end_ns=end,
-            last_ok_ns=begin if began else 0,
-            first_lost_ns=first,
-            last_lost_ns=last,
-            first_ok_ns=end if closed else 0,
+            last_ok_ns=span.ok_at or 0,
+            first_lost_ns=span.first_at,
+            last_lost_ns=span.last_at,
+            first_ok_ns=span.closed_at or 0,
             lower_ns=lower,
-            estimate_ns=min(max(sum(likely) // 2, lower), upper),
+            estimate_ns=sum(likely) // 2,
             upper_ns=upper,
             lost=span.count,
             first_lost_seq=span.first_seq,
             last_lost_seq=span.last_seq,
             last_ok_seq=span.ok_seq,
-            first_ok_seq=span.closed_seq if closed else -1,
-            censored="end" if not closed else "no" if began else "start",
+            first_ok_seq=span.closed_seq if span.closed_at is not None else -1,
+            censored="end" if span.closed_at is None else "start" if span.ok_at is None else "no",
             unobserved_ns=self._unobserved.within(begin, end),
-            tx_error_ns=max(0, (upper - lower) - (likely[1] - likely[0])),
+            tx_error_ns=(upper - lower) - (likely[1] - likely[0]),
         )
 
 

@@ -65,10 +65,7 @@ class RttModel(_Model):
 
 
 class EdgesModel(_Model):
-    """TX times of the probes around an outage's edges; 0 where there is none (censored).
-
-    Of a TX time that is not known exactly (tx_error_ns), what makes lower least and upper most.
-    """
+    """TX times of the probes around an outage's edges; 0 where there is none (censored)."""
 
     last_ok: Ns = Field(description="T[i]: last answered probe before.")
     first_lost: Ns = Field(description="T[i+1].")
@@ -79,9 +76,9 @@ class EdgesModel(_Model):
 class DurationModel(_Model):
     """Bounds on an outage's true length, from TX times alone (RFC 6414, timestamp-based method), in ns."""
 
-    lower: Ns = Field(description="T[j-1] - T[i+1], less what went unobserved in between.")
-    estimate: Ns = Field(description="(lower + upper) / 2, from the likeliest TX times.")
-    upper: Ns = Field(description="T[j] - T[i].")
+    lower: Ns = Field(description="T[j-1] - T[i+1], less what went unobserved in between, and see tx_error_ns.")
+    estimate: Ns = Field(description="(lower + upper) / 2, as if TX times were exact.")
+    upper: Ns = Field(description="T[j] - T[i]; see tx_error_ns.")
 
 
 class ProbeRecordModel(_Model):
@@ -112,8 +109,8 @@ class OutageModel(_Model):
     unobserved_ns: Ns = Field(description="Time within it that we did not observe.")
     tx_error_ns: Ns = Field(
         default=0,
-        description="How much further apart the bounds are because TX times are not known exactly: 0 where the probes"
-        " around its edges had a call of their own each, of 20 us at most.",
+        description="How much further apart the bounds are because TX times are not known exactly: where probes around"
+        " its edges shared a call to the kernel, or one's took more than a quarter of the interval or 250 us.",
     )
     evidence: list[ProbeRecordModel] = Field(
         default_factory=list,

@@ -28,7 +28,7 @@ SINGLY = 8
 SINGLY_COARSE = 2
 TOGETHER = 16
 FRAME_NS = 2000
-USUAL_NS = 20_000
+USUAL_NS = 20_000  # what a call of one frame may take before it counts as interrupted
 FAR = 1 << 62
 _MOST_ERROR = (1 << 32) - 1
 _NONE = np.zeros(0, np.int64)
@@ -61,11 +61,12 @@ class Queue:
         next_due: When the next frame is due; FAR while none is written.
         together: How many frames share a call when many are due.
         singly: Up to how many are too few to share one.
+        usual_ns: How long a call of one frame may take before it counts as interrupted.
     """
 
     def __init__(self, link: FrameSender, table: FlowTable, ledger: Ledger, clock: Clock, anchor: int):
         self.next_due = FAR
-        self.together, self.singly = TOGETHER, SINGLY
+        self.together, self.singly, self.usual_ns = TOGETHER, SINGLY, USUAL_NS
         self._link, self._ledger, self._clock, self._anchor = link, ledger, clock, anchor
         self._filler = Filler(link, table)
         self._waiting_flow, self._waiting_due = _NONE, _NONE
@@ -240,7 +241,7 @@ class Queue:
             count, before, after = np.array(self._calls, np.int64).T
             times, earlier = np.repeat(before, count), np.zeros(self._sent - self._stamped, np.int64)
             # What a call of one frame commonly takes is part of the way; an interruption is not.
-            later = np.repeat(np.maximum(after - before - USUAL_NS * (count == 1), 0), count)
+            later = np.repeat(np.maximum(after - before - self.usual_ns * (count == 1), 0), count)
             if len(count) < len(times):
                 # Frames that shared a call share its time, each placed at the start of its share. Of a call that took
                 # long, something else had a part, who knows where: rather a little too early than after the reply.

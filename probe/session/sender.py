@@ -28,7 +28,7 @@ from probe.session.findings import Findings
 from probe.session.flows import ONE_ID, PORT_SPACE, Flow, FlowTable, describe
 from probe.session.intake import MAX_BATCHES, Intake
 from probe.session.liveness import CONNECTING, Liveness
-from probe.session.queue import SINGLY, SINGLY_COARSE, TOGETHER, Queue
+from probe.session.queue import SINGLY, SINGLY_COARSE, TOGETHER, USUAL_NS, Queue
 from probe.session.recording import Recording
 from probe.session.streams import NoStack, Stack, Streams
 from probe.session.tcp import State, TcpClient
@@ -57,6 +57,7 @@ SINGLE_RATE_PPS = 20_000  # up to here every probe has a wake-up of its own
 # Above, several share one, but hardly two of one flow: its outages would begin and end between two batches.
 SPIN_PPS, SPIN_NS = 50_000, 200_000  # for a flow as fast no sleep is short enough: up to here the engine waits awake
 SHARED_NS, SHORTEST_NS, COARSE_NS = 500_000, 50_000, 1_000_000
+MOST_USUAL_NS = 250_000  # of a call of one frame, and no more than a quarter of an interval
 FASTEST_PPS, FASTEST_TOGETHER = 200_000, 128
 MOST_AHEAD = 2500
 MAX_AHEAD = 1 << 15
@@ -438,13 +439,15 @@ class Sender:
         sending.
         """
         rate = self.schedule.total_rate()
-        self._breath = breath(rate, self.schedule.shortest_ns(), fine=bool(self._fine), spin=self._may_spin)
+        shortest = self.schedule.shortest_ns()
+        self._breath = breath(rate, shortest, fine=bool(self._fine), spin=self._may_spin)
         self._spin = rate > SINGLE_RATE_PPS and not self._breath
         self._latest = latest(rate)
         # No more frames than stay in the processor's cache until they leave.
         ahead = AHEAD_NS if self._fine else COARSE_AHEAD_NS
         self._ahead = min(ahead, int(MOST_AHEAD * 1e9 / rate)) if rate else ahead
         for queue in self._queues:
+            queue.usual_ns = max(USUAL_NS, min(shortest // 4, MOST_USUAL_NS))
             queue.singly = SINGLY_COARSE if self._breath == COARSE_NS else SINGLY
             queue.together = TOGETHER if rate < FASTEST_PPS else FASTEST_TOGETHER
         self._ahead_to = max(self._ahead_to, now) + self._ahead

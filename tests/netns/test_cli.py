@@ -124,7 +124,8 @@ def test_no_engine_outlives_the_group_that_it_is_not_in(triple: Triple, number: 
         wrap=["setsid"],
     )
     engine = run.engine()
-    assert os.getpgid(run.pid) == run.pid != os.getpgid(engine)
+    assert os.getpgid(run.pid) == run.pid
+    wait_for(lambda: os.getpgid(engine) != run.pid, what="for the engine to lead its own")
     os.killpg(run.pid, number)
     run.end()
     wait_for(lambda: not Path(f"/proc/{engine}").exists(), what="for the engine's end")
