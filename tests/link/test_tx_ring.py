@@ -60,7 +60,7 @@ def test_one_by_one_without_a_batch(ends):
     for sequence in range(tx.slots + 5):
         wait_for(lambda: tx.free(1)[1])
         write(tx, frame, range(sequence, sequence + 1))
-        assert tx.send_one(len(frame))[1] == ""
+        assert tx.send_one(len(frame))[2] == ""
     assert receive(rx, tx.slots + 5) == list(range(tx.slots + 5))
 
 
