@@ -197,7 +197,11 @@ def _wait(
         if interrupted.is_set() and not halted:  # not from the signal's handler: we may be just sending a command
             prober.halt()
             halted = True
+            deadline = min(deadline, time.monotonic() + threshold_s + CONNECT_S)
         time.sleep(0.1)
+        over = all(
+            t.done or _gone(t) for t in tracks
+        )  # asked first: only then do the counts hold every flow's last probe
         prober.recorder.sample()
         if not prober.engine.alive():
             return
@@ -207,7 +211,6 @@ def _wait(
         elapsed = min(time.monotonic() - started, duration_s)
         so_far = f"sent {sent}  answered {received}  lost {lost}"
         progress.update(f"{elapsed:.1f}/{duration_s:g} s  {so_far}  {_state(tracks)}")
-        over = interrupted.is_set() or all(t.done or _gone(t) for t in tracks)
         if over and ended is None:
             ended = time.monotonic()
         if ended is not None and (not pending or time.monotonic() > ended + threshold_s + SETTLE_MARGIN_S):

@@ -7,13 +7,16 @@ import os
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from probe.core.events import FlowSpec
+from probe.core.events import Counts, FlowSpec
 from probe.errors import UsageError
 from probe.interrupts import interruptible
-from probe.measure import _silence, _state, _write, flow_specs
+from probe.measure import _silence, _state, _wait, _write, flow_specs
+from probe.progress import Progress
 from probe.recorder import FlowTrack
 from probe.report.document import new_document
 from probe.targets import Target, parse
@@ -84,6 +87,43 @@ def track(state: str) -> FlowTrack:
 )
 def test_the_progress_says_the_worst(states: list[str], said: str) -> None:
     assert _state([track(state) for state in states]) == said
+
+
+class LastProbe:
+    """A prober of one flow whose last probe leaves just after the counters were read, and is answered late.
+
+    Args:
+        after: After how many readings; also how many it takes from there until the answer is in.
+    """
+
+    def __init__(self, after: int):
+        self.tracks = [track("up")]
+        self.readings = self.halts = 0
+        self._after = after
+        self.recorder = SimpleNamespace(sample=self._sample, history=SimpleNamespace(counts=self._counts))
+        self.engine = SimpleNamespace(alive=lambda: True)
+
+    def halt(self) -> None:
+        self.halts += 1
+
+    def _sample(self) -> None:
+        self.readings += 1
+
+    def _counts(self, *_: Any) -> Counts:
+        left, answered = self.readings > self._after, self.readings > 2 * self._after
+        self.tracks[0].done = self.readings >= self._after
+        return Counts(sent=9 + left, received=9 + answered, pending=left - answered)
+
+
+@pytest.mark.parametrize("ended_by_hand", [False, True])
+def test_it_waits_for_the_answer_to_the_last_probe(ended_by_hand: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("probe.measure.time.sleep", lambda s: None)
+    interrupted, prober = threading.Event(), LastProbe(after=3)
+    if ended_by_hand:
+        interrupted.set()
+    _wait(prober, prober.tracks, 300.0, 2.0, Progress(quiet=True), interrupted)  # type: ignore[arg-type]
+    assert prober._counts().pending == 0 and prober._counts().received == 10
+    assert prober.halts == ended_by_hand
 
 
 def test_silence_is_told_with_what_to_look_at() -> None:

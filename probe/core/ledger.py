@@ -481,6 +481,21 @@ class Ledger:
         """Decide every probe whose loss threshold passed by `now`. All replies that arrived by then must be in."""
         self._settle_to(now - int(self._threshold.max(initial=0)))
 
+    def conclude(self, now: int) -> None:
+        """As `settle`, and further, up to the oldest probe that may still be answered: waiting changes nothing there.
+
+        Without, an outage whose last loss has just been settled would seem to have no end, though the probes behind it
+        were answered long ago.
+        """
+        horizon = now - int(self._threshold.max(initial=0))
+        for sent in self._log:
+            pending = self._rings.fate[self._rings.places(sent.flow, sent.sequence)] == PENDING
+            waiting = sent.at[pending & (sent.at > horizon)]
+            if len(waiting):
+                self._settle_to(int(waiting[0]) - 1)
+                return
+        self._settle_to(now, last=True)
+
     def finish(self, now: int) -> None:
         """Decide everything that is left, whatever its age."""
         self._threshold[:] = 0

@@ -330,6 +330,7 @@ class Sender:
         self._streams.close()
         self._linger()
         self._drain()
+        self.ledger.conclude(self._intake.drained_to)
         self._tick(self._clock.mono_ns(), everything=True)
         self._witness.close()
 
@@ -576,6 +577,7 @@ class Sender:
             if over and not any(q.holds(flow.index) for q in self._queues):
                 flow.done = True
                 self._limited.discard(flow.index)
+                self._flush_stamps()  # who hears of it finds the last probe among those sent
                 self._tell({"event": "done", "flow": flow.index})
         index = np.array([*self.table.flows, *self._streams.flows], np.int64)
         for f in self._liveness.update(index, self.ledger, self._intake.rtt_recent, now).tolist():

@@ -588,3 +588,30 @@ def test_between_flows_there_is_time_for_other_things():
     ledger.stamp(every, ledger.allocate(every, at), at)
     ledger.settle(T0 + 3 * S)
     assert len(calls) >= 50
+
+
+# --- the end of a run ------------------------------------------------------------------------------------------------
+
+
+def test_at_the_end_what_was_answered_behind_an_outage_ends_it():
+    flow = OneFlow()
+    flow.send(40)
+    flow.reply(*range(10), *range(20, 40))
+    flow.ledger.settle(flow.sent[19] + 100 * MS)  # the last loss, and not the answer behind it
+    assert [(o.lost, o.censored) for o in flow.told()] == [(10, "end")]
+    flow.ledger.conclude(flow.sent[19] + 100 * MS)
+    assert [(o.lost, o.censored, o.first_ok_seq) for o in flow.told()] == [(10, "no", 20)]
+    settled = flow.ledger.settled[0]
+    assert [int(settled[COLUMN[name]]) for name in ("sent", "received", "lost")] == [40, 30, 10]
+
+
+def test_at_the_end_a_probe_that_may_still_be_answered_stays_open_and_what_is_behind_it_too():
+    flow = OneFlow()
+    flow.send(60)
+    flow.reply(*range(10), *range(20, 40), *range(50, 60))
+    flow.ledger.conclude(flow.sent[19] + 100 * MS)
+    assert [(o.lost, o.censored, o.first_ok_seq) for o in flow.told()] == [(10, "no", 20)]
+    fates = flow.ledger.fates(0, np.arange(60)).tolist()
+    assert fates == [RECEIVED] * 10 + [LOST] * 10 + [RECEIVED] * 20 + [PENDING] * 10 + [RECEIVED] * 10
+    flow.reply(*range(40, 50), after=90 * MS)
+    assert flow.count("received") == 50 and flow.count("late") == 0

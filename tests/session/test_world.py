@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from probe.core.fate import COLUMN
 from probe.report.document import laws
 from probe.session.sender import breath, latest
 
@@ -480,3 +481,31 @@ def test_a_suspicion_that_comes_to_nothing_is_taken_back_and_no_outage():
         network.check()
         assert [e["state"] for e in network.events("state", 0)] == ["up", "suspect", "up"]
         assert list(network.events("outage", 0)) == []
+
+
+# --- the end of a run ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["icmp", "udp", "tcp"])
+def test_a_run_that_ends_as_soon_as_nothing_is_pending_knows_the_end_of_its_outage(kind):
+    with world(4) as network:
+        life = network.add(0, kind, rate=20, threshold=300 * MS)
+        network.run(500 * MS)
+        network.out.weather = Weather(dark=True)
+        network.run(400 * MS)
+        network.out.weather = Weather()
+        network.run(100 * MS)
+        lost = [sequence for sequence, probe in life.probes.items() if probe.lost]
+        assert len(lost) >= 5
+        while network.sender.ledger.live[0, COLUMN["lost"]] < len(lost):
+            network.run(MS)
+        network.sender.halt()
+        network.run(30 * MS)  # the last answer comes in
+        network.sender.close()
+        network.recorder.sample()
+        document = network.document()
+        assert laws(document, settled=True) == []
+        [outage] = document["flows"][0]["outages"]
+        assert (outage["lost"], outage["censored"]) == (len(lost), "no")
+        first, after = life.probes[min(lost)].sent, life.probes[max(lost) + 1].sent
+        assert outage["end_ns"] - outage["start_ns"] == pytest.approx(after - first, abs=MS // 10)
