@@ -18,20 +18,28 @@ import numpy.typing as npt
 
 from probe.core.columns import ColumnLog
 from probe.core.fate import EMPTY, LATE, RECEIVED
+from probe.core.outage import TxError
 
 Ints = npt.NDArray[np.int64]
 Records = npt.NDArray[Any]
 FateOf = Callable[[int, Ints], npt.NDArray[np.uint8]]
 
 AROUND: Final = 8  # probes of each side of an edge
-MOST_OCTETS: Final = 128 << 20  # of both logs together: 6 s of 390,000 probes a second
+MOST_OCTETS: Final = 128 << 20  # of both logs together: 6 s of 300,000 probes a second
 FEWEST_ROWS: Final = 1 << 12
 MARGIN_S: Final = 4.0  # for settling, draining and telling to lag behind, and many outages to be looked up in turn
 # Links and receive rings are told of one after the other: within the log, times are in order but for about this much.
 DISORDER_NS: Final = 50_000_000
 PIECE: Final = 1 << 14  # rows looked through at a time
 
-SENT = {"flow": np.int32, "sequence": np.int64, "at": np.int64, "due": np.int64}
+SENT = {
+    "flow": np.int32,
+    "sequence": np.int64,
+    "at": np.int64,
+    "due": np.int64,
+    "earlier": np.uint32,  # by how much it may have left before and after `at`
+    "later": np.uint32,
+}
 REPLIES = {
     "flow": np.int32,
     "sequence": np.int64,
@@ -71,9 +79,9 @@ class Evidence:
                 # By at least a half: flows are added one by one.
                 log.resize(min(max(wanted, log.rows * 3 // 2), MOST_OCTETS // ROW_OCTETS))
 
-    def sent(self, flow: Ints, sequence: Ints, at: Ints, due: Ints) -> None:
+    def sent(self, flow: Ints, sequence: Ints, at: Ints, due: Ints, error: TxError) -> None:
         """These probes have left, each flow's in their order."""
-        self.sent_log.append(flow, sequence, at, due)
+        self.sent_log.append(flow, sequence, at, due, error.earlier, error.later)
 
     def received(
         self,

@@ -506,7 +506,7 @@ class Sender:
                 self._relieve()
                 self.ledger.stamp(flow, sequence, at, error)
                 self._relieve()
-                self._witness.evidence.sent(flow, sequence, at, due)
+                self._witness.evidence.sent(flow, sequence, at, due, error)
                 self._lateness.append(at - due)
                 self._absence.end(flow, at)
 

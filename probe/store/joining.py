@@ -34,6 +34,8 @@ class Joined:
     sequence: Ints
     due: Ints
     sent: Ints
+    earlier: npt.NDArray[np.uint32]  # by how much it may have left before and after that
+    later: npt.NDArray[np.uint32]
     arrived: Ints  # 0: no reply
     received_there: npt.NDArray[np.uint64]  # as they stood in the reply
     replied_there: npt.NDArray[np.uint64]
@@ -118,6 +120,8 @@ class Spool:
             sequence=sent["sequence"],
             due=sent["due"],
             sent=sent["at"],
+            earlier=sent["earlier"],
+            later=sent["later"],
             arrived=arrived[back],
             received_there=replies["received_there"][back],
             replied_there=replies["replied_there"][back],

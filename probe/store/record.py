@@ -126,8 +126,9 @@ def _write(
     import pyarrow.parquet as pq
 
     word = pa.dictionary(pa.int32(), pa.string())
-    times = ("due_ns", "tx_ns", "rx_ns", "rtt_ns", "reflector_rx_ns", "reflector_tx_ns")
-    fields = [("flow", word), ("sequence", pa.int64()), *((name, pa.int64()) for name in times)]
+    fields = [("flow", word), ("sequence", pa.int64()), ("due_ns", pa.int64()), ("tx_ns", pa.int64())]
+    fields += [(name, pa.uint32()) for name in ("tx_earlier_ns", "tx_later_ns")]
+    fields += [(name, pa.int64()) for name in ("rx_ns", "rtt_ns", "reflector_rx_ns", "reflector_tx_ns")]
     schema = pa.schema([*fields, ("ttl", pa.uint8()), ("fate", word)], {"haprobe": json.dumps(about)})
     names = pa.array([spec.name for spec in flows], pa.string())
     ntp = np.array([spec.protocol == "udp" for spec in flows])
@@ -158,6 +159,8 @@ def _columns(pa: Any, part: Joined, names: Any, ntp: npt.NDArray[np.bool_], anch
         "sequence": pa.array(part.sequence),
         "due_ns": pa.array(part.due + anchor),
         "tx_ns": pa.array(sent),
+        "tx_earlier_ns": pa.array(part.earlier),
+        "tx_later_ns": pa.array(part.later),
         "rx_ns": pa.array(part.arrived + anchor, mask=~answered),
         "rtt_ns": pa.array(rtt, mask=~answered),
     }

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from probe.core import evidence as module
 from probe.core.evidence import FEWEST_ROWS, MOST_OCTETS, ROW_OCTETS, Evidence, edges
 from probe.core.fate import EMPTY, LATE, LOST, RECEIVED
+from probe.core.outage import TxError
 
 MS = 1_000_000
 T0 = 10**12
@@ -17,6 +18,11 @@ T0 = 10**12
 
 def ints(values) -> np.ndarray:
     return np.array(list(values), np.int64)
+
+
+def exact(count: int) -> TxError:
+    """TX times that are known exactly."""
+    return TxError(np.zeros(count, np.uint32), np.zeros(count, np.uint32))
 
 
 def test_edges_of_an_outage_whose_probes_stand_in_a_row():
@@ -56,7 +62,7 @@ def test_another_flow_of_the_same_index_inherits_nothing():
     evidence = Evidence()
     one = ints([1])
     for _ in range(2):
-        evidence.sent(one, ints([7]), ints([T0]), ints([T0]))
+        evidence.sent(one, ints([7]), ints([T0]), ints([T0]), exact(1))
         evidence.received(
             one, ints([7]), ints([T0 + 5]), np.array([1], np.uint64), np.array([2], np.uint64), ints([60])
         )
@@ -68,7 +74,7 @@ def test_another_flow_of_the_same_index_inherits_nothing():
 
 def test_an_arrival_never_lies_before_its_probe():
     evidence = Evidence()
-    evidence.sent(ints([0]), ints([0]), ints([T0]), ints([T0]))
+    evidence.sent(ints([0]), ints([0]), ints([T0]), ints([T0]), exact(1))
     evidence.received(ints([0]), ints([0]), ints([T0 - 500]), *(np.zeros(1, np.uint64),) * 2, ints([64]))
     [record] = evidence.records(0, ints([0]), T0, lambda flow, seq: np.full(len(seq), RECEIVED, np.uint8))
     assert record["arrived"] == record["sent"] == T0
@@ -98,7 +104,8 @@ def test_what_is_held_is_found_as_it_was(seed):
                 following[flow] += 1
         now += 20 * MS
         if batch:
-            evidence.sent(*(ints(column) for column in zip(*batch, strict=True)), ints(at for *_, at in batch))
+            columns = [ints(column) for column in zip(*batch, strict=True)]
+            evidence.sent(*columns, columns[2], exact(len(batch)))
         truth += batch
         back = []
         for flow, sequence, at in batch:

@@ -51,19 +51,29 @@ def rows_of(file: Path, flow: str) -> list[dict[str, Any]]:
     return rows
 
 
-def recomputed(rows: list[dict[str, Any]], direction: str) -> list[tuple[int, ...]]:
-    """(first lost, last lost, lost, last_ok, first_lost, last_lost, first_ok) of each outage, probe by probe."""
-    found, ok, run = [], 0, []
+def recomputed(rows: list[dict[str, Any]], direction: str) -> list[tuple[dict[str, Any], ...]]:
+    """The rows at the edges of each outage: last_ok, first_lost, last_lost, first_ok; probe by probe."""
+    found: list[tuple[dict[str, Any], ...]] = []
+    ok: dict[str, Any] = {}
+    run: list[dict[str, Any]] = []
     for row in rows:
         passed = PASSED[direction].get(row["fate"])
         if passed is False:
             run.append(row)
         if passed:
             if len(run) >= 3:
-                edges = (ok, run[0]["tx_ns"], run[-1]["tx_ns"], row["tx_ns"])
-                found.append((run[0]["sequence"], run[-1]["sequence"], len(run), *edges))
-            ok, run = row["tx_ns"], []
+                found.append((ok, run[0], run[-1], row))
+            ok, run = row, []
     return found
+
+
+def earliest(row: dict[str, Any]) -> int:
+    """When a probe left at the earliest."""
+    return row["tx_ns"] - row["tx_earlier_ns"]  # type: ignore[no-any-return]
+
+
+def latest(row: dict[str, Any]) -> int:
+    return row["tx_ns"] + row["tx_later_ns"]  # type: ignore[no-any-return]
 
 
 def check_counts(flow: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -111,13 +121,18 @@ def test_the_outage_from_the_file_alone_is_that_of_the_report(recorded, kind: st
     flow = flow_of(document, kind)
     (outage,) = flow["outages"]
     (found,) = recomputed(rows_of(file, flow["name"]), direction)
-    assert found[:3] == (LOST.start, LOST.stop - 1, len(LOST))
-    names = ("first_lost_seq", "last_lost_seq", "lost")
-    assert found == (*(outage[name] for name in names), *outage["edges_ns"].values())
-    # What went unobserved within it is taken off the lower bound; beyond the edges it is not.
-    assert 0 <= found[5] - found[4] - outage["duration_ns"]["lower"] <= outage["unobserved_ns"] + outage["tx_error_ns"]
-    assert 0 <= outage["duration_ns"]["upper"] - (found[6] - found[3]) <= outage["tx_error_ns"]
-    assert flow["counts"][COUNT_OF[direction]] == found[2]
+    last_ok, first_lost, last_lost, first_ok = found
+    assert (first_lost["sequence"], last_lost["sequence"]) == (LOST.start, LOST.stop - 1)
+    assert (outage["first_lost_seq"], outage["last_lost_seq"], outage["lost"]) == (LOST.start, LOST.stop - 1, len(LOST))
+    assert [row["tx_ns"] for row in found] == list(outage["edges_ns"].values())
+    told = outage["duration_ns"]
+    assert told["upper"] == latest(first_ok) - earliest(last_ok)
+    # What went unobserved within it is taken off the lower bound as well; beyond the edges it is not.
+    assert 0 <= earliest(last_lost) - latest(first_lost) - told["lower"] <= outage["unobserved_ns"]
+    assert outage["tx_error_ns"] == sum(latest(row) - row["tx_ns"] for row in (first_lost, first_ok)) + sum(
+        row["tx_ns"] - earliest(row) for row in (last_ok, last_lost)
+    )
+    assert flow["counts"][COUNT_OF[direction]] == len(LOST)
 
 
 @pytest.mark.parametrize("kind", BLACKOUTS)
@@ -141,8 +156,11 @@ def test_the_example_of_the_readme(recorded, tmp_path, monkeypatch) -> None:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(code.replace("udp-10.99.97.10-862", flow["name"]), {})
-    edges = flow["outages"][0]["edges_ns"]
-    lower, upper = edges["last_lost"] - edges["first_lost"], edges["first_ok"] - edges["last_ok"]
+    (outage,) = flow["outages"]
+    lower, upper = outage["duration_ns"]["lower"], outage["duration_ns"]["upper"]
+    if outage["unobserved_ns"]:  # the report takes this off; the file does not tell of it
+        ((_, first_lost, last_lost, _),) = recomputed(rows_of(file, flow["name"]), BLACKOUTS["udp"][0])
+        lower = earliest(last_lost) - latest(first_lost)
     assert out.getvalue() == f"2000..2499: {lower / 1e6:.3f} ms < outage < {upper / 1e6:.3f} ms\n"
 
 

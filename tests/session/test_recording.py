@@ -9,6 +9,7 @@ import pytest
 from probe.core.evidence import Evidence
 from probe.core.fate import LOST, PENDING
 from probe.core.ledger import Ledger
+from probe.core.outage import TxError
 from probe.session import recording as module
 from probe.session.recording import STEP_NS, Recording
 from probe.spool import END_BLOCK, FATE_BLOCK, REPLY_BLOCK, SENT_BLOCK, blocks
@@ -17,10 +18,15 @@ T0 = 10**12
 MS = 1_000_000
 
 
+def exact(count: int) -> TxError:
+    """TX times that are known exactly."""
+    return TxError(np.zeros(count, np.uint32), np.zeros(count, np.uint32))
+
+
 def send(evidence: Evidence, first: int, count: int) -> None:
     sequence = np.arange(first, first + count)
     at = T0 + sequence * MS
-    evidence.sent(np.zeros(count, np.int64), sequence, at, at - 5)
+    evidence.sent(np.zeros(count, np.int64), sequence, at, at - 5, exact(count))
 
 
 def sequences(file: Path, kind: int) -> list[int]:

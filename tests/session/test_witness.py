@@ -15,6 +15,7 @@ from probe.core import ledger as ledger_module
 from probe.core.evidence import AROUND
 from probe.core.fate import EMPTY
 from probe.core.ledger import Ledger
+from probe.core.outage import TxError
 from probe.core.told import Reports
 from probe.session import witness as witness_module
 from probe.session.flows import FlowTable
@@ -64,7 +65,8 @@ class Bench:
         if send:
             sequence = self.ledger.allocate(zero, np.array([self.now]))
             self.ledger.stamp(zero, sequence, np.array([self.now]))
-            self.witness.evidence.sent(zero, sequence, np.array([self.now]), np.array([self.now]))
+            at = np.array([self.now])
+            self.witness.evidence.sent(zero, sequence, at, at, TxError(*np.zeros((2, 1), np.uint32)))
             number = int(sequence[0])
             self.sent.append(self.now)
             if self.lost.get(number) in (None, "reverse"):

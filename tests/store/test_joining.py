@@ -27,10 +27,10 @@ END = b"".join(pack(END_BLOCK, {}))
 
 
 def rows_of(spool: Spool) -> dict[tuple[int, int], tuple[int, ...]]:
-    """(due, sent, arrived, received there, replied there, ttl, fate) by (flow, sequence)."""
+    """(due, sent, earlier, later, arrived, received there, replied there, ttl, fate) by (flow, sequence)."""
     found: dict[tuple[int, int], tuple[int, ...]] = {}
     for part in spool.joined():
-        columns = [part.flow, part.sequence, part.due, part.sent, part.arrived]
+        columns = [part.flow, part.sequence, part.due, part.sent, part.earlier, part.later, part.arrived]
         columns += [part.received_there, part.replied_there, part.ttl, part.fate]
         for row in zip(*(column.tolist() for column in columns), strict=True):
             assert row[:2] not in found
@@ -39,7 +39,7 @@ def rows_of(spool: Spool) -> dict[tuple[int, int], tuple[int, ...]]:
 
 
 def test_a_run_takes_its_direction_but_for_those_that_have_one() -> None:
-    sent = block(SENT_BLOCK, [(0, s, 10 * s, 10 * s) for s in range(10)])
+    sent = block(SENT_BLOCK, [(0, s, 10 * s, 10 * s, 0, 0) for s in range(10)])
     settled = [(0, s, s, PENDING, LOST_REVERSE if s == 4 else LOST) for s in range(2, 8)]
     changes = block(FATE_BLOCK, [*settled, (0, 2, 7, LOST, LOST_FORWARD), (0, 3, 3, LOST_FORWARD, LOST)])
     found = rows_of(Spool(sent + changes + END, [THRESHOLD]))
@@ -49,7 +49,7 @@ def test_a_run_takes_its_direction_but_for_those_that_have_one() -> None:
 
 
 def test_a_reply_decides_whatever_was_thought_before() -> None:
-    sent = block(SENT_BLOCK, [(0, s, s, s) for s in range(3)])
+    sent = block(SENT_BLOCK, [(0, s, s, s, 0, 0) for s in range(3)])
     changes = block(FATE_BLOCK, [(0, s, s, PENDING, LOST) for s in range(3)])
     replies = block(REPLY_BLOCK, [(0, 1, 1 + THRESHOLD, 0, 0, 60), (0, 2, 3 + THRESHOLD, 0, 0, 60)])
     found = rows_of(Spool(sent + changes + replies, [THRESHOLD]))
@@ -57,7 +57,7 @@ def test_a_reply_decides_whatever_was_thought_before() -> None:
 
 
 def test_a_spool_without_its_end_is_not_whole() -> None:
-    sent = block(SENT_BLOCK, [(0, 0, 1, 1)])
+    sent = block(SENT_BLOCK, [(0, 0, 1, 1, 0, 0)])
     assert Spool(sent + END, [THRESHOLD]).whole
     torn = Spool(sent + sent[:-1], [THRESHOLD])
     assert not torn.whole and torn.rows == 1
@@ -81,8 +81,9 @@ def test_every_probe_has_one_row_with_all_that_is_known_of_it(seed: int) -> None
             flow = rng.randrange(flows)
             sequence, now = following[flow], now + rng.randint(1, 50)
             following[flow] += 1
-            rows.append((flow, sequence, now, now - 3))
-            truth[flow, sequence] = [now - 3, now, 0, 0, 0, 0, PENDING]
+            error = rng.randrange(1 << 32), rng.randrange(9)
+            rows.append((flow, sequence, now, now - 3, *error))
+            truth[flow, sequence] = [now - 3, now, *error, 0, 0, 0, 0, PENDING]
             if rng.random() < 0.7:
                 delay = rng.choice([-2, 10, THRESHOLD, THRESHOLD + 1, 20 * THRESHOLD])
                 waiting.append((flow, sequence, now + delay, rng.randrange(9), rng.randrange(9), rng.randrange(256)))
@@ -103,8 +104,8 @@ def test_every_probe_has_one_row_with_all_that_is_known_of_it(seed: int) -> None
             data += block(REPLY_BLOCK, back)
         for flow, sequence, at, *rest in back:
             row = truth[flow, sequence]
-            row[2:6] = [max(at, row[1]), *rest]
-            row[6] = RECEIVED if at - row[1] <= THRESHOLD else LATE
+            row[4:8] = [max(at, row[1]), *rest]
+            row[8] = RECEIVED if at - row[1] <= THRESHOLD else LATE
         for key in [(f, s) for f, s, *_ in back]:
             assert truth[key][-1] in (RECEIVED, LATE)
     with pytest.MonkeyPatch.context() as patch:

@@ -40,7 +40,11 @@ def put(fd: int, kind: int, *rows: tuple[Any, ...]) -> None:
 
 def fill(fd: int) -> None:
     """A reply to each flow's first probe; the second of `a` was lost on the way out, that of `c` came late."""
-    put(fd, SENT_BLOCK, *((f, s, MONO + 1000 * s + f, MONO + 1000 * s + f - 5) for s in range(2) for f in range(3)))
+    put(
+        fd,
+        SENT_BLOCK,
+        *((f, s, MONO + 1000 * s + f, MONO + 1000 * s + f - 5, f, 40) for s in range(2) for f in range(3)),
+    )
     there = ntp_from_unix_ns(np.array([ANCHOR + MONO + 100, ANCHOR + MONO + 130])).tolist()
     put(fd, REPLY_BLOCK, (0, 0, MONO + 500, *there, 61), (2, 0, MONO + 502, 0, 0, 62))
     put(fd, FATE_BLOCK, (0, 1, 1, PENDING, LOST_FORWARD))
@@ -71,7 +75,8 @@ def test_one_row_a_probe_with_all_that_is_known(tmp_path: Path) -> None:
 
     def row(flow: str, sequence: int, **more: Any) -> dict[str, Any]:
         tx = unix + 1000 * sequence + "abc".index(flow)
-        return {"flow": flow, "sequence": sequence, "due_ns": tx - 5, "tx_ns": tx, **none, **more}
+        error = {"tx_earlier_ns": "abc".index(flow), "tx_later_ns": 40}
+        return {"flow": flow, "sequence": sequence, "due_ns": tx - 5, "tx_ns": tx, **error, **none, **more}
 
     there = {"reflector_rx_ns": unix + 100, "reflector_tx_ns": unix + 130}
     unix_there = {"reflector_rx_ns": unix + 200, "reflector_tx_ns": unix + 210}
