@@ -11,6 +11,7 @@ from typing import Any
 
 from probe.core import diagnosis, timeline, verdict
 from probe.core.events import COUNT_NAMES, Counts, Outage, SessionEnd, StallRecord, TimelineEvent, Unobserved
+from probe.core.facts import Facts
 from probe.core.verdict import FlowRecord
 
 
@@ -34,7 +35,7 @@ def assess(
     told = [e for e in map(event_of, events) if not (e.source == "probe" and e.event in timeline.PROBE_EVENTS)]
     merged = timeline.merge(told, timeline.probe_events(records))
     trigger_ns = int(run.get("trigger", {}).get("at_ns") or 0)
-    facts = diagnosis.Facts(
+    facts = Facts(
         flows=records,
         events=merged,
         trigger_ns=trigger_ns or next((e.at_ns for e in merged if e.event == "trigger"), 0),

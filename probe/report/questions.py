@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from probe.core.diagnosis import NAT_PATHS
+from probe.core.facts import NAT_PATHS
 from probe.core.remedies import remedies
 from probe.report import phrases as say
 

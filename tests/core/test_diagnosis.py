@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from probe.core.diagnosis import RULES, Facts, diagnose, table_markdown
+from probe.core.diagnosis import RULES, diagnose, table_markdown
 from probe.core.events import Counts, Outage, SessionEnd, TimelineEvent
+from probe.core.facts import Facts
 from probe.core.verdict import FlowRecord
 
 S = 1_000_000_000

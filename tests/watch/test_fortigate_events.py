@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from probe.core.diagnosis import Facts, diagnose
+from probe.core.diagnosis import diagnose
 from probe.core.events import TimelineEvent
+from probe.core.facts import Facts
 from probe.watch.fortigate_events import PRINT_DELAY_NS, CapturedLine, awsd_events
 
 S = 1_000_000_000
