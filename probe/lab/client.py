@@ -13,6 +13,8 @@ from botocore.config import Config
 
 from probe.lab.plan import REGION
 
+PATIENT_S = 60.0  # for who asks first: moto loads all of EC2 then, which takes seconds on a busy host
+
 _making = threading.Lock()  # clients may be used by any thread, but a session makes them one at a time
 
 

@@ -27,7 +27,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from probe.lab import plan as lab_plan
-from probe.lab.client import lab_client
+from probe.lab.client import PATIENT_S, lab_client
 from probe.lab.corrections import Corrections, correct_models
 from probe.lab.fabric import DataPlane, Fabric, KernelPlane
 from probe.lab.faults import FaultBook, FaultRule, Faults
@@ -208,7 +208,7 @@ def raise_cloud(plan: Plan, listeners: Sequence[socket.socket], plane: DataPlane
     cloud = Cloud({FIREWALLS: plan.options.api_latency_ms}, book)
     urls = [cloud.serve(listener) for listener in listeners]
     url = urls[0]
-    ids = seed(lab_client(url, "lab"), plan)
+    ids = seed(lab_client(url, "lab", read_timeout_s=PATIENT_S), plan)
     fabric = Fabric(
         ids,
         lab_client(url, "fabric"),

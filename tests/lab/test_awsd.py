@@ -19,7 +19,7 @@ import pytest
 from probe.core.events import TimelineEvent
 from probe.lab import awsd as module
 from probe.lab.awsd import Awsd
-from probe.lab.client import lab_client
+from probe.lab.client import PATIENT_S, lab_client
 from probe.lab.cloud import Cloud, seed
 from probe.lab.faults import FaultRule
 from probe.lab.ids import CloudIds
@@ -60,7 +60,7 @@ class Lab(NamedTuple):
 def _lab(tmp_path: Path) -> Iterator[Lab]:
     cloud = Cloud()
     url = cloud.serve(socket.create_server(("127.0.0.1", 0)))
-    client = lab_client(url, "lab")
+    client = lab_client(url, "lab", read_timeout_s=PATIENT_S)
     plan = Plan("unused-", tmp_path)
     ids = seed(client)
     ids.save(plan.cloud_file)

@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from probe.lab import namespace, topology
 from probe.lab.awsd import Awsd
-from probe.lab.client import lab_client
+from probe.lab.client import PATIENT_S, lab_client
 from probe.lab.cloud import Cloud, raise_cloud, seed
 from probe.lab.faults import FaultRule
 from probe.lab.ids import CloudIds
@@ -63,7 +63,7 @@ class Lab(NamedTuple):
 @pytest.fixture(name="lab")
 def _lab() -> Iterator[Lab]:
     cloud = Cloud()
-    client = lab_client(cloud.serve(socket.create_server(("127.0.0.1", 0))), "lab")
+    client = lab_client(cloud.serve(socket.create_server(("127.0.0.1", 0))), "lab", read_timeout_s=PATIENT_S)
     ids = seed(client)
     lab = Lab(cloud, client, ids, [])
     cloud.on_change = lambda call: lab.changes.append(call.action)

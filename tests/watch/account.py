@@ -12,7 +12,7 @@ from typing import Any
 import boto3
 from botocore.config import Config as BotoConfig
 
-from probe.lab.client import lab_client
+from probe.lab.client import PATIENT_S, lab_client
 from probe.lab.cloud import Cloud, seed
 from probe.lab.faults import FaultRule
 from probe.lab.ids import CloudIds
@@ -89,7 +89,7 @@ def an_account() -> Iterator[Lab]:
     """The account, for as long as the block lasts."""
     cloud = Cloud()
     url = cloud.serve(socket.create_server(("127.0.0.1", 0)))
-    client = lab_client(url, "lab")
+    client = lab_client(url, "lab", read_timeout_s=PATIENT_S)
     try:
         yield Lab(cloud, url, seed(client), client)
     finally:
