@@ -16,12 +16,13 @@ import contextlib
 import json
 import signal
 import socket
+import socketserver
 import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,9 @@ class RestServer:
         self._server.server_close()
 
 
-class _HttpsServer(ThreadingHTTPServer):
+class _HttpsServer(socketserver.ThreadingTCPServer):
+    # Not http.server's own: that asks DNS for the name of its address, and a lab has no DNS, which takes ten seconds.
+    allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
 
@@ -254,6 +257,7 @@ async def serve_ssh(
         process_factory=session,
         encoding="utf-8",
         line_history=0,
+        gss_host=None,  # no Kerberos; by default it asks DNS for this host's name, which a lab has none of: seconds
     )
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
 import asyncssh
+import pytest
 
 from probe.lab import fortios
 from probe.lab.credentials import Credentials, make
 from probe.lab.fortios import Cluster
-from probe.lab.management import Shell, serve_ssh
+from probe.lab.management import RestServer, Shell, serve_ssh
 from probe.lab.namespace import LabError
 from probe.watch.fortigate_ssh import Cli, SshTarget, login
 
@@ -134,3 +136,18 @@ def test_credentials_are_for_nobody_else(tmp_path: Path) -> None:
         "192.0.2.2,192.0.2.3",
     ]
     assert fortios.SERIALS.keys() == {"fgt-a", "fgt-b"}
+
+
+def test_no_name_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lab's namespaces have no DNS: each question would hold up the lab for seconds."""
+
+    def ask(*_: object) -> str:
+        raise AssertionError("asked DNS for a host's name")
+
+    for name in ("getfqdn", "gethostbyaddr", "gethostbyname"):
+        monkeypatch.setattr(socket, name, ask)
+    unit = Unit(tmp_path)
+    assert "fgt-a" in unit.session(lambda line: line.ask("get system ha status"))
+    rest = RestServer(("127.0.0.1", 0), unit.keys.certificate("fgt-a"), "token", lambda path: (200, b"{}"))
+    rest.close()
+    assert rest.port
