@@ -199,9 +199,8 @@ def _wait(
             halted = True
             deadline = min(deadline, time.monotonic() + threshold_s + CONNECT_S)
         time.sleep(0.1)
-        over = all(
-            t.done or _gone(t) for t in tracks
-        )  # asked first: only then do the counts hold every flow's last probe
+        # Asked before the counts are read: only then do they hold every flow's last probe.
+        over = all(t.done or _gone(t) for t in tracks)
         prober.recorder.sample()
         if not prober.engine.alive():
             return

@@ -14,6 +14,7 @@ from probe.core.account import Correction
 from probe.core.events import COUNT_NAMES, Counts, Outage
 from probe.core.fate import COLUMN, DROPPED, LATE, LOST, LOST_FORWARD, LOST_REVERSE, RECEIVED
 from probe.core.ledger import Ledger
+from probe.core.outage import TxError
 
 MS = 1_000_000
 COLUMN_OF = {
@@ -288,6 +289,11 @@ class LossyNetwork:
             for name in COLUMN_OF.values():
                 assert getattr(span, name) == tally[name], (name, start, settled_to)
             before, start = settled, settled_to
+
+
+def exact(count: int) -> TxError:
+    """TX times that are known exactly."""
+    return TxError(np.zeros(count, np.uint32), np.zeros(count, np.uint32))
 
 
 def shrink_rings(monkeypatch, slots: int) -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from probe.core import evidence as module
 from probe.core.evidence import FEWEST_ROWS, MOST_OCTETS, ROW_OCTETS, Evidence, edges
 from probe.core.fate import EMPTY, LATE, LOST, RECEIVED
-from probe.core.outage import TxError
+
+from .network import exact
 
 MS = 1_000_000
 T0 = 10**12
@@ -18,11 +19,6 @@ T0 = 10**12
 
 def ints(values) -> np.ndarray:
     return np.array(list(values), np.int64)
-
-
-def exact(count: int) -> TxError:
-    """TX times that are known exactly."""
-    return TxError(np.zeros(count, np.uint32), np.zeros(count, np.uint32))
 
 
 def test_edges_of_an_outage_whose_probes_stand_in_a_row():

@@ -9,18 +9,13 @@ import pytest
 from probe.core.evidence import Evidence
 from probe.core.fate import LOST, PENDING
 from probe.core.ledger import Ledger
-from probe.core.outage import TxError
 from probe.session import recording as module
 from probe.session.recording import STEP_NS, Recording
 from probe.spool import END_BLOCK, FATE_BLOCK, REPLY_BLOCK, SENT_BLOCK, blocks
+from tests.core.network import exact
 
 T0 = 10**12
 MS = 1_000_000
-
-
-def exact(count: int) -> TxError:
-    """TX times that are known exactly."""
-    return TxError(np.zeros(count, np.uint32), np.zeros(count, np.uint32))
 
 
 def send(evidence: Evidence, first: int, count: int) -> None:

@@ -15,13 +15,13 @@ from probe.core import ledger as ledger_module
 from probe.core.evidence import AROUND
 from probe.core.fate import EMPTY
 from probe.core.ledger import Ledger
-from probe.core.outage import TxError
 from probe.core.told import Reports
 from probe.session import witness as witness_module
 from probe.session.flows import FlowTable
 from probe.session.peers import Answer, Peers
 from probe.session.witness import Witness
 from probe.wire.stamp import ntp_from_unix_ns
+from tests.core.network import exact
 
 from .flow import add as make_flow
 
@@ -66,7 +66,7 @@ class Bench:
             sequence = self.ledger.allocate(zero, np.array([self.now]))
             self.ledger.stamp(zero, sequence, np.array([self.now]))
             at = np.array([self.now])
-            self.witness.evidence.sent(zero, sequence, at, at, TxError(*np.zeros((2, 1), np.uint32)))
+            self.witness.evidence.sent(zero, sequence, at, at, exact(1))
             number = int(sequence[0])
             self.sent.append(self.now)
             if self.lost.get(number) in (None, "reverse"):
