@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ from probe.core.fate import (
     IS_LOST,
     LATE,
     LOST,
+    LOST_FATES,
     LOST_FORWARD,
     LOST_REVERSE,
     PENDING,
@@ -52,6 +53,7 @@ Fates = npt.NDArray[np.uint8]
 
 RETENTION_S = 60
 MIN_SLOTS, MAX_SLOTS = 1 << 6, 1 << 18
+FAR = 1 << 62
 MOST_PARTS = 1 << 12  # of the account of a run that outlasts its ring
 
 
@@ -88,6 +90,14 @@ class _Drops:
     flow: int = -1  # -1: of any flow
 
 
+@dataclass(slots=True)
+class _LinkLoss:
+    """A link of ours was found gone at `end`: what flows had sent there after `since` may have ended here."""
+
+    since: Ints  # by flow index; FAR: not on that link
+    end: int
+
+
 class Ledger:
     """All flows of one sender.
 
@@ -119,6 +129,7 @@ class Ledger:
         self._longest = 0  # threshold that every ring is large enough for
         self._log: deque[_Sent] = deque()  # what has been sent and is not settled, ascending in time
         self._drops: list[_Drops] = []
+        self._link_losses: list[_LinkLoss] = []
         self._outages: dict[int, FlowOutages] = {}
         self._awaiting: dict[int, tuple[int, int]] = {}  # flow to the range of losses whose direction may yet be told
         self._dirty: dict[int, int] = {}  # flow to the lowest sequence whose fate was corrected
@@ -364,6 +375,21 @@ class Ledger:
         """
         self._drops.append(_Drops(start - max(self._max_rtt * 2, 10_000_000), end, count))
 
+    def link_lost(self, flow: Ints, at: int, blind_ns: int) -> Ints:
+        """The link of these flows was found gone at `at`, perhaps `blind_ns` late: what they sent since they were
+        last answered, and is missing, was not the network's to lose. Nor were replies that were on their way.
+
+        Returns:
+            Since when, of each flow.
+        """
+        since: Ints = np.maximum(self.last_answered_at[flow], at - blind_ns - 2 * self._max_rtt)
+        every = np.full(self._capacity, FAR, np.int64)
+        every[flow] = since
+        self._link_losses.append(_LinkLoss(every, at))
+        for f in [f for f in flow.tolist() if f in self._missed]:
+            self._excuse(f, int(every[f]) + 1, at, LOST_FATES)
+        return since
+
     # --- what the reflector tells ------------------------------------------------------------------------------
 
     def their_drops(self, flow: Ints, at: Ints, drops: Ints) -> list[tuple[int, int, int]]:
@@ -378,20 +404,20 @@ class Ledger:
         """
         spans = [_Drops(start, end, lost, f) for f, start, end, lost in self._told.drops(flow, at, drops)]
         for span in spans:
-            self._excuse(span)
+            # Settled as lost before the reflector could tell.
+            span.left -= self._excuse(span.flow, span.start, span.end, (LOST, LOST_FORWARD), span.left)
         self._drops += spans
         return [(span.flow, span.start, span.end) for span in spans]
 
-    def _excuse(self, drops: _Drops) -> None:
-        """Probes that were settled as lost before the reflector could tell that it had dropped them."""
-        sequence = np.arange(self._oldest(drops.flow), int(self._settled_seq[drops.flow]))
-        slot = self._rings.places(drops.flow, sequence)
+    def _excuse(self, flow: int, start: int, end: int, lost_as: Collection[int], most: int = FAR) -> int:
+        """Take back that probes sent from `start` to `end` were lost so: we dropped them. How many, `most` at most."""
+        sequence = np.arange(self._oldest(flow), int(self._settled_seq[flow]))
+        slot = self._rings.places(flow, sequence)
         fate, at = self._rings.fate[slot], self._rings.sent_at[slot]
-        may = (at >= drops.start) & (at <= drops.end) & ((fate == LOST) | (fate == LOST_FORWARD))
-        mine = np.flatnonzero(may)[: drops.left]
-        for value in (LOST, LOST_FORWARD):
-            self._attribute(drops.flow, sequence[mine[fate[mine] == value]], value, DROPPED)
-        drops.left -= len(mine)
+        mine = np.flatnonzero((at >= start) & (at <= end) & np.isin(fate, list(lost_as)))[:most]
+        for value in lost_as:
+            self._attribute(flow, sequence[mine[fate[mine] == value]], value, DROPPED)
+        return len(mine)
 
     def reports(self, flow: Ints, sequence: Ints, report: Reports) -> None:
         """Take in what our own reflector says in a batch of replies: which losses were on the way out.
@@ -518,6 +544,7 @@ class Ledger:
             self._summarise(flow)
             self.relieve()
         self._drops = [d for d in self._drops if d.left and d.end >= self._horizon]
+        self._link_losses = [loss for loss in self._link_losses if loss.end >= self._horizon]
         self._account.close(self._horizon, last=last)
 
     def _settle(self, flow: Ints, sequence: Ints) -> None:
@@ -678,6 +705,8 @@ class Ledger:
             inside = np.flatnonzero(theirs)[: drops.left]
             fate[inside] = DROPPED
             drops.left -= len(inside)
+        for loss in self._link_losses:
+            fate[(at > loss.since[flow]) & (at <= loss.end) & IS_LOST[fate]] = DROPPED
         return fate
 
     # --- outages -----------------------------------------------------------------------------------------------

@@ -52,6 +52,8 @@ TP_STATUS_AT = 0
 TP_LEN_AT = 4
 VNET_HEADER_AT = 32
 VNET_HEADER = struct.Struct("=BBHHHH")  # flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
+VIRTIO_NET_HDR_F_NEEDS_CSUM = 1  # linux/virtio_net.h
+VIRTIO_NET_HDR_GSO_UDP_L4 = 5
 TX_DATA_AT = VNET_HEADER_AT + VNET_HEADER.size
 
 # The same, for receiving; struct sockaddr_ll follows at 32.
@@ -96,6 +98,7 @@ SIOCGIFMTU = 0x8921
 SIOCETHTOOL = 0x8946
 ETHTOOL_GLINK = 0x0A  # linux/ethtool.h
 IFF_UP = 0x1
+IFF_RUNNING = 0x40
 IFF_NOARP = 0x80
 
 TPACKET_REQ = struct.Struct("=IIII")  # block_size, block_nr, frame_size, frame_nr
@@ -199,6 +202,30 @@ def link_is_up(sock: socket.socket, name: str) -> bool:
     except OSError:  # a driver that does not know
         return True
     return bool(link[1])
+
+
+class Running:
+    """Whether the kernel hands frames on to an interface: less than a microsecond a look, and no lock that others hold.
+
+    Without a carrier it takes the interface out of service a moment later (net/core/link_watch.c, linkwatch_do_dev:
+    first this flag goes, then the queueing discipline becomes one that throws all away and reports success).
+
+    Args:
+        sock: Of the interface's namespace.
+        name: Of the interface.
+    """
+
+    def __init__(self, sock: socket.socket, name: str):
+        self._descriptor = sock.fileno()
+        self._request = bytearray(IFREQ_FLAGS.pack(name.encode(), 0))
+        self._flags = memoryview(self._request)[16:18].cast("H")
+
+    def __call__(self) -> bool:
+        try:
+            fcntl.ioctl(self._descriptor, SIOCGIFFLAGS, self._request, True)
+        except OSError:  # renamed or gone: sending tells
+            return True
+        return bool(self._flags[0] & IFF_RUNNING)
 
 
 def mtu(sock: socket.socket, name: str) -> int:

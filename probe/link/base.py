@@ -19,17 +19,22 @@ UInt32Array = npt.NDArray[np.uint32]
 UInt8Array = npt.NDArray[np.uint8]
 
 
+# A call that sent frames: how many, CLOCK_MONOTONIC (ns) just before and just after it, and how far apart they left in
+# it at most, ns.
+Call = tuple[int, int, int, int]
+
+
 class SendResult(NamedTuple):
     """What became of a batch.
 
     Attributes:
         sent: How many frames the kernel took, a prefix of the batch. The others will never leave.
-        calls: (frames, CLOCK_MONOTONIC just before, just after) of each call that sent any.
+        calls: Each call that sent any.
         error: Why the rest was not sent; empty when everything was.
     """
 
     sent: int
-    calls: list[tuple[int, int, int]]
+    calls: list[Call]
     error: SendError
 
 
@@ -42,6 +47,7 @@ class FrameSender(Protocol):
 
     slot_octets: int  # longest frame, Ethernet header included
     slots: int
+    blind_ns: int  # for how long before the last `link_down` frames may have been taken and thrown away; 0: not at all
 
     def view(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """Every slot's frame as `dtype`, shape (slots,), sharing memory with the link."""

@@ -18,6 +18,8 @@ from probe.clock import Clock
 from probe.link import abi
 from probe.link.base import NO_FRAMES, Frames, Int32Array, SendError, SendResult
 
+_APART_NS = 2000  # between the frames of a call, at most, as of a ring
+
 
 @dataclass(frozen=True)
 class Script:
@@ -80,7 +82,7 @@ class MemorySender:
     """The writing end: frames in a plain array, and a head that goes round. `fail_next` makes a batch fail half way."""
 
     def __init__(self, link: MemoryLink, slots: int, slot_octets: int):
-        self.slots = slots
+        self.slots, self.blind_ns = slots, 0
         self.slot_octets = -(-slot_octets // 8) * 8
         self._link = link
         self._frames = np.zeros((slots, self.slot_octets), np.uint8)
@@ -111,7 +113,7 @@ class MemorySender:
         for slot in range(sent):
             self._link.carry(self._frames[self._head + slot, : int(lengths[slot])].tobytes())
         self._head = (self._head + sent) % self.slots
-        calls = [(sent, before_ns, self._link.clock.mono_ns())] if sent else []
+        calls = [(sent, before_ns, self._link.clock.mono_ns(), _APART_NS)] if sent else []
         return SendResult(sent, calls, error if sent < count else "")
 
     def send_one(self, length: int) -> tuple[int, int, SendError]:

@@ -25,6 +25,7 @@ from probe.link.base import Int32Array, SendError, SendResult
 
 log = logging.getLogger(__name__)
 
+_APART_NS = 2000  # between the packets of a call, at most
 _LINK_ERRORS = {errno.ENETDOWN, errno.ENXIO, errno.ENODEV}
 _IPV4_DESTINATION = slice(abi.ETHERNET_OCTETS + 16, abi.ETHERNET_OCTETS + 20)
 _IPV6_DESTINATION = slice(abi.ETHERNET_OCTETS + 24, abi.ETHERNET_OCTETS + 40)
@@ -45,7 +46,7 @@ class RawIpSender:
 
     def __init__(self, interface: str | None = None, *, slots: int = 1024, slot_octets: int = 242):
         require_raw()
-        self.slots = slots
+        self.slots, self.blind_ns = slots, 0
         self.slot_octets = -(-slot_octets // 8) * 8  # slots aligned for any layout
         self._frames = np.zeros((slots, self.slot_octets), np.uint8)
         self._head = 0
@@ -92,7 +93,7 @@ class RawIpSender:
                 break
         after_ns = time.monotonic_ns()
         self._head = (first + sent) % self.slots
-        return SendResult(sent, [(sent, before_ns, after_ns)] if sent else [], _reason(error))
+        return SendResult(sent, [(sent, before_ns, after_ns, _APART_NS)] if sent else [], _reason(error))
 
     def send_one(self, length: int) -> tuple[int, int, SendError]:
         """Send the slot at the head alone; see `FrameSender.send_one`."""

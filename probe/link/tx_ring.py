@@ -5,6 +5,11 @@ order from its own head and stops at the first it cannot hand to the driver. Tha
 their mark, and would leave with the next `send`, minutes later and with stale content, if nobody took the mark
 away. So after an error the marks come off, and the kernel's head is by construction the first frame that kept
 its mark. A slot is writable again once the driver has freed the frame, which is later than `send` returns.
+
+Past the queueing discipline the kernel itself looks for a carrier. On the way through it, frames are taken and dropped
+without a word: by the driver at first, by the discipline as soon as the kernel has taken the interface out of service
+(link_watch.c, at most a second later). So the interface is looked at before each call, and `blind_ns` says how long it
+may have been without a carrier.
 """
 
 from __future__ import annotations
@@ -22,15 +27,18 @@ import numpy.typing as npt
 
 from probe.errors import PeerError
 from probe.link import abi, require_raw
-from probe.link.base import Int32Array, SendError, SendResult
+from probe.link.base import Call, Int32Array, SendError, SendResult
 from probe.link.geometry import ring_geometry
 
 log = logging.getLogger(__name__)
 
 _MTU_NS = 100_000_000
+BLIND_NS = 1_100_000_000  # a second, and until the kernel's worker has run
+CLOSING_NS = 10_000_000  # an interface that goes down is not gone at once
 _REFUSED = abi.TP_STATUS_SEND_REQUEST | abi.TP_STATUS_WRONG_FORMAT
+_APART_NS = 2000  # between the frames of a call, at most: each goes by itself
 _COPIED_HALF = (abi.VNET_HEADER_AT + 2) // 2  # its hdr_len, in half words
-_LINK_ERRORS = {errno.ENETDOWN, errno.ENXIO, errno.ENODEV}
+LINK_ERRORS = {errno.ENETDOWN, errno.ENXIO, errno.ENODEV}
 
 
 class TxRing:
@@ -72,6 +80,8 @@ class TxRing:
         self._status = self._header(np.uint32, abi.TP_STATUS_AT)
         self._length = self._header(np.int32, abi.TP_LEN_AT)
         self._copied = self._header(np.uint16, abi.VNET_HEADER_AT + 2)  # its hdr_len
+        self.blind_ns = CLOSING_NS
+        self._running = abi.Running(self._socket, self.interface)
         self._head = 0
         self._known = np.zeros(self.slots, np.int32)  # lengths written into the slots, and allowed
         self._longest = 0  # what the interface takes, octets
@@ -139,9 +149,12 @@ class TxRing:
                 known[:] = 0
                 marks = np.full(count, mark)
                 marks[int((lengths > self._longest).argmax()) :] = abi.TP_STATUS_WRONG_FORMAT
-        calls: list[tuple[int, int, int]] = []
+        calls: list[Call] = []
         for start in range(first, end, together or count):
             stop = min(start + (together or count), end)
+            if not self._in_service():
+                self._head = start
+                return SendResult(start - first, calls, "link_down")
             self._status[start:stop] = mark if marks is None else marks[start - first : stop - first]
             before_ns = time.monotonic_ns()
             failure = self._kick()
@@ -149,13 +162,17 @@ class TxRing:
             # Frames are taken in order: if the last one was, all were.
             if self._words[(stop - 1) * self._step] & _REFUSED:
                 sent, error = self._failed(start, self._status[start:stop], failure)
-                return SendResult(start + sent - first, calls + [(sent, before_ns, after_ns)] * bool(sent), error)
-            calls.append((stop - start, before_ns, after_ns))
+                calls += [(sent, before_ns, after_ns, _APART_NS)] * bool(sent)
+                return SendResult(start + sent - first, calls, error)
+            calls.append((stop - start, before_ns, after_ns, _APART_NS))
         self._head = end % self.slots
         return SendResult(count, calls, "")
 
     def send_one(self, length: int) -> tuple[int, int, SendError]:
         """Send the slot at the head alone; see `FrameSender.send_one`."""
+        if not self._in_service():
+            now_ns = time.monotonic_ns()
+            return now_ns, now_ns, "link_down"
         slot = self._head
         at = slot * self._step
         words, halves = self._words, self._halves
@@ -172,6 +189,11 @@ class TxRing:
         self._head = (slot + 1) % self.slots
         return before_ns, after_ns, ""
 
+    def longest(self) -> int:
+        """The longest frame that the interface takes, octets, Ethernet header included; as of the last 100 ms."""
+        self._ask_mtu()
+        return self._longest
+
     def _ask_mtu(self) -> None:
         """Look now and then how long a frame may be: with a virtio_net_hdr the kernel leaves that to us."""
         now_ns = time.monotonic_ns()
@@ -180,6 +202,13 @@ class TxRing:
             if longest < self._longest:
                 self._known[:] = 0
             self._longest, self._asked_ns = longest, now_ns
+
+    def _in_service(self) -> bool:
+        """Whether what the kernel is given now has a way out, as far as the kernel knows or will say by itself."""
+        if self.qdisc_bypass or self._running():
+            return True
+        self.blind_ns = BLIND_NS
+        return False
 
     def _kick(self) -> int:
         """Let the kernel take what is marked; 0 or the errno."""
@@ -196,11 +225,14 @@ class TxRing:
         self._head = first + sent
         # With the carrier gone the driver refuses frames with ENOBUFS, the same as when it is merely full. Errno 0:
         # some were taken and the socket's buffer was full then.
-        down = failure in _LINK_ERRORS or not self._running()
+        down = failure in LINK_ERRORS or not self.carries()
+        if down:
+            self.blind_ns = CLOSING_NS if self.qdisc_bypass or failure in LINK_ERRORS else BLIND_NS
         log.debug("%s: %d of %d frames sent: %s", self.interface, sent, len(status), os.strerror(failure))
         return sent, "link_down" if down else "send_error"
 
-    def _running(self) -> bool:
+    def carries(self) -> bool:
+        """Whether the interface is up and has a carrier."""
         return abi.link_is_up(self._socket, self.interface)
 
     def close(self) -> None:

@@ -40,15 +40,18 @@ class Absence:
         self._waiting -= int(self._since[index] > 0)
         self._since[index] = 0
 
+    def begin_at(self, flow: Ints, since: Ints, cause: str) -> None:
+        """These flows, each once, have been unobserved since then, if they were not before."""
+        new = self._since[flow] == 0
+        self._since[flow[new]] = since[new]
+        self._cause[flow[new]] = CAUSES.index(cause)
+        self._waiting += int(np.count_nonzero(new))
+
     def begin(self, flow: Ints, due: Ints, cause: str) -> None:
         """Slots that passed without a probe: their flows went unobserved with the last probe before."""
         flows, first = np.unique(flow, return_index=True)
-        new = self._since[flows] == 0
-        flows, first = flows[new], first[new]
         last_sent = self._ledger.last_sent_at[flows]
-        self._since[flows] = np.where(last_sent > 0, last_sent, due[first])
-        self._cause[flows] = CAUSES.index(cause)
-        self._waiting += len(flows)
+        self.begin_at(flows, np.where(last_sent > 0, last_sent, due[first]), cause)
 
     def end(self, flow: Ints, at: Ints) -> None:
         """Probes have left: what was unobserved ends with the first of each flow."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from probe.clock import Clock
 from probe.core.ledger import Ledger
 from probe.core.outage import TxError
-from probe.link.base import FrameSender
+from probe.link.base import Call, FrameSender
 from probe.session.filler import Filler
 from probe.session.flows import FlowTable
 
@@ -27,7 +27,6 @@ Ints = npt.NDArray[np.int64]
 SINGLY = 8
 SINGLY_COARSE = 2
 TOGETHER = 16
-FRAME_NS = 2000
 USUAL_NS = 20_000  # what a call of one frame may take before it counts as interrupted
 FAR = 1 << 62
 _MOST_ERROR = (1 << 32) - 1
@@ -77,8 +76,13 @@ class Queue:
         self._sent = 0  # how many of the written have left
         self._stamped = 0  # and how many of those the ledger knows
         self._sent_at = 0  # when the last frames were sent together, or were looked for
-        self._calls: list[tuple[int, int, int]] = []  # (frames, time before, time after) of each call that sent any
+        self._calls: list[Call] = []  # each that sent any
         self._done: list[tuple[npt.NDArray[Any], ...]] = []
+
+    @property
+    def blind_ns(self) -> int:
+        """Of the link (`FrameSender.blind_ns`)."""
+        return self._link.blind_ns
 
     def wait(self, flow: Ints, due: Ints) -> None:
         """Add slots. They follow those that are there, but for a flow that has just begun: its own lie between them."""
@@ -188,7 +192,7 @@ class Queue:
         """Send one frame; why it was not sent."""
         before, after, error = self._link.send_one(self._length_list[self._sent])
         if not error:
-            self._calls.append((1, before, after))
+            self._calls.append((1, before, after, 0))
             self._sent += 1
         return error
 
@@ -238,7 +242,7 @@ class Queue:
     def _collect(self) -> None:
         new = slice(self._stamped, self._sent)
         if self._sent > self._stamped:
-            count, before, after = np.array(self._calls, np.int64).T
+            count, before, after, apart = np.array(self._calls, np.int64).T
             times, earlier = np.repeat(before, count), np.zeros(self._sent - self._stamped, np.int64)
             # What a call of one frame commonly takes is part of the way; an interruption is not.
             later = np.repeat(np.maximum(after - before - self.usual_ns * (count == 1), 0), count)
@@ -246,7 +250,7 @@ class Queue:
                 # Frames that shared a call share its time, each placed at the start of its share. Of a call that took
                 # long, something else had a part, who knows where: rather a little too early than after the reply.
                 place = np.arange(len(times)) - np.repeat(np.cumsum(count) - count, count)
-                earlier += place * np.repeat(np.minimum((after - before) // count, FRAME_NS), count)
+                earlier += place * np.repeat(np.minimum((after - before) // count, apart), count)
                 times += earlier
                 later -= earlier
             error = (np.minimum(column, _MOST_ERROR).astype(np.uint32) for column in (earlier, later))

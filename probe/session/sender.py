@@ -160,6 +160,7 @@ class Sender:
             stack or NoStack(), self.ledger, self._liveness, clock, shared, tell, self.anchor, self._tell_state
         )
         self._findings = Findings(self.ledger, self._witness, self._streams, shared, tell, self.anchor, self._relieve)
+        self._gone: set[int] = set()  # transmitters whose link was gone when they last tried
         self._relief = True  # whether probes may leave in the middle of other work
         self._closing = False
         self._fine = 0  # flows that are to be paced finely
@@ -462,7 +463,7 @@ class Sender:
             self._queues[transmitter].wait(due.flow[mine], due.at_ns[mine])
 
     def _send(self, now: int) -> None:
-        for queue in self._queues:
+        for number, queue in enumerate(self._queues):
             while queue.next_due <= now:
                 if queue.next_due < now - STALL_NS:
                     self._after_stall(queue, now)
@@ -471,6 +472,9 @@ class Sender:
                 error = queue.send(now)
                 if error:
                     flow, due = queue.give_up(now)
+                    self._flush_stamps()
+                    if error == "link_down" and number not in self._gone:
+                        self._link_gone(number, now)
                     self._unsent(flow, due, _cause(error))
                     break
 
@@ -500,9 +504,10 @@ class Sender:
 
     def _flush_stamps(self) -> None:
         """Tell the ledger what has left since the last time."""
-        for queue in self._queues:
+        for number, queue in enumerate(self._queues):
             flow, sequence, at, due, error = queue.stamps()
             if len(flow):
+                self._gone.discard(number)
                 self._relieve()
                 self.ledger.stamp(flow, sequence, at, error)
                 self._relieve()
@@ -532,6 +537,16 @@ class Sender:
             self._flush_stamps()  # the span begins with the last probe that left before
             self.ledger.unsent(flow, due)
             self._absence.begin(flow, due, cause)
+
+    def _link_gone(self, number: int, now: int) -> None:
+        """A link takes nothing more. If that shows late only, what was missing before went the same way."""
+        self._gone.add(number)
+        blind_ns = self._queues[number].blind_ns
+        flow = np.flatnonzero((self.table.transmitter == number) & (self.ledger.last_sent_at > 0))
+        if blind_ns and len(flow):
+            since = self.ledger.link_lost(flow, now, blind_ns)
+            going_on = ~self.schedule.idle(flow)
+            self._absence.begin_at(flow[going_on], since[going_on], "link_down")
 
     def _drain(self, batches: int = MAX_BATCHES) -> bool:
         emptied = self._intake.drain(self._links.receivers(), batches)

@@ -54,7 +54,7 @@ def send_all(sender: FrameSender, frame: bytes, sequences: range, batch: int = 6
         count = write(sender, frame, sequences[at : at + batch], layout)
         result = sender.send(count, np.full(count, len(frame), np.int32))
         assert (result.sent, result.error) == (count, "")
-        assert [frames for frames, before, after in result.calls if before <= after] == [count]
+        assert [frames for frames, before, after, _ in result.calls if before <= after] == [count]
         at += count
 
 

@@ -76,8 +76,8 @@ class End:
         """Start it, and go on meanwhile."""
         return subprocess.Popen(["ip", "-n", self.namespace, *arguments])
 
-    def run(self, *command: str) -> None:
-        subprocess.run(["ip", "netns", "exec", self.namespace, *command], check=True, capture_output=True)
+    def run(self, *command: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(["ip", "netns", "exec", self.namespace, *command], check=True, capture_output=True)
 
     def set_link(self, state: str) -> None:
         self.ip("link", "set", self.interface, state)

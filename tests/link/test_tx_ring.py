@@ -9,7 +9,7 @@ import pytest
 
 from probe.errors import PeerError
 from probe.link.rx_ring import RxRing
-from probe.link.tx_ring import TxRing
+from probe.link.tx_ring import BLIND_NS, CLOSING_NS, TxRing
 
 from .frames import FILTER, FRAME, OCTETS, receive, send, send_all, sequences, taken, template, write
 from .netns import End, inside, wait_for
@@ -69,8 +69,8 @@ def test_a_batch_in_several_calls_each_with_its_times(ends):
     count = write(tx, frame, range(100))
     result = tx.send(count, np.full(count, len(frame), np.int32), together=16)
     assert (result.sent, result.error) == (100, "")
-    assert [frames for frames, _, _ in result.calls] == [16] * 6 + [4]
-    times = [at for _, before, after in result.calls for at in (before, after)]
+    assert [call[0] for call in result.calls] == [16] * 6 + [4]
+    times = [at for call in result.calls for at in call[1:3]]
     assert times == sorted(times)
     assert receive(rx, 100) == list(range(100))
 
@@ -81,7 +81,7 @@ def test_a_refusal_in_a_later_call_ends_the_batch(ends, wire):
     wire[0].run("nft", "add rule netdev t c @th,96,32 21 drop")  # low half of the sequence
     count = write(tx, frame, range(40))
     result = tx.send(count, np.full(count, len(frame), np.int32), together=16)
-    assert (result.sent, result.error, [frames for frames, _, _ in result.calls]) == (21, "send_error", [16, 5])
+    assert (result.sent, result.error, [call[0] for call in result.calls]) == (21, "send_error", [16, 5])
     wire[0].run("nft", "delete table netdev t")
     send(tx, frame, range(50, 52))
     assert receive(rx, 23) == [*range(21), 50, 51]
@@ -111,6 +111,7 @@ def test_a_run_of_free_slots_ends_at_the_end_of_the_ring(ends):
 @pytest.mark.parametrize("who", ["own", "peer"])
 def test_link_down_nothing_stale_leaves_later(ends, wire, who):
     tx, rx, frame = ends
+    assert tx.blind_ns == CLOSING_NS
     send(tx, frame, range(5))
     victim: End = wire[0 if who == "own" else 1]
     victim.set_link("down")
@@ -248,3 +249,37 @@ def test_through_the_queueing_discipline(wire):
         assert not tx.qdisc_bypass
         send_all(tx, template(a, b), range(200), batch=32)
         assert receive(rx, 200) == list(range(200))
+
+
+@pytest.mark.parametrize("who", ["own", "peer"])
+@pytest.mark.parametrize("singly", [False, True])
+def test_what_the_queueing_discipline_throws_away_has_not_left(wire, who, singly):
+    """Without a carrier it takes all, and says nothing."""
+    a, b = wire
+    with a.inside():
+        tx = TxRing(a.ifindex, slots=4096, qdisc_bypass=False)
+    with b.inside():
+        rx = RxRing(b.ifindex, FILTER)
+    frame = template(a, b)
+
+    def try_to_send(start: int) -> str:
+        if not singly:
+            result = send(tx, frame, range(start, start + 10))
+            assert (result.sent, result.error) in ((10, ""), (0, "link_down"))
+            return result.error
+        write(tx, frame, range(start, start + 1))
+        return tx.send_one(len(frame))[2]
+
+    with closing(tx), closing(rx):
+        assert try_to_send(0) == ""
+        before = receive(rx, 1 if singly else 10)
+        wire[0 if who == "own" else 1].set_link("down")
+        # The kernel takes its time, up to a second after it did so for any other interface.
+        wait_for(lambda: try_to_send(100) == "link_down", within_s=BLIND_NS / 1e9)
+        assert [try_to_send(200) for _ in range(50)] == ["link_down"] * 50
+        assert tx.blind_ns == BLIND_NS
+        wire[0 if who == "own" else 1].set_link("up")
+        wait_for(lambda: "LOWER_UP" in wire[0].ip("link", "show", "veth0"))
+        wait_for(lambda: try_to_send(300) == "")
+        assert set(receive(rx, 1)) == set(range(300, 301 if singly else 310))
+        assert before[0] == 0

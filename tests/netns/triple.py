@@ -5,6 +5,7 @@ s  a0 10.211.1.2/24, fd11:1::2/64  ──  a1 .1, ::1  r  b0 10.211.2.1/24, fd11
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import json
@@ -174,6 +175,10 @@ class Capture:
                 frame, ancillary, _, _ = self._socket.recvmsg(256, 64)
             except BlockingIOError:
                 return self._packets
+            except OSError as error:
+                if error.errno != errno.ENETDOWN:  # it was; packets come again when it is up
+                    raise
+                continue
             stamp = next(data for _, kind, data in ancillary if kind == _SO_TIMESTAMPNS)
             seconds, ns = struct.unpack("qq", stamp)
             packet = _dissect(frame, seconds * SECOND + ns)
@@ -469,6 +474,19 @@ class Triple:
         self.ip(self.sender, "addr replace 10.211.1.2/24 dev a0", "-6 addr replace fd11:1::2/64 dev a0 nodad")
         self.ip(self.sender, "link set a0 up", "route replace default via 10.211.1.1")
         self.ip(self.sender, "-6 addr replace fd11:1::2/64 dev a0 nodad", "-6 route replace default via fd11:1::1")
+
+    def unplug(self) -> None:
+        """Take the sender's carrier, from the router's side. Its interface stays up, and its kernel is slow to notice.
+
+        It was so busy with another link a moment ago that it takes up to a second.
+        """
+        self.ip(self.sender, "link add busy type veth peer name busy2", "link set busy2 up", "link set busy up")
+        self.ip(self.sender, "link del busy")
+        self.ip(self.router, "link set a1 down")
+
+    def plug_in(self) -> None:
+        """Give it back, and the router its address."""
+        self.ip(self.router, "link set a1 up", "-6 addr replace fd11:1::1/64 dev a1 nodad")
 
     def close(self) -> None:
         self.reset()

@@ -271,7 +271,7 @@ class SlowLink(Bench):
             before = self.clock.mono
             result = send(count, lengths, together)
             self.clock.advance(takes_ns)
-            return result._replace(calls=[(count, before, self.clock.mono)])
+            return result._replace(calls=[(count, before, self.clock.mono, 2000)])
 
         self.link.sender.send = slow
 

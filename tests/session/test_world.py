@@ -206,6 +206,44 @@ def test_what_we_did_not_send_is_unobserved_and_splits_the_bounds(trouble, cause
         assert bounds["lower"] <= 600 * MS <= bounds["upper"] == edges["first_ok"] - edges["last_ok"]
 
 
+@pytest.mark.parametrize("kind", ["udp", "tcp", "icmp"])
+@pytest.mark.parametrize("threshold", [50 * MS, 300 * MS, 2 * S])
+@pytest.mark.parametrize("blind", [1100 * MS, 250 * MS, 0])
+def test_what_a_link_threw_away_before_it_said_so_is_no_outage(kind, threshold, blind):
+    """No further back than it may have done so, and nothing that was lost before an answer came."""
+    with world(11) as network:
+        life = network.add(0, kind, rate=500, threshold=threshold)
+        network.run(300 * MS)
+        network.out.weather = Weather(dark=True)
+        network.run(100 * MS)
+        network.out.weather = Weather()
+        network.run(100 * MS)
+        network.out.weather = network.back.weather = Weather(dark=True)  # the carrier goes
+        gone = network.clock.mono
+        network.run(400 * MS)
+        for door in network.doors:
+            door.blind_ns = blind
+        network.shut("link_down")
+        told = network.clock.mono
+        network.run(300 * MS)
+        network.settle()
+        [flow] = network.document()["flows"]
+        assert laws(network.document(), settled=True) == []
+        sent = sorted((probe.sent, bool(probe.answered)) for probe in life.probes.values())
+        missing = [at for at, answered in sent if not answered]
+        before, after = [at for at in missing if at < gone - 50 * MS], [at for at in missing if at >= gone - 50 * MS]
+        excused = flow["counts"]["dropped_locally"]
+        assert len(before) == 50 and len(after) in range(200, 205)
+        assert 0 <= excused - min(blind // (2 * MS), len(after)) <= 3  # with those that were on their way
+        assert flow["counts"]["lost"] == len(missing) - excused
+        assert len(flow["outages"]) == 1 + (blind < 400 * MS)
+        [span] = flow["unobserved"]
+        anchor = network.sender.anchor
+        last = max(at for at, answered in sent if answered and at < told) if blind > 400 * MS else told - blind
+        assert span["cause"] == "link_down" and abs(span["start_ns"] - anchor - last) <= 8 * MS
+        assert span["end_ns"] - anchor == next(at for at, _ in sent if at > told)
+
+
 @pytest.mark.parametrize(
     ("rate", "stalled_ms", "late"), [(1000, 15, 15), (10_000, 12, 120), (10_000, 15, 50), (1000, 40, 5), (50, 15, 0)]
 )
