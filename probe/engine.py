@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from probe.link.quiet import QuietPorts
 from probe.link.raw_ip import RawIpSender
 from probe.link.rx_blocks import RxBlocks
 from probe.link.rx_ring import RxRing
+from probe.link.tx_gso import TxGso
 from probe.link.tx_ring import TxRing
 from probe.priority import come_first, stay_awake
 from probe.session import echo, loop
@@ -54,10 +56,11 @@ class SenderLinks:
 
     Args:
         rate_pps: Total rate to expect; sets the depth of the rings, which is what absorbs a busy scheduler.
+        cut: Interfaces on which many datagrams go in one piece (`offload.cut_by_kernel`).
     """
 
-    def __init__(self, rate_pps: float):
-        self._rate = rate_pps
+    def __init__(self, rate_pps: float, cut: Container[int] = ()):
+        self._rate, self._cut = rate_pps, cut
         self._transmitters: dict[tuple[str, int], FrameSender] = {}
         self._receivers: dict[int, RxBlocks] = {}
 
@@ -72,8 +75,9 @@ class SenderLinks:
                 self._transmitters[key] = RawIpSender(slots=4096, slot_octets=octets)
             else:
                 # A ring that stays in the processor's cache: frames are written only shortly before they leave.
+                sender = TxGso if ifindex in self._cut and not kind.endswith("-control") else TxRing
                 bypass = self._rate > HIGH_RATE_PPS
-                self._transmitters[key] = TxRing(ifindex, slots=4096, slot_octets=octets, qdisc_bypass=bypass)
+                self._transmitters[key] = sender(ifindex, slots=4096, slot_octets=octets, qdisc_bypass=bypass)
         return self._transmitters[key]
 
     def receivers(self) -> list[FrameReceiver]:
@@ -100,14 +104,14 @@ class SenderLinks:
 class ReflectorLinks:
     """Rings for a Session-Reflector: one receive ring on one or all interfaces, and a way back out of each."""
 
-    def __init__(self, ifindex: int, udp: int, tcp: int):
+    def __init__(self, ifindex: int, udp: int, tcp: int, cut: Container[int] = ()):
         # Small frames have slots of their own: many, and close together in memory.
         self._receivers = [
             RxRing(ifindex, self._filter(udp, tcp, longest=SMALL_SLOT), slots=65536, slot_octets=SMALL_SLOT),
             RxRing(ifindex, self._filter(udp, tcp, shortest=SMALL_SLOT + 1), slots=4096, slot_octets=LARGE),
         ]
         self._transmitters: dict[tuple[int, int, bool], FrameSender] = {}
-        self._fast = False
+        self._fast, self._cut = False, cut
 
     @staticmethod
     def _filter(udp: int, tcp: int, *, shortest: int = 0, longest: int | None = None) -> Program:
@@ -132,7 +136,8 @@ class ReflectorLinks:
             if socket.if_indextoname(ifindex) == "lo":
                 self._transmitters[key] = RawIpSender(slots=4096, slot_octets=size)
             else:
-                self._transmitters[key] = TxRing(ifindex, slots=4096, slot_octets=size, qdisc_bypass=self._fast)
+                sender = TxGso if self._fast and ifindex in self._cut else TxRing
+                self._transmitters[key] = sender(ifindex, slots=4096, slot_octets=size, qdisc_bypass=self._fast)
         return self._transmitters[key]
 
     def close(self) -> None:
@@ -156,7 +161,7 @@ def ranges(ids: list[int]) -> list[tuple[int, int]]:
 def run_sender(channel: Channel, shared: SharedState, options: argparse.Namespace, stop: Any) -> None:
     """Be a Session-Sender until stopped."""
     require_raw()  # rings are opened flow by flow; a missing privilege should show before
-    links, ports = SenderLinks(options.rate), QuietPorts()
+    links, ports = SenderLinks(options.rate, options.cut), QuietPorts()
     with contextlib.closing(links), contextlib.closing(ports):
         recording = Recording(options.record) if options.record >= 0 else None
         sender = Sender(
@@ -183,7 +188,7 @@ def run_reflector(channel: Channel, shared: SharedState, options: argparse.Names
             ports.reserve_one("udp", options.udp)
         if options.tcp:
             ports.reserve_one("tcp", options.tcp)
-        links = ReflectorLinks(options.ifindex, options.udp, options.tcp)
+        links = ReflectorLinks(options.ifindex, options.udp, options.tcp, options.cut)
         with contextlib.closing(links):
             reflector = reflecting.Reflector(
                 links,
@@ -273,6 +278,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--authenticated", action="store_true")
     parser.add_argument("--error-estimate", type=int, default=1)
     parser.add_argument("--sync-source", type=int, default=0)
+    parser.add_argument("--cut", type=int, action="append", default=[])
     parser.add_argument("--cpu", type=int)
     parser.add_argument("--realtime", action="store_true")
     options = parser.parse_args(argv)

@@ -8,7 +8,9 @@ import time
 from collections.abc import Hashable, Iterable
 
 from probe.core.events import FlowSpec
+from probe.engine import HIGH_RATE_PPS
 from probe.errors import HaprobeError, PeerError
+from probe.link.offload import cut_options
 from probe.link.path import Path, PathMonitor
 from probe.prepare import PreparedFlow, host_address, prepare, stream_command
 from probe.recorder import FlowTrack, Listener, Recorder
@@ -51,6 +53,8 @@ class Prober:
         rate = sum(spec.rate_pps for spec in specs)
         capacity = len(specs) + SPARE_FLOWS
         options, inherit = ["--rate", str(rate), *placement.options()], [] if spool_fd is None else [spool_fd]
+        if rate > HIGH_RATE_PPS:  # many are due at once
+            options += cut_options()
         if spool_fd is not None:
             options += ["--record", str(spool_fd)]
         self.engine = Engine("sender", options, self.recorder.take, capacity, inherit=inherit)

@@ -10,6 +10,7 @@ from typing import Any
 from probe.errors import UsageError
 from probe.interrupts import interruptible
 from probe.keys import read_key
+from probe.link.offload import cut_options
 from probe.supervise import ANYWHERE, Engine, Placement
 from probe.timesync import host_clock
 
@@ -32,7 +33,7 @@ def reflector_engine(
     clock = host_clock()
     options = ["--udp", str(udp or 0), "--tcp", str(tcp or 0), *placement.options()]
     options += ["--error-estimate", str(clock.error_estimate()), "--sync-source", str(clock.reference)]
-    options += _admission(interface, allow)
+    options += [*_admission(interface, allow), *cut_options()]
     if key_file is None:
         return Engine("reflector", options, _ignore)
     return Engine("reflector", [*options, "--authenticated"], _ignore, first={"key": read_key(key_file).hex()})

@@ -41,6 +41,7 @@ ABSENT = {
 EXCEPTIONS = {
     "link/path.py": {"pyroute2"},  # runs in the control process: routes and neighbours
     "link/neighbour.py": {"pyroute2"},  # the same, for path.py
+    "link/offload.py": {"pyroute2"},  # runs in the control process: before an engine starts
     "wire/craft.py": {"scapy"},  # runs in the control process: builds each flow's template once
 }
 

@@ -546,5 +546,30 @@ def test_a_step_measures_through_them(capfd):
     assert step.reflector_cpu is not None
 
 
+@pytest.mark.netns
+def test_what_goes_to_the_kernel_in_one_piece_is_many_packets_on_the_way():
+    """Of each probe that is told as sent, the router sees a packet, and of each answer."""
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    rules = "add table ip t; add counter ip t out; add counter ip t back; add counter ip t long;"
+    rules += "add chain ip t c { type filter hook forward priority 0; };"
+    rules += "add rule ip t c udp dport 862 counter name out; add rule ip t c udp sport 862 counter name back;"
+    rules += "add rule ip t c udp length > 1000 counter name long"
+
+    def counted(name: str) -> int:
+        command = network.command("router", ["nft", "-j", "list", "counter", "ip", "t", name])
+        told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        return int(told["nftables"][1]["counter"]["packets"])
+
+    with testbed.opened() as network, bench.reflecting(network) as reflector:
+        subprocess.run(network.command("router", ["nft", rules]), check=True)
+        step = bench.run_step(network, ["udp"], 60_000, 1.0, reflector)
+        out, back = counted("out"), counted("back")
+        assert counted("long") == 0
+    assert step.sent == out > 10_000
+    assert step.received + step.late + step.dropped_locally == back
+    assert (step.lost, step.outages) == (0, 0)
+
+
 def replace_target(network: testbed.Testbed) -> testbed.Testbed:
     return replace(network, target="no-such-host.invalid")

@@ -11,14 +11,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyroute2 import IPRoute
+from pyroute2.ethtool.ioctl import IoctlEthtool
 
 from probe.errors import HaprobeError, PrivilegeError
 from probe.lab import namespace, processes
+from probe.link import offload
 
 PREFIX = "haprobe-bench-"
 TARGET = "10.213.2.2"
@@ -137,5 +139,14 @@ def _configure(addresses: dict[str, list[str]], gateway: str) -> None:
                 host, length = address.split("/")
                 ipr.addr("add", index=index, address=host, prefixlen=int(length))
             ipr.link("set", index=index, state="up")
+            _cut_up(interface)
         if gateway:
             ipr.route("add", dst="0.0.0.0/0", gateway=gateway)
+
+
+def _cut_up(interface: str) -> None:
+    """Let the kernel cut up what a program gives it in one piece, as for a card: a veth would pass it on whole."""
+    with closing(IoctlEthtool(interface)) as tool:
+        features = tool.get_features()
+        features[offload.FEATURE] = False
+        tool.set_features(features)
