@@ -2,7 +2,7 @@
 
 The kernel packs frames into a block and hands it over whole, when it is full or RETIRE_MS old: its work per frame and
 ours is smaller than with a slot for each (rx_ring.py), and a stall of the reader is bridged by memory that frames fill
-densely. Frames are thus read a few milliseconds after they came, which changes no stamp. `take` copies them out, so
+densely. Frames are thus read some milliseconds after they came, which changes no stamp. `take` copies them out, so
 that a block goes back at once and all that follows works on memory in cache.
 """
 
@@ -21,7 +21,7 @@ from probe.link import abi
 from probe.link.base import NO_FRAMES, Frames, Int64Array
 from probe.link.receiver import RingSocket
 
-RETIRE_MS = 4
+RETIRE_MS = 10
 # Every frame that came is handed over within this, also when the kernel's timers run late.
 LAG_NS = 50_000_000
 NARROWEST = 192  # octets of a row that `take` gives, at least
