@@ -26,6 +26,7 @@ from probe.errors import HaprobeError, PrivilegeError, UsageError
 from probe.link import bpf, require_raw
 from probe.link.abi import Program
 from probe.link.base import FrameReceiver, FrameSender
+from probe.link.interface_drops import InterfaceDrops
 from probe.link.kernel_tcp import KernelStack
 from probe.link.quiet import QuietPorts
 from probe.link.raw_ip import RawIpSender
@@ -63,6 +64,7 @@ class SenderLinks:
         self._rate, self._cut = rate_pps, cut
         self._transmitters: dict[tuple[str, int], FrameSender] = {}
         self._receivers: dict[int, RxBlocks] = {}
+        self._interfaces = InterfaceDrops()
 
     def transmitter(self, key: tuple[str, int]) -> FrameSender:
         """The link of `key`: (`ethernet` or `local`, with `-large` for frames that need large slots, `-control`;
@@ -94,7 +96,11 @@ class SenderLinks:
             octets = max(1 << 17 if self._rate > HIGH_RATE_PPS else 1 << 14, mmap.PAGESIZE)
             self._receivers[key[1]] = RxBlocks(key[1], program, blocks=512, block_octets=octets)
 
+    def interface_drops(self) -> int:
+        return self._interfaces.take(self._receivers)
+
     def close(self) -> None:
+        self._interfaces.close()
         for sender in self._transmitters.values():
             sender.close()
         for ring in self._receivers.values():
@@ -112,6 +118,7 @@ class ReflectorLinks:
         ]
         self._transmitters: dict[tuple[int, int, bool], FrameSender] = {}
         self._fast, self._cut = False, cut
+        self._interfaces, self._listened = InterfaceDrops(), (ifindex,) if ifindex else None
 
     @staticmethod
     def _filter(udp: int, tcp: int, *, shortest: int = 0, longest: int | None = None) -> Program:
@@ -140,7 +147,11 @@ class ReflectorLinks:
                 self._transmitters[key] = sender(ifindex, slots=4096, slot_octets=size, qdisc_bypass=self._fast)
         return self._transmitters[key]
 
+    def interface_drops(self) -> int:
+        return self._interfaces.take(self._listened)
+
     def close(self) -> None:
+        self._interfaces.close()
         for receiver in self._receivers:
             receiver.close()
         for sender in self._transmitters.values():

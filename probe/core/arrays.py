@@ -74,3 +74,10 @@ def count_in(counts: Ints, groups: Ints) -> None:
         np.add.at(counts, groups, 1)  # a few places, of many
     else:
         counts += np.bincount(groups, minlength=len(counts))
+
+
+def spans(edge: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """(start, end) of each group, given where groups begin."""
+    starts = np.flatnonzero(edge)
+    ends = np.r_[starts[1:], len(edge)]
+    return [(int(a), int(b)) for a, b in zip(starts, ends, strict=True)]

@@ -21,7 +21,7 @@ LATE: Final = 3
 LOST: Final = 4  # direction unknown
 LOST_FORWARD: Final = 5
 LOST_REVERSE: Final = 6
-DROPPED: Final = 7  # our own receive ring had no room for the reply
+DROPPED: Final = 7  # our own receive ring or interface had no room for the reply
 
 OK, GONE, MUTE = 0, 1, 2  # what a probe says about one direction: passed, lost there, nothing
 

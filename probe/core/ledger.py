@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,8 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from probe.core.account import Account, Correction, tally
-from probe.core.arrays import all_are, count_in, cumcount, distinct, only, order_of
+from probe.core.arrays import all_are, count_in, cumcount, distinct, only, order_of, spans
 from probe.core.direction import ReflectorView
+from probe.core.drops import COUNTED_LATE_NS, MANY, Drops, LinkLoss
 from probe.core.events import Outage
 from probe.core.fate import (
     COLUMN,
@@ -53,7 +54,8 @@ Fates = npt.NDArray[np.uint8]
 
 RETENTION_S = 60
 MIN_SLOTS, MAX_SLOTS = 1 << 6, 1 << 18
-FAR = 1 << 62
+# What was lost is remembered for drops that are found late: so long beyond those that are just settled.
+REMEMBERED_NS = COUNTED_LATE_NS + 1_000_000_000
 MOST_PARTS = 1 << 12  # of the account of a run that outlasts its ring
 
 
@@ -78,24 +80,6 @@ class _Sent(NamedTuple):
     def without(self, flow: int) -> _Sent:
         keep = self.flow != flow
         return self if keep.all() else _Sent(*(column[keep] for column in self))
-
-
-@dataclass(slots=True)
-class _Drops:
-    """Replies that our ring dropped in a span of time; `left` may still be given to missing probes."""
-
-    start: int
-    end: int
-    left: int
-    flow: int = -1  # -1: of any flow
-
-
-@dataclass(slots=True)
-class _LinkLoss:
-    """A link of ours was found gone at `end`: what flows had sent there after `since` may have ended here."""
-
-    since: Ints  # by flow index; FAR: not on that link
-    end: int
 
 
 class Ledger:
@@ -128,8 +112,10 @@ class Ledger:
         self._open: dict[int, None] = {}  # flows in an outage or a run of losses, in the order of their turn
         self._longest = 0  # threshold that every ring is large enough for
         self._log: deque[_Sent] = deque()  # what has been sent and is not settled, ascending in time
-        self._drops: list[_Drops] = []
-        self._link_losses: list[_LinkLoss] = []
+        self._drops: list[Drops] = []
+        self._excused: list[tuple[int, int, int]] = []  # of drops that have been dealt with, see `drain_excused`
+        self._lost: deque[_Sent] = deque()  # what was settled as lost of late
+        self._dropping_to = -1  # when an interface was last found to have dropped something
         self._outages: dict[int, FlowOutages] = {}
         self._awaiting: dict[int, tuple[int, int]] = {}  # flow to the range of losses whose direction may yet be told
         self._dirty: dict[int, int] = {}  # flow to the lowest sequence whose fate was corrected
@@ -176,7 +162,11 @@ class Ledger:
 
     def remove(self, flow: int) -> None:
         """Stop accounting for a flow; its slots are free for others."""
-        self._log = deque(rest for sent in self._log if len((rest := sent.without(flow)).at))
+        self._log, self._lost = (
+            deque(rest for sent in log if len((rest := sent.without(flow)).at)) for log in (self._log, self._lost)
+        )
+        self._excused = [entry for entry in self._excused if entry[0] != flow]
+        self._drops = [drops for drops in self._drops if drops.forget(flow)]
         self._threshold[flow] = 0
         for part in (self._rings, self._account, self._told):
             part.remove(flow)
@@ -338,7 +328,7 @@ class Ledger:
         if (sequence > before).all():
             self.max_seen[flow] = sequence
             return
-        for start, end in _spans(edge):
+        for start, end in spans(edge):
             f, seq = flow[start], sequence[start:end]
             top = np.maximum.accumulate(np.r_[self.max_seen[f], seq])
             self.live[f, COLUMN["reordered"]] += int((seq < top[:-1]).sum())
@@ -373,7 +363,42 @@ class Ledger:
         """Our receive ring lost `count` frames between `start` and `end`: that many missing replies are our own
         doing.
         """
-        self._drops.append(_Drops(start - max(self._max_rtt * 2, 10_000_000), end, count))
+        self._drops.append(Drops(self._first_hit(start), end, count))
+
+    def interface_dropped(self, start: int, end: int, count: int) -> None:
+        """An interface of ours had no room for `count` frames, which showed between `start` and `end`.
+
+        They may have been anybody's. So the flows that went unobserved are those that missed something, which is known
+        only later (`drain_excused`). And a count may be late: what is left over excuses earlier probes, once those of
+        the span have their fate. Where it rises again and again, nobody can tell which rise is whose, and the oldest
+        probes come first.
+        """
+        goes_on, self._dropping_to = start <= self._dropping_to, end
+        start = self._first_hit(start)
+        drops = Drops(start, end, count, earlier=start - COUNTED_LATE_NS, untold=True)
+        self._drops.append(drops)
+        if not goes_on:
+            self._excuse_lost(drops)
+            return
+        for every in self._drops:
+            self._widen(every)
+
+    def _widen(self, drops: Drops) -> None:
+        """Let drops whose count may be late excuse earlier probes as well."""
+        if drops.left and drops.earlier < drops.start:
+            drops.start = drops.earlier
+            self._excuse_lost(drops)
+
+    def _first_hit(self, start: int) -> int:
+        """TX time of the first probe whose reply may have met what was dropped from `start` on."""
+        return start - max(self._max_rtt * 2, 10_000_000)
+
+    def drain_excused(self) -> list[tuple[int, int, int]]:
+        """(flow, first, last) since the last call: the TX times between which probes of a flow were excused, for drops
+        of an interface or of a reflector. Once for each flow and each telling of drops.
+        """
+        excused, self._excused = self._excused, []
+        return excused
 
     def link_lost(self, flow: Ints, at: int, blind_ns: int) -> Ints:
         """The link of these flows was found gone at `at`, perhaps `blind_ns` late: what they sent since they were
@@ -383,41 +408,52 @@ class Ledger:
             Since when, of each flow.
         """
         since: Ints = np.maximum(self.last_answered_at[flow], at - blind_ns - 2 * self._max_rtt)
-        every = np.full(self._capacity, FAR, np.int64)
+        every = np.full(self._capacity, at, np.int64)
         every[flow] = since
-        self._link_losses.append(_LinkLoss(every, at))
-        for f in [f for f in flow.tolist() if f in self._missed]:
-            self._excuse(f, int(every[f]) + 1, at, LOST_FATES)
+        loss = LinkLoss(int(since.min()), at, MANY, since=every)
+        self._drops.append(loss)
+        self._excuse_lost(loss)
         return since
 
     # --- what the reflector tells ------------------------------------------------------------------------------
 
-    def their_drops(self, flow: Ints, at: Ints, drops: Ints) -> list[tuple[int, int, int]]:
+    def their_drops(self, flow: Ints, at: Ints, drops: Ints) -> None:
         """Take in how many frames our own reflector had no room for (`Told.drops`).
 
         That many missing probes of the flow, around the time of the reply that tells, are the instrument's doing and
         not the network's. Several flows may be excused for the same drops: rather too many than an outage that was
         none.
-
-        Returns:
-            (flow, start, end) of each span in which that happened.
         """
-        spans = [_Drops(start, end, lost, f) for f, start, end, lost in self._told.drops(flow, at, drops)]
-        for span in spans:
-            # Settled as lost before the reflector could tell.
-            span.left -= self._excuse(span.flow, span.start, span.end, (LOST, LOST_FORWARD), span.left)
-        self._drops += spans
-        return [(span.flow, span.start, span.end) for span in spans]
+        for f, start, end, lost in self._told.drops(flow, at, drops):
+            theirs = Drops(start, end, lost, f, untold=True)
+            if f in self._missed:
+                self._excuse(theirs)
+            self._drops.append(theirs)
 
-    def _excuse(self, flow: int, start: int, end: int, lost_as: Collection[int], most: int = FAR) -> int:
-        """Take back that probes sent from `start` to `end` were lost so: we dropped them. How many, `most` at most."""
-        sequence = np.arange(self._oldest(flow), int(self._settled_seq[flow]))
+    def _excuse(self, drops: Drops) -> None:
+        """Probes that were settled as lost before the reflector could tell that it had dropped them."""
+        sequence = np.arange(self._oldest(drops.flow), int(self._settled_seq[drops.flow]))
+        self._give(drops, np.full(len(sequence), drops.flow), sequence)
+
+    def _excuse_lost(self, drops: Drops) -> None:
+        """Probes of any flow that were settled as lost of late, before this host found its own drops."""
+        recent = [sent for sent in self._lost if sent.at[-1] >= drops.start]
+        if not recent or not drops.left:
+            return
+        lost = _Sent(*(np.concatenate(column) for column in zip(*recent, strict=True)))
+        held = lost.sequence >= np.maximum(self.next_seq - self._rings.slots, self._floor)[lost.flow]
+        self._give(drops, lost.flow[held], lost.sequence[held])
+
+    def _give(self, drops: Drops, flow: Ints, sequence: Ints) -> None:
+        """Excuse some of these settled probes, the first that may be."""
         slot = self._rings.places(flow, sequence)
         fate, at = self._rings.fate[slot], self._rings.sent_at[slot]
-        mine = np.flatnonzero((at >= start) & (at <= end) & np.isin(fate, list(lost_as)))[:most]
-        for value in lost_as:
-            self._attribute(flow, sequence[mine[fate[mine] == value]], value, DROPPED)
-        return len(mine)
+        mine = np.flatnonzero(drops.may_excuse(flow, at, fate))[: drops.left]
+        drops.give(flow[mine], at[mine])
+        for f in distinct(flow[mine]):
+            for value in LOST_FATES:
+                self._attribute(f, sequence[mine[(flow[mine] == f) & (fate[mine] == value)]], value, DROPPED)
+            self.relieve()
 
     def reports(self, flow: Ints, sequence: Ints, report: Reports) -> None:
         """Take in what our own reflector says in a batch of replies: which losses were on the way out.
@@ -543,9 +579,20 @@ class Ledger:
         for flow in self._crowded():
             self._summarise(flow)
             self.relieve()
-        self._drops = [d for d in self._drops if d.left and d.end >= self._horizon]
-        self._link_losses = [loss for loss in self._link_losses if loss.end >= self._horizon]
+        self._retire_drops(last=last)
         self._account.close(self._horizon, last=last)
+
+    def _retire_drops(self, *, last: bool) -> None:
+        """Done with drops that are used up, or whose probes all have their fate."""
+        while self._lost and self._lost[0].at[-1] < self._horizon - REMEMBERED_NS:
+            self._lost.popleft()
+        over = [last or not drops.left or drops.end < self._horizon for drops in self._drops]
+        if not any(over):
+            return
+        for drops in itertools.compress(self._drops, over):
+            self._widen(drops)
+            self._excused += drops.excused()
+        self._drops = [drops for drops, gone in zip(self._drops, over, strict=True) if not gone]
 
     def _settle(self, flow: Ints, sequence: Ints) -> None:
         one = only(flow)
@@ -565,6 +612,9 @@ class Ledger:
             self._rings.fate[slot[missing]] = fate[missing]
             if self.on_fate is not None:
                 self.on_fate(flow[missing], sequence[missing], sequence[missing], PENDING, fate[missing])
+            lost = missing & IS_LOST[fate]
+            if lost.any():
+                self._lost.append(_Sent(flow[lost], sequence[lost], self._rings.sent_at[slot[lost]]))
         tally(self._account.closed, ("scheduled", "sent"), flow)
         for value in distinct(fate):
             name, of = FATE_COLUMN[value], flow[fate == value]
@@ -610,7 +660,7 @@ class Ledger:
         order = order_of(flow)
         flow, sequence, slot, fate = flow[order], sequence[order], slot[order], fate[order]
         edge = np.r_[True, flow[1:] != flow[:-1]]
-        for start, end in _spans(edge):
+        for start, end in spans(edge):
             self.relieve()
             f = int(flow[start])
             outages = self._outages[f]
@@ -697,16 +747,13 @@ class Ledger:
                 first, last = self._awaiting.get(f, (int(unknown[0]), 0))
                 self._awaiting[f] = (first, max(last, int(unknown[-1])))
             self.relieve()
-        for drops in self._drops:
-            theirs = (flow == drops.flow) | (drops.flow < 0)
-            # What never came to the reflector was not dropped here, and what did come to it not there.
-            never = LOST_FORWARD if drops.flow < 0 else LOST_REVERSE
-            theirs &= (at >= drops.start) & (at <= drops.end) & IS_LOST[fate] & (fate != never)
-            inside = np.flatnonzero(theirs)[: drops.left]
-            fate[inside] = DROPPED
-            drops.left -= len(inside)
-        for loss in self._link_losses:
-            fate[(at > loss.since[flow]) & (at <= loss.end) & IS_LOST[fate]] = DROPPED
+        if self._drops and IS_LOST[fate].any():
+            concerned = {-1, *distinct(flow)}
+            for drops in self._drops:
+                if drops.left and drops.flow in concerned:
+                    inside = np.flatnonzero(drops.may_excuse(flow, at, fate))[: drops.left]
+                    fate[inside] = DROPPED
+                    drops.give(flow[inside], at[inside])
         return fate
 
     # --- outages -----------------------------------------------------------------------------------------------
@@ -779,10 +826,3 @@ class Ledger:
             end -= len(sequence)
             step *= 4
         return None
-
-
-def _spans(edge: Bools) -> list[tuple[int, int]]:
-    """(start, end) of each group, given where groups begin."""
-    starts = np.flatnonzero(edge)
-    ends = np.r_[starts[1:], len(edge)]
-    return [(int(a), int(b)) for a, b in zip(starts, ends, strict=True)]

@@ -68,7 +68,7 @@ class Absence:
             self.tell(flows[same], since[same], at[same], CAUSES[number])
 
     def tell(self, flow: Ints, start: Ints, end: Ints, cause: str) -> None:
-        """These flows, each once, went unobserved in these spans (CLOCK_MONOTONIC ns)."""
+        """These flows went unobserved in these spans (CLOCK_MONOTONIC ns)."""
         for f, a, b in zip(flow.tolist(), start.tolist(), end.tolist(), strict=True):
             self._ledger.unobserved(f, a, b)
         for part in (slice(i, i + MOST_SPANS) for i in range(0, len(flow), MOST_SPANS)):

@@ -53,7 +53,6 @@ class Intake:
         shared: Histograms and counters.
         tell: Called with each event.
         on_drops: Called with (start, end, frames) when a ring had no room, CLOCK_MONOTONIC ns.
-        on_their_drops: Called with (flow, start, end) when a reflector of ours had none.
         on_replies: Called with the flows, sequences, arrival times, what the ledger made of them, TTLs, and the
             reflector's receive and send times of every batch of replies.
         catch_up: Called when frames have been taken from a ring: the ledger must know of their probes before they are
@@ -70,15 +69,13 @@ class Intake:
         shared: SharedState,
         tell: Callable[[dict[str, Any]], None],
         on_drops: Callable[[int, int, int], None],
-        on_their_drops: Callable[[int, int, int], None],
         on_replies: OnReplies,
         catch_up: Callable[[], None] = lambda: None,
         relieve: Callable[[], None] = lambda: None,
     ):
         self._table, self._ledger, self._connections = table, ledger, connections
         self._clock, self._shared, self._tell, self._on_drops = clock, shared, tell, on_drops
-        self._on_their_drops, self._on_replies = on_their_drops, on_replies
-        self._catch_up, self._relieve = catch_up, relieve
+        self._on_replies, self._catch_up, self._relieve = on_replies, catch_up, relieve
         capacity = table.capacity
         self.rtt_recent = np.zeros(capacity, np.int64)
         self.drained_to = clock.mono_ns()  # every reply that arrived by then is in the ledger
@@ -343,8 +340,7 @@ class Intake:
         columns = (part[name] for name in ("boot", "q", "gap_total", "gap_index", "gap_start", "gap_length"))
         self._ledger.reports(flow, sequence, Reports(*columns))
         self._relieve()
-        for f, start, end in self._ledger.their_drops(flow, at, part["drops"]):
-            self._on_their_drops(f, start, end)
+        self._ledger.their_drops(flow, at, part["drops"])
         self._relieve()
         self._translations(part, flow, sequence)
 

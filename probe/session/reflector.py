@@ -109,7 +109,7 @@ class Reflector:
             allowed=self._permitted,
             error_estimate=error_estimate,
         )
-        self._drops = 0  # requests that our ring had no room for, and replies that could not be sent
+        self._drops = 0  # requests that our ring or interface had no room for, and replies that could not be sent
         self._next_tick = 0
         self._reflected = self._ticked = 0  # replies at the last tick, and its time
         self._pause = SHORTEST_PAUSE_NS  # by the busiest session's rate
@@ -149,6 +149,7 @@ class Reflector:
         return MANY_PAUSE_NS if answered >= MANY else min(max(self._pause, 2 * self._cost), LONGEST_PAUSE_NS)
 
     def _tick(self, now: int) -> None:
+        self._drops += self._links.interface_drops()  # anybody's frames; a sender excuses no more than it misses
         self._probes.expire(now)
         self._listener.expire(now)
         # Replies that wait cross the way back together, and its outages are measured in steps of the wait. So it is

@@ -89,6 +89,9 @@ class _Stage:
     def listen(self, key: tuple[str, int], owned: dict[str, list[int]]) -> None:
         """Everything is heard."""
 
+    def interface_drops(self) -> int:
+        return 0
+
     def reserve(self, proto: Any, address: str, count: int) -> list[int]:
         return list(range(50_000, 50_000 + count))
 
@@ -115,6 +118,9 @@ class _Opposite:
 
     def expect(self, rate_pps: float) -> None:
         """Any rate will do."""
+
+    def interface_drops(self) -> int:
+        return 0
 
 
 def _is_icmp(frame: bytes) -> bool:

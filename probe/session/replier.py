@@ -34,6 +34,9 @@ class ReflectorLinks(Protocol):
     def expect(self, rate_pps: float) -> None:
         """How many replies a second there are at present: links may be chosen by it."""
 
+    def interface_drops(self) -> int:
+        """Frames that the interfaces we receive on have dropped since the last call."""
+
 
 class Replier:
     """The sending side of a reflector.

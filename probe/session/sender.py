@@ -44,6 +44,7 @@ DRAIN_NS = (
     20_000_000  # empty the receive rings: replies wait there, stamped already, and many cost little more than one
 )
 SPIN_DRAIN_NS = 5_000_000  # where each take must be short
+LOOK_NS = 200_000_000  # ask so often what the interfaces have dropped
 LINGER_STEP_NS = 5_000_000
 AHEAD_NS = 20_000_000  # frames are written this long before they are due
 COARSE_AHEAD_NS = 80_000_000
@@ -84,6 +85,9 @@ class Links(Protocol):
 
     def listen(self, key: tuple[str, int], owned: dict[str, list[int]]) -> None:
         """Receive on the interface of `key`, and let the replies to all `owned` ids (per port space) through."""
+
+    def interface_drops(self) -> int:
+        """Frames that the interfaces we receive on have dropped since the last call."""
 
 
 class Sender:
@@ -151,7 +155,6 @@ class Sender:
             shared,
             tell,
             self._dropped,
-            self._dropped_there,
             self._witness.received,
             self._flush_stamps,
             self._relieve,
@@ -172,6 +175,7 @@ class Sender:
         self._lateness: list[Ints] = []
         self._lateness_reset = 0
         self._absence = Absence(self.ledger, tell, self.anchor)
+        self._looked_at = clock.mono_ns()  # when the interfaces were asked last
 
     # --- flows -------------------------------------------------------------------------------------------------
 
@@ -331,6 +335,7 @@ class Sender:
         self._streams.close()
         self._linger()
         self._drain()
+        self._look_at_interfaces(self._clock.mono_ns())
         self.ledger.conclude(self._intake.drained_to)
         self._tick(self._clock.mono_ns(), everything=True)
         self._witness.close()
@@ -565,16 +570,32 @@ class Sender:
         flow = np.array([f.index for f in self.table.flows.values() if f.first_ns], np.int64)
         self._absence.tell(flow, np.full(len(flow), start), np.full(len(flow), end), "ring_drop")
 
-    def _dropped_there(self, index: int, start: int, end: int) -> None:
-        """The reflector's ring had no room. Longer than there were probes, nothing went unobserved."""
-        first = self.table.flows[index].first_ns
-        start, end = max(start, first), max(end, first)
-        self._absence.tell(np.array([index]), np.array([start]), np.array([end]), "ring_drop")
+    def _look_at_interfaces(self, now: int) -> None:
+        """Frames that an interface had no room for never came to a ring: missing replies may be among them."""
+        before, self._looked_at = self._looked_at, now
+        drops = self._links.interface_drops()
+        if drops:
+            self._shared.header["ring_drops"] += drops
+            self.ledger.interface_dropped(before, self._clock.mono_ns(), drops)
+        self._relieve()
+
+    def _tell_excused(self, now: int) -> None:
+        """Flows of which probes were lost to an interface here, or to the reflector's own doing: each such probe stands
+        for half an interval before it and after it.
+        """
+        excused = self.ledger.drain_excused()
+        if excused:
+            flow, first, last = np.array(excused, np.int64).T
+            half = np.array([self.table.flows[f].interval_ns // 2 for f in flow.tolist()], np.int64)
+            self._absence.tell(flow, first - half, np.minimum(last + half, now), "ring_drop")
 
     # --- the tick ----------------------------------------------------------------------------------------------
 
     def _tick(self, now: int, *, everything: bool = False) -> None:
+        if now >= self._looked_at + LOOK_NS or everything:
+            self._look_at_interfaces(now)
         self.ledger.settle(self._intake.drained_to)
+        self._tell_excused(now)
         self._relieve()
         self._findings.tick(now, everything=everything)
         self._relieve()

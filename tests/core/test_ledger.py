@@ -233,6 +233,93 @@ def test_a_reply_after_all_takes_a_drop_back():
     assert counts_of(flow.ledger.live[0]).broken_laws() == []
 
 
+def test_what_an_interface_dropped_is_told_to_those_who_missed_something():
+    ledger = Ledger(3)
+    for f in range(3):
+        ledger.add(f, f"flow-{f}", 1000, 100 * MS, 3)
+    every = np.arange(3)
+    for n in range(50):
+        at = np.full(3, T0 + n * MS)
+        sequence = ledger.allocate(every, at)
+        ledger.stamp(every, sequence, at)
+        answered = every[:1] if 20 <= n < 30 else every  # the second and the third flow miss ten each
+        ledger.receive(answered, sequence[: len(answered)], at[: len(answered)] + MS)
+    ledger.interface_dropped(T0 + 20 * MS, T0 + 40 * MS, 100)  # and others dropped as well
+    ledger.settle(T0 + 130 * MS)
+    assert ledger.drain_excused() == [], "there may be more"
+    ledger.settle(T0 + 150 * MS)
+    assert ledger.drain_excused() == [(f, T0 + 20 * MS, T0 + 29 * MS) for f in (1, 2)]
+    assert ledger.live[:, COLUMN["dropped_locally"]].tolist() == [0, 10, 10]
+    assert ledger.drain_outages(open_too=True) == [] and ledger.drain_excused() == []
+
+
+def test_a_removed_flow_is_told_nothing():
+    flow = OneFlow()
+    flow.send(100)
+    flow.reply(*range(50), *range(60, 100))
+    flow.ledger.interface_dropped(flow.sent[50], flow.sent[60], 10)
+    flow.ledger.settle(flow.sent[55] + 100 * MS)
+    flow.ledger.remove(0)
+    flow.ledger.settle(T0 + 2 * S)
+    assert flow.ledger.drain_excused() == []
+
+
+def _late_count(dropped: int, late: int) -> OneFlow:
+    """500 probes, of which 100 to 119 are missing. So long after, and not 200 ms before, an interface's count has risen
+    by `dropped`.
+    """
+    flow = OneFlow()
+    flow.send(500)
+    flow.reply(*range(100), *range(120, 500))
+    found = flow.sent[120] + late
+    flow.ledger.settle(found)
+    flow.ledger.interface_dropped(found - 200 * MS, found, dropped)
+    flow.ledger.settle(found + 101 * MS)  # everything sent until it was found
+    return flow
+
+
+@pytest.mark.parametrize("late", [0, 50 * MS, 150 * MS, 500 * MS, S])
+def test_a_count_that_comes_when_probes_are_settled_still_excuses_them(late):
+    flow = _late_count(20, late)
+    assert (flow.count("dropped_locally"), flow.count("lost")) == (20, 0)
+    assert flow.ledger.drain_excused() == [(0, flow.sent[100], flow.sent[119])]
+    flow.ledger.settle(T0 + 3 * S)
+    assert not [o for o in flow.told() if not o.withdrawn]
+    assert counts_of(flow.ledger.live[0]).broken_laws() == []
+
+
+def test_a_late_count_excuses_no_more_than_it_says_and_nothing_of_long_ago():
+    assert _late_count(5, 500 * MS).count("lost") == 15
+    flow = _late_count(20, 2 * S)
+    assert (flow.count("dropped_locally"), flow.count("lost")) == (0, 20)
+    assert flow.ledger.drain_excused() == []
+
+
+def test_drops_excuse_what_was_missed_then_before_what_was_missed_earlier():
+    flow = OneFlow()
+    flow.send(900)
+    flow.reply(*range(100), *range(120, 600), *range(610, 900))  # twenty of the network's, ten of the interface's
+    flow.ledger.settle(flow.sent[700])
+    flow.ledger.interface_dropped(flow.sent[500], flow.sent[700], 10)
+    flow.ledger.settle(T0 + 2 * S)
+    assert [(o.first_lost_seq, o.lost) for o in flow.told()] == [(100, 20)]
+    assert flow.ledger.drain_excused() == [(0, flow.sent[600], flow.sent[609])]
+
+
+def test_what_is_known_to_have_been_lost_on_the_way_out_an_interface_here_did_not_drop():
+    flow = OneFlow()
+    flow.send(200)
+    zeros = np.zeros(190, np.int64)
+    answered = np.r_[0:100, 110:200]
+    flow.reply(*answered)
+    flow.ledger.reports(
+        zeros, answered, Reports(zeros + 7, answered, zeros + 1, zeros + 1, zeros + 100, zeros + 10)
+    )  # its only gap
+    flow.ledger.interface_dropped(flow.sent[100], flow.sent[120], 10)
+    flow.ledger.settle(T0 + 2 * S)
+    assert flow.count("lost_forward") == 10 and flow.count("dropped_locally") == 0
+
+
 def test_unsent_slots_are_scheduled_and_nothing_else():
     flow = OneFlow()
     flow.send(2)
@@ -466,7 +553,7 @@ def test_counts_that_no_law_binds():
     assert set(COUNT_NAMES) == set(COLUMN)
 
 
-def _their_drops_ledger(missing: int) -> tuple[Ledger, list[tuple[int, int, int]]]:
+def _their_drops_ledger(missing: int) -> Ledger:
     """1,000 probes, one a millisecond; `missing` of them from 300 on unanswered; the reflector tells of 100 drops."""
     ledger = Ledger(4)
     ledger.add(0, "f", 1000, 500 * MS, 3)
@@ -478,22 +565,21 @@ def _their_drops_ledger(missing: int) -> tuple[Ledger, list[tuple[int, int, int]
     answered = (sequence < 300) | (sequence >= 300 + missing)
     drops = np.where(sequence < 350, 7, 107)
     ledger.receive(flow[answered], sequence[answered], at[answered] + MS)
-    spans = ledger.their_drops(flow[answered], at[answered] + MS, drops[answered])
+    ledger.their_drops(flow[answered], at[answered] + MS, drops[answered])
     ledger.settle(T0 + 3000 * MS)
-    return ledger, spans
+    return ledger
 
 
 def test_what_the_reflectors_own_ring_dropped_is_no_outage() -> None:
-    ledger, spans = _their_drops_ledger(missing=100)
+    ledger = _their_drops_ledger(missing=100)
     assert ledger.live[0, COLUMN["dropped_locally"]] == 100
     assert ledger.live[0, COLUMN["lost"]] == 0
     assert ledger.drain_outages(open_too=True) == []
-    ((flow, start, end),) = spans
-    assert flow == 0 and start <= T0 + 300 * MS and end >= T0 + 400 * MS
+    assert ledger.drain_excused() == [(0, T0 + 300 * MS, T0 + 399 * MS)]
 
 
 def test_a_reflector_excuses_no_more_than_it_dropped() -> None:
-    ledger, _ = _their_drops_ledger(missing=400)
+    ledger = _their_drops_ledger(missing=400)
     assert ledger.live[0, COLUMN["dropped_locally"]] == 100
     assert ledger.live[0, COLUMN["lost"]] == 300
     assert [o.lost for _, o in ledger.drain_outages(open_too=True)] == [300]

@@ -11,7 +11,7 @@ import pytest
 
 from probe.report.document import laws
 
-from .triple import MS, TARGETS, Run, Triple, wait_for
+from .triple import MS, TARGETS, Packet, Run, Triple, wait_for
 
 pytestmark = pytest.mark.netns
 
@@ -112,6 +112,33 @@ def test_a_carrier_that_is_gone_is_unobserved(triple: Triple, reflector: Run):
         # With the last that was answered: a few more came as far as the router, which was closing its end.
         last = max(p.at_ns for p in capture.probes(flow["protocol"]).values() if p.at_ns < back_ns)
         assert -MS < last - span["start_ns"] < 50 * MS and span["end_ns"] > back_ns
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_what_an_interface_of_ours_drops_is_not_loss(triple: Triple, reflector: Run, far: bool):
+    """In place of some replies, or of some probes on their way to the reflector, frames that are too big for it."""
+    router, gone = "b0" if far else "a1", {"icmp": set(), "udp": set(), "tcp": set()}
+
+    def treat(packet: Packet, frame: bytes) -> list[tuple[float, bytes]]:
+        if packet.reply == far or not 300 <= packet.sequence < 340:
+            return [(0.0, frame)]
+        gone[packet.proto].add(packet.sequence)
+        return [(0.0, frame[:14] + bytes(2000))]
+
+    targets = [TARGETS[kind] for kind in ("udp", "tcp")] if far else ALL  # no kernel tells of its drops
+    triple.ip(triple.router, f"link set {router} mtu 3000")
+    try:
+        triple.impair(**{"out" if far else "back": treat})
+        document = triple.start_measure(*targets, rate=500, duration=2, loss_threshold=0.3).document()
+    finally:
+        triple.ip(triple.router, f"link set {router} mtu 1500")
+    assert laws(document, settled=True) == []
+    for flow in document["flows"]:
+        counts = flow["counts"]
+        assert len(gone[flow["protocol"]]) == 40
+        assert (counts["dropped_locally"], counts["lost"], flow["outages"]) == (40, 0, []), counts
+        spans = [u["end_ns"] - u["start_ns"] for u in flow["unobserved"] if u["cause"] == "ring_drop"]
+        assert 70 * MS < sum(spans) < 110 * MS, flow["unobserved"]  # 40 intervals
 
 
 def test_a_reflector_that_stalls_is_not_loss(triple: Triple, reflector: Run):

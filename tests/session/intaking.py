@@ -68,7 +68,6 @@ class Desk:
             self.told.append,
             nothing,
             nothing,
-            nothing,
         )
         self.sent = {name: self._send(name) for name in names}
 

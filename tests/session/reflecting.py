@@ -42,6 +42,9 @@ class Bench:
     def expect(self, rate_pps):
         pass
 
+    def interface_drops(self):
+        return 0
+
     def answers(self, *frames: bytes) -> list[bytes]:
         """What comes back for a batch of frames; every one of them takes a microsecond in here."""
         for frame in frames:

@@ -25,7 +25,9 @@ steps = st.one_of(
     st.tuples(st.just("calm"), spans),
     st.tuples(st.sampled_from(["dark_out", "dark_back", "dark_both", "late", "jitter"]), spans),
     st.tuples(st.sampled_from(["loss_out", "loss_back", "duplicate"]), spans, shares),
-    st.tuples(st.sampled_from(["stall", "far_stall", "link_down", "send_error", "restart"]), spans),
+    st.tuples(
+        st.sampled_from(["stall", "far_stall", "link_down", "send_error", "restart", "crowd", "far_crowd"]), spans
+    ),
     st.tuples(st.just("step"), st.sampled_from([-3600 * S, -S, -MS, MS, S, 3600 * S])),
     st.tuples(st.sampled_from(["add", "remove"]), st.integers(1, 3)),
 )
@@ -99,6 +101,13 @@ class Story:
         self.world.shut("send_error")
         self.world.run(ns)
         self.world.shut("")
+
+    def crowd(self, ns: int) -> None:
+        """Our interface has no room for what arrives."""
+        crowd(self.world, "back", ns)
+
+    def far_crowd(self, ns: int) -> None:
+        crowd(self.world, "out", ns)
 
     def restart(self, ns: int) -> None:
         self.world.restart_reflector()
@@ -350,6 +359,137 @@ def test_a_full_ring_excuses_no_outage_before_it(way, before_ms):
         assert [(o["direction"], o["lost"]) for o in flow["outages"]] == [
             ("forward" if way == "dark_out" else "reverse", 40)
         ]
+
+
+# --- interfaces without room ---------------------------------------------------------------------------------------
+
+
+def crowd(network: World, wire: str, ns: int) -> None:
+    """The interface at the end of a wire has no room for so long."""
+    getattr(network, wire).crowded.append((network.clock.mono, network.clock.mono + ns))
+    network.run(ns)
+
+
+@pytest.mark.parametrize("threshold_ms", [60, 100, 300, 1000])  # the sender looks every 200 ms
+@pytest.mark.parametrize("counted_late_ms", [0, 700])
+def test_what_our_interface_dropped_is_no_outage(threshold_ms, counted_late_ms):
+    with world(5) as network:
+        network.back.counted_late = counted_late_ms * MS
+        lives = [network.add(index, kind, rate=500, threshold=threshold_ms * MS) for index, kind in enumerate(KINDS)]
+        network.run(500 * MS)
+        crowd(network, "back", 250 * MS)
+        network.run(S)
+        network.settle()
+        network.check()
+        for life, flow in zip(lives, network.document()["flows"], strict=True):
+            missed = [probe.sent + network.sender.anchor for probe in life.probes.values() if probe.lost]
+            assert flow["outages"] == [] and flow["counts"]["lost"] == 0
+            assert flow["counts"]["dropped_locally"] == len(missed) == pytest.approx(125, abs=2)
+            spans = [(u["start_ns"], u["end_ns"]) for u in flow["unobserved"] if u["cause"] == "ring_drop"]
+            # Each probe that was dropped stands for the time around it, and for no more.
+            assert all(any(start < at < end for start, end in spans) for at in missed)
+            assert sum(end - start for start, end in spans) == pytest.approx(250 * MS, abs=30 * MS)
+        assert int(network.shared.header["ring_drops"][0]) == len(network.back.refused)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 10**6),
+    kinds=st.lists(st.sampled_from(["icmp", "udp", "tcp"]), min_size=1, max_size=3),
+    threshold=st.sampled_from([50, 150, 300, 1000]),
+    side=st.sampled_from(["crowd", "far_crowd"]),
+    counted_late=st.sampled_from([0, 400]),
+    story=st.lists(
+        st.tuples(st.sampled_from(["side", "side", "calm", "stall", "link_down"]), spans), min_size=1, max_size=6
+    ),
+)
+def test_interfaces_without_room_are_no_outage_whatever_else_we_do(seed, kinds, threshold, side, counted_late, story):
+    with world(seed) as network:
+        network.back.counted_late = counted_late * MS
+        for index, kind in enumerate(kinds):
+            network.add(index, kind, rate=200, threshold=threshold * MS)
+        network.run(250 * MS)
+        told = Story(network)
+        for name, ns in story:
+            told.tell((side if name == "side" else name, ns))
+        network.run(S)
+        network.settle()
+        network.check()
+        for flow in network.document()["flows"]:
+            assert flow["outages"] == [] and flow["counts"]["lost"] == 0
+
+
+@pytest.mark.parametrize("way", ["out", "back"])
+def test_an_interface_excuses_no_more_than_it_dropped(way):
+    with world(5) as network:
+        network.add(0, "udp", rate=500)
+        network.run(500 * MS)
+        getattr(network, way).weather = Weather(dark=True)
+        network.run(300 * MS)
+        getattr(network, way).weather = Weather()
+        getattr(network, way).refused += [network.clock.mono] * 40  # of other traffic, in the middle of the outage
+        network.run(500 * MS)
+        network.settle()
+        [flow] = network.document()["flows"]
+        assert laws(network.document(), settled=True) == []
+        assert flow["counts"]["dropped_locally"] <= 40
+        assert flow["counts"]["lost"] + flow["counts"]["dropped_locally"] == 150
+        [outage] = flow["outages"]
+        assert outage["lost"] == flow["counts"]["lost"]
+
+
+def test_an_interface_that_drops_what_is_not_ours_excuses_nothing():
+    """On a busy host it may do so all the time. Nobody missed a reply: nothing went unobserved."""
+    with world(5) as network:
+        for index, kind in enumerate(KINDS):
+            network.add(index, kind, rate=500)
+        for _ in range(10):
+            network.run(150 * MS)
+            for wire in (network.out, network.back):
+                wire.refused += [network.clock.mono] * 100
+        network.settle()
+        network.check()
+        for flow in network.document()["flows"]:
+            assert flow["counts"]["dropped_locally"] == flow["counts"]["lost"] == 0 and flow["unobserved"] == []
+        assert int(network.shared.header["ring_drops"][0]) == 1000
+
+
+@pytest.mark.parametrize("crowded_ms", [50, 250, 900])
+def test_what_the_reflectors_interface_dropped_is_no_outage(crowded_ms):
+    with world(5) as network:
+        lives = [network.add(index, kind, rate=200) for index, kind in enumerate(["udp", "tcp"])]
+        network.run(500 * MS)
+        crowd(network, "out", crowded_ms * MS)
+        network.run(500 * MS)
+        network.settle()
+        network.check()
+        for life, flow in zip(lives, network.document()["flows"], strict=True):
+            missed = sum(bool(probe.lost) for probe in life.probes.values())
+            assert flow["outages"] == [] and flow["counts"]["lost"] == 0
+            assert flow["counts"]["dropped_locally"] == missed >= crowded_ms // 5 - 2
+            assert {u["cause"] for u in flow["unobserved"]} == {"ring_drop"}
+
+
+def test_the_interface_is_asked_five_times_a_second_and_once_more_at_the_end():
+    with world(5) as network:
+        network.add(0, "udp", rate=500, threshold=50 * MS)
+        network.run(2 * S)
+        assert len(network.looks) in (9, 10)
+        assert min(b - a for a, b in pairwise(network.looks)) >= 200 * MS
+        while network.looks[-1] < network.clock.mono - 10 * MS:
+            network.run(10 * MS)
+        looked = len(network.looks)
+        crowd(network, "back", 10 * MS)
+        network.sender.halt()
+        network.run(140 * MS)
+        assert len(network.looks) == looked
+        assert network.sender.ledger.live[0, COLUMN["lost"]] == len(network.back.refused) == 5
+        network.sender.close()
+        network.recorder.sample()
+        document = network.document()
+        assert laws(document, settled=True) == []
+        [flow] = document["flows"]
+        assert (flow["counts"]["dropped_locally"], flow["counts"]["lost"], flow["outages"]) == (5, 0, [])
 
 
 # --- spans ---------------------------------------------------------------------------------------------------------

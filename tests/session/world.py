@@ -1,8 +1,8 @@
 """A sending host, a reflecting host and the wires between them, in simulated time, with the truth of every probe.
 
 Sender, reflector, recorder and all that they are made of are the real ones; only sockets and clocks are not. Loops
-turn when they ask to, as in their processes: the sender when its next slot comes, the reflector when a packet does,
-and then not before its pause is over.
+turn when they ask to, as in their processes: the sender when its next slot comes, the reflector when a packet does or
+none has for a while, and then not before its pause is over.
 
     sender ──out──► reflector     a fault stands at the middle of each wire
        ▲               │
@@ -41,6 +41,7 @@ L4 = 34
 # Where a frame holds the probe's session and sequence, from the transport header; apart from the product's layouts.
 COOKIE = {1: 8 + 8, 17: 8 + 44 + 4, 6: 20 + 8}
 FAR = 1 << 62
+IDLE_NS = 100 * MS  # a reflector without packets turns so often
 
 
 @dataclass
@@ -49,7 +50,9 @@ class Probe:
 
     sent: int
     crossed: int = 0  # the failing point of the way out
-    lost: str = ""  # on which way; also "ring": by the sender's or the reflector's own
+    # On which way; also "ring": by the sender's or the reflector's own ring or interface; "late": so was its answer,
+    # which would not have counted.
+    lost: str = ""
     reached: bool = False  # the reflector's hands
     answered: int = 0  # when its first reply came to the sender's ring, 0: never
 
@@ -73,6 +76,10 @@ class Wire(MemoryLink):
         self.world, self.way, self.latency = world, way, latency
         self.weather = Weather()
         self.faults: list[tuple[int, int]] = []  # by the clock, besides the weather
+        # When the interface at its end has no room, and when it dropped what. It gives the count so much later.
+        self.crowded: list[tuple[int, int]] = []
+        self.refused: list[int] = []
+        self.counted_late = self._counted = 0
         # A firewall before the middle of the wire, and one behind it: whether a frame passes.
         self.before: Callable[[bytes], bool] = lambda _frame: True
         self.behind: Callable[[bytes], bool] = lambda _frame: True
@@ -112,9 +119,19 @@ class Wire(MemoryLink):
                 if probe is not None:
                     probe.reached = True
                 continue
+            if any(a <= due < b for a, b in self.crowded):
+                self.refused.append(due)
+                self.world.arrived(self.way, frame, due, kept=False)
+                continue
             self.world.arrived(self.way, frame, due, kept=len(frames) < room)
             frames.append((due + self.world.offset_at(due), frame))
         return frames
+
+    def interface_drops(self) -> int:
+        """Frames that the interface at its end is now known to have dropped, since the last call."""
+        before = self._counted
+        self._counted = sum(at <= self.clock.mono_ns() - self.counted_late for at in self.refused)
+        return self._counted - before
 
 
 class Door(MemorySender):
@@ -167,6 +184,10 @@ class SenderLinks:
     def listen(self, key: tuple[str, int], owned: dict[str, list[int]]) -> None:
         """Everything is heard."""
 
+    def interface_drops(self) -> int:
+        self._world.looks.append(self._world.clock.mono)
+        return self._world.back.interface_drops()
+
 
 class FarLinks:
     def __init__(self, world: World):
@@ -180,6 +201,9 @@ class FarLinks:
 
     def expect(self, rate_pps: float) -> None:
         """One link is enough."""
+
+    def interface_drops(self) -> int:
+        return self._world.out.interface_drops()
 
 
 @dataclass
@@ -221,11 +245,12 @@ class World:
         self.flows: dict[int, Life] = {}
         self.reflector = self._new_reflector()
         self.ring_drops = self.restarts = 0
+        self.looks: list[int] = []  # when the sender asked its interface
         self._pause = pause
         self._steps: list[tuple[int, int]] = [(0, self.clock.wall - self.clock.mono)]
         self._sessions: dict[int, Life] = {}
         self._ports: dict[int, Life] = {}
-        self._wake = self._far_wake = self._next_sample = 0
+        self._wake = self._far_wake = self._far_idle = self._next_sample = 0
         self.sender_stalled = self.reflector_stalled = False
 
     def _tell(self, event: dict[str, Any]) -> None:
@@ -332,7 +357,9 @@ class World:
         if not kept:
             self.ring_drops += 1
             if not probe.reached or way == "back":
-                probe.lost = "ring"
+                life, _ = self._read(frame)
+                in_time = life is not None and at - probe.sent <= life.threshold
+                probe.lost = "ring" if in_time or way == "out" else "late"
         elif way == "out":
             probe.reached = True
         else:
@@ -362,13 +389,18 @@ class World:
             following = [end, self._next_sample]
             following += [] if self.sender_stalled else [self._wake]
             arrival = self.out.next_arrival()
-            following += [max(arrival, self._far_wake if not self.reflector_stalled else arrival, now + 1)]
+            if not self.reflector_stalled:
+                arrival = max(min(arrival, self._far_idle), self._far_wake)
+            following += [max(arrival, now + 1)]
             self.clock.advance(max(1, min(following) - now))
 
     def _echo_and_reflect(self, now: int) -> None:
         if self.reflector_stalled:
             self.out.receiver.take(0)  # frames come in, and wait
-        elif now >= self._far_wake and (self.out.next_arrival() <= now or self.out.receiver.waiting):
+        elif now >= self._far_wake and (
+            self.out.next_arrival() <= now or self.out.receiver.waiting or now >= self._far_idle
+        ):
+            self._far_idle = now + IDLE_NS
             answered = self.reflector.turn()
             if answered:
                 self._far_wake = now + (self.reflector.pause_ns(answered) if self._pause is None else self._pause)
@@ -453,11 +485,12 @@ class World:
             assert fate == DROPPED and self.ring_drops, where
 
     def _mixed(self) -> bool:
-        """Whether both a ring and the network lost probes: of losses close together nobody can tell which is which."""
-        return {"ring", "forward"} <= self._ways() or {"ring", "reverse"} <= self._ways()
-
-    def _ways(self) -> set[str]:
-        return {probe.lost for life in self.flows.values() for probe in life.probes.values()}
+        """Whether more than one of sender, reflector and network lost probes: of losses close together nobody can tell
+        which is whose.
+        """
+        lost = [probe for life in self.flows.values() for probe in life.probes.values() if probe.lost]
+        rings = {probe.reached for probe in lost if probe.lost == "ring"}
+        return len(rings) == 2 or (len(rings) == 1 and any(probe.lost != "ring" for probe in lost))
 
 
 @contextmanager
