@@ -101,13 +101,19 @@ def measure(
                     _wait(prober, tracks, duration_s, loss_threshold_ns / 1e9, progress, interrupted)
                 failure = _failure(prober)
             finally:
-                prober.close()
+                answered = prober.close()
         run["ended_ns"] = time.time_ns()
         if record is not None:
             run["record"] = _finish(record, prober, specs, run, progress)
     flows = [prober.recorder.flow_document(t, None, None) for t in tracks]
     document = new_document(run=run, flows=flows)
     _write(document, json_path, html_path)
+    if not answered:
+        print(
+            f"haprobe: the probing process (pid {prober.engine.process.pid}) did not answer any more, "
+            "so what it knew last is missing from this result",
+            file=sys.stderr,
+        )
     if failure is not None:
         raise failure
     tried = any(f["counts"]["scheduled"] for f in flows) or (tried and any(_opening(t) for t in tracks))

@@ -151,15 +151,20 @@ class Prober:
         """Begin a new session for a kept TCP flow whose session has ended."""
         self.engine.send({"command": "renew", "index": track.index})
 
-    def close(self) -> None:
-        """End every session and the engine; the record stays readable."""
+    def close(self) -> bool:
+        """End every session and the engine; the record stays readable.
+
+        Returns:
+            Whether the engine ended when asked. Else what it knew last is not in the record.
+        """
         with self._lock:
             monitor, self._monitor = self._monitor, None
         if monitor is not None:
             monitor.close()
         self.recorder.sample()
-        self.engine.stop()
+        answered = self.engine.stop()
         self.recorder.sample()
+        return answered
 
     def _watch(self, track: FlowTrack) -> None:
         if track.spec.stack == "kernel":

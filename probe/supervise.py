@@ -119,18 +119,25 @@ class Engine:
             raise self._error
         raise errors.HaprobeError(f"the {self.role} process has ended unexpectedly")
 
-    def stop(self) -> None:
-        """Ask the engine to end: it closes its sessions and tells what it knows. Then wait, then insist."""
+    def stop(self) -> bool:
+        """Ask the engine to end: it closes its sessions and tells what it knows. Then wait, then insist.
+
+        Returns:
+            Whether it ended when asked. Else what it knew last is lost.
+        """
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+        answered = True
         try:
             self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
+            answered = False
             self.process.kill()
             self.process.wait()
         self._thread.join(STOP_S)
         self._channel.close()
         self.shared.close()
+        return answered
 
     def _listen(self) -> None:
         drop_privileges()  # capabilities are a thread's own; this one needs none

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from probe import cli
+from probe.lab import namespace
 from probe.report.document import laws
 
-from .triple import MS, TARGETS, Packet, Run, Triple, wait_for
+from .triple import MS, NETNS, TARGETS, Packet, Run, Triple, engines, wait_for
 
 pytestmark = pytest.mark.netns
 
@@ -156,6 +161,36 @@ def test_a_reflector_that_stalls_is_not_loss(triple: Triple, reflector: Run):
         assert flow["counts"]["received"] == flow["counts"]["sent"], flow["counts"]
         # A quarter of the probes waited. The few it had stamped but not sent when it was stopped do show the wait.
         assert flow["rtt_ns"]["p99"] < 100 * MS
+
+
+def test_an_engine_that_never_answers_again_is_told(
+    triple: Triple, reflector: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    monkeypatch.setattr("probe.supervise.STOP_S", 0.5)
+    monkeypatch.setattr("probe.measure.CONNECT_S", 0.5)
+    pids: list[int] = []
+
+    def stop_it(pid: int) -> None:
+        pids.append(pid)
+        os.kill(pid, signal.SIGSTOP)
+
+    def run() -> int:
+        engine = threading.Timer(1.0, lambda: stop_it(wait_for(lambda: engines(os.getpid()).get("sender"))))
+        engine.start()
+        try:
+            return cli.main(
+                ["-q", "measure", TARGETS["udp"], "--rate", "500", "--duration", "2", "--json", str(result)]
+            )
+        finally:
+            engine.join()
+
+    result = tmp_path / "result.json"
+    assert namespace.inside(NETNS / triple.sender, run) == 0
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"the probing process (pid {pids[0]}) did not answer" in said and "missing from this result" in said
+    document = json.loads(result.read_text())
+    assert laws(document) == []
+    assert 0 < document["flows"][0]["counts"]["sent"] < 1000
 
 
 def test_an_engine_that_is_killed_is_told_and_is_no_result(triple: Triple, reflector: Run):
