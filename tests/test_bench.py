@@ -297,6 +297,8 @@ def test_our_best_clean_rate_is_compared_with_their_best():
     rows = [
         Row("rate", "haprobe", "udp, 1 flow", {"achieved/s": 600_000.0, "clean": True}),
         Row("rate", "haprobe", "udp, 1 flow", {"achieved/s": 900_000.0, "clean": False}),
+        Row("rate", "haprobe", "icmp+udp+tcp", _unclean(900_000.0, 0.5)),
+        Row("rate", "haprobe", "icmp+udp+tcp", {**_unclean(999_000.0, 0.1), "dropped here": 1}),
         Row("rate", "irtt", "--timer=busy, 100,000/s", {"achieved/s": 20_000.0}),
         Row("rate", "ping", "-f", {"achieved/s": 400_000.0}),
         results.missing("rate", "trafgen"),
@@ -309,6 +311,13 @@ def test_our_best_clean_rate_is_compared_with_their_best():
     assert absent.figures["ratio"] is None
     assert "no figure" in absent.note
     assert "no clean rate" in found["udp, 100 flows / ping -f"].note
+    lossless = found["icmp+udp+tcp / irtt --timer=busy"]
+    assert (lossless.figures["ratio"], lossless.figures["met"]) == (45, False)
+    assert lossless.note == "not clean: nothing lost, 0.5 % unsent"
+
+
+def _unclean(achieved: float, unsent: float) -> dict[str, results.Figure]:
+    return {"achieved/s": achieved, "clean": False, "lost": 0, "dropped here": 0, "unsent %": unsent}
 
 
 def test_cpu_is_compared_at_the_same_rate():
