@@ -27,7 +27,7 @@ Bools = npt.NDArray[np.bool_]
 KEPT_GAPS = 4096  # gaps remembered per flow; older ones are long settled
 FILLED = 1 << 31  # in a record's length
 SENT_GAPS = 64  # how many of its newest records our reflector repeats in turn
-REORDER_REACH = 4096  # a foreign reflector's unexplained arrival may belong to a gap this many sequences back
+REORDER_REACH = 4096  # a foreign reflector's unexplained arrival may belong to a gap so many sequences back, or ahead
 _U32 = 0xFFFFFFFF
 
 
@@ -59,6 +59,7 @@ class ReflectorView:
         self._past_boots: deque[int] = deque(maxlen=8)
         self._last_s = self._last_q = -1
         self._stateful = self._doubt = False
+        self._unexplained, self._unexplained_to = 0, -1  # arrivals that may be of later probes, up to that sequence
 
     def report(self, boot: int, sequence: int, q: int, total32: int, index32: int, first: int, length: int) -> bool:
         """Take in one reply of our own reflector.
@@ -232,10 +233,16 @@ class ReflectorView:
         ds, dq = sequence - self._last_s, q - self._last_q
         self._stateful |= q & _U32 != sequence & _U32
         first, last = self._last_s + 1, sequence - 1
+        if first > self._unexplained_to:
+            self._unexplained = 0
         if dq > ds:
-            # More arrivals than probes: copies, or probes of an earlier gap that came late.
+            # More arrivals than probes: copies, probes of an earlier gap that came late, or later ones that overtook.
             self._holes.add(first, last)
             self._doubt_gaps(sequence)
+            self._unexplained, self._unexplained_to = self._unexplained + dq - ds, sequence + REORDER_REACH
+        elif ds > 1 and self._unexplained:
+            self._holes.add(first, last)
+            self._unexplained = max(0, self._unexplained - max(ds - dq, 0))
         elif ds > 1 and dq == 1 and not self._doubt:
             self._gaps.add(first, last)
         elif ds > 1 and (dq != ds or self._doubt or not self._stateful):

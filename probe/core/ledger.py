@@ -28,7 +28,7 @@ import numpy.typing as npt
 from probe.core.account import Account, Correction, tally
 from probe.core.arrays import all_are, count_in, cumcount, distinct, only, order_of, spans
 from probe.core.direction import ReflectorView
-from probe.core.drops import COUNTED_LATE_NS, MANY, Drops, LinkLoss
+from probe.core.drops import MANY, Drops, Excuses, LinkLoss
 from probe.core.events import Outage
 from probe.core.fate import (
     COLUMN,
@@ -54,8 +54,6 @@ Fates = npt.NDArray[np.uint8]
 
 RETENTION_S = 60
 MIN_SLOTS, MAX_SLOTS = 1 << 6, 1 << 18
-# What was lost is remembered for drops that are found late: so long beyond those that are just settled.
-REMEMBERED_NS = COUNTED_LATE_NS + 1_000_000_000
 MOST_PARTS = 1 << 12  # of the account of a run that outlasts its ring
 
 
@@ -112,10 +110,7 @@ class Ledger:
         self._open: dict[int, None] = {}  # flows in an outage or a run of losses, in the order of their turn
         self._longest = 0  # threshold that every ring is large enough for
         self._log: deque[_Sent] = deque()  # what has been sent and is not settled, ascending in time
-        self._drops: list[Drops] = []
-        self._excused: list[tuple[int, int, int]] = []  # of drops that have been dealt with, see `drain_excused`
-        self._lost: deque[_Sent] = deque()  # what was settled as lost of late
-        self._dropping_to = -1  # when an interface was last found to have dropped something
+        self._excuses = Excuses(self._take_off)
         self._outages: dict[int, FlowOutages] = {}
         self._awaiting: dict[int, tuple[int, int]] = {}  # flow to the range of losses whose direction may yet be told
         self._dirty: dict[int, int] = {}  # flow to the lowest sequence whose fate was corrected
@@ -162,11 +157,8 @@ class Ledger:
 
     def remove(self, flow: int) -> None:
         """Stop accounting for a flow; its slots are free for others."""
-        self._log, self._lost = (
-            deque(rest for sent in log if len((rest := sent.without(flow)).at)) for log in (self._log, self._lost)
-        )
-        self._excused = [entry for entry in self._excused if entry[0] != flow]
-        self._drops = [drops for drops in self._drops if drops.forget(flow)]
+        self._log = deque(rest for sent in self._log if len((rest := sent.without(flow)).at))
+        self._excuses.remove(flow)
         self._threshold[flow] = 0
         for part in (self._rings, self._account, self._told):
             part.remove(flow)
@@ -363,31 +355,15 @@ class Ledger:
         """Our receive ring lost `count` frames between `start` and `end`: that many missing replies are our own
         doing.
         """
-        self._drops.append(Drops(self._first_hit(start), end, count))
+        self._excuses.add(Drops(self._first_hit(start), end, count))
 
     def interface_dropped(self, start: int, end: int, count: int) -> None:
         """An interface of ours had no room for `count` frames, which showed between `start` and `end`.
 
         They may have been anybody's. So the flows that went unobserved are those that missed something, which is known
-        only later (`drain_excused`). And a count may be late: what is left over excuses earlier probes, once those of
-        the span have their fate. Where it rises again and again, nobody can tell which rise is whose, and the oldest
-        probes come first.
+        only later (`drain_excused`).
         """
-        goes_on, self._dropping_to = start <= self._dropping_to, end
-        start = self._first_hit(start)
-        drops = Drops(start, end, count, earlier=start - COUNTED_LATE_NS, untold=True)
-        self._drops.append(drops)
-        if not goes_on:
-            self._excuse_lost(drops)
-            return
-        for every in self._drops:
-            self._widen(every)
-
-    def _widen(self, drops: Drops) -> None:
-        """Let drops whose count may be late excuse earlier probes as well."""
-        if drops.left and drops.earlier < drops.start:
-            drops.start = drops.earlier
-            self._excuse_lost(drops)
+        self._excuses.add_late(self._first_hit(start), start, end, count)
 
     def _first_hit(self, start: int) -> int:
         """TX time of the first probe whose reply may have met what was dropped from `start` on."""
@@ -397,8 +373,7 @@ class Ledger:
         """(flow, first, last) since the last call: the TX times between which probes of a flow were excused, for drops
         of an interface or of a reflector. Once for each flow and each telling of drops.
         """
-        excused, self._excused = self._excused, []
-        return excused
+        return self._excuses.drain()
 
     def link_lost(self, flow: Ints, at: int, blind_ns: int) -> Ints:
         """The link of these flows was found gone at `at`, perhaps `blind_ns` late: what they sent since they were
@@ -410,9 +385,7 @@ class Ledger:
         since: Ints = np.maximum(self.last_answered_at[flow], at - blind_ns - 2 * self._max_rtt)
         every = np.full(self._capacity, at, np.int64)
         every[flow] = since
-        loss = LinkLoss(int(since.min()), at, MANY, since=every)
-        self._drops.append(loss)
-        self._excuse_lost(loss)
+        self._excuses.add(LinkLoss(int(since.min()), at, MANY, since=every), settled_too=True)
         return since
 
     # --- what the reflector tells ------------------------------------------------------------------------------
@@ -426,26 +399,15 @@ class Ledger:
         """
         for f, start, end, lost in self._told.drops(flow, at, drops):
             theirs = Drops(start, end, lost, f, untold=True)
-            if f in self._missed:
-                self._excuse(theirs)
-            self._drops.append(theirs)
+            if f in self._missed:  # some may have been settled as lost before it told
+                sequence = np.arange(self._oldest(f), int(self._settled_seq[f]))
+                self._take_off(theirs, np.full(len(sequence), f), sequence)
+            self._excuses.add(theirs)
 
-    def _excuse(self, drops: Drops) -> None:
-        """Probes that were settled as lost before the reflector could tell that it had dropped them."""
-        sequence = np.arange(self._oldest(drops.flow), int(self._settled_seq[drops.flow]))
-        self._give(drops, np.full(len(sequence), drops.flow), sequence)
-
-    def _excuse_lost(self, drops: Drops) -> None:
-        """Probes of any flow that were settled as lost of late, before this host found its own drops."""
-        recent = [sent for sent in self._lost if sent.at[-1] >= drops.start]
-        if not recent or not drops.left:
-            return
-        lost = _Sent(*(np.concatenate(column) for column in zip(*recent, strict=True)))
-        held = lost.sequence >= np.maximum(self.next_seq - self._rings.slots, self._floor)[lost.flow]
-        self._give(drops, lost.flow[held], lost.sequence[held])
-
-    def _give(self, drops: Drops, flow: Ints, sequence: Ints) -> None:
+    def _take_off(self, drops: Drops, flow: Ints, sequence: Ints) -> None:
         """Excuse some of these settled probes, the first that may be."""
+        held = sequence >= np.maximum(self.next_seq - self._rings.slots, self._floor)[flow]
+        flow, sequence = flow[held], sequence[held]
         slot = self._rings.places(flow, sequence)
         fate, at = self._rings.fate[slot], self._rings.sent_at[slot]
         mine = np.flatnonzero(drops.may_excuse(flow, at, fate))[: drops.left]
@@ -579,20 +541,8 @@ class Ledger:
         for flow in self._crowded():
             self._summarise(flow)
             self.relieve()
-        self._retire_drops(last=last)
+        self._excuses.retire(self._horizon, last=last)
         self._account.close(self._horizon, last=last)
-
-    def _retire_drops(self, *, last: bool) -> None:
-        """Done with drops that are used up, or whose probes all have their fate."""
-        while self._lost and self._lost[0].at[-1] < self._horizon - REMEMBERED_NS:
-            self._lost.popleft()
-        over = [last or not drops.left or drops.end < self._horizon for drops in self._drops]
-        if not any(over):
-            return
-        for drops in itertools.compress(self._drops, over):
-            self._widen(drops)
-            self._excused += drops.excused()
-        self._drops = [drops for drops, gone in zip(self._drops, over, strict=True) if not gone]
 
     def _settle(self, flow: Ints, sequence: Ints) -> None:
         one = only(flow)
@@ -614,7 +564,7 @@ class Ledger:
                 self.on_fate(flow[missing], sequence[missing], sequence[missing], PENDING, fate[missing])
             lost = missing & IS_LOST[fate]
             if lost.any():
-                self._lost.append(_Sent(flow[lost], sequence[lost], self._rings.sent_at[slot[lost]]))
+                self._excuses.note_lost(flow[lost], sequence[lost], self._rings.sent_at[slot[lost]])
         tally(self._account.closed, ("scheduled", "sent"), flow)
         for value in distinct(fate):
             name, of = FATE_COLUMN[value], flow[fate == value]
@@ -747,13 +697,7 @@ class Ledger:
                 first, last = self._awaiting.get(f, (int(unknown[0]), 0))
                 self._awaiting[f] = (first, max(last, int(unknown[-1])))
             self.relieve()
-        if self._drops and IS_LOST[fate].any():
-            concerned = {-1, *distinct(flow)}
-            for drops in self._drops:
-                if drops.left and drops.flow in concerned:
-                    inside = np.flatnonzero(drops.may_excuse(flow, at, fate))[: drops.left]
-                    fate[inside] = DROPPED
-                    drops.give(flow[inside], at[inside])
+        self._excuses.classify(flow, at, fate)
         return fate
 
     # --- outages -----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probe.core.direction import FILLED, SENT_GAPS, ReflectorView
+from probe.core.direction import FILLED, REORDER_REACH, SENT_GAPS, ReflectorView
 from probe.core.fate import COLUMN, LOST, LOST_FATES, LOST_FORWARD, LOST_REVERSE
 from probe.core.ledger import Ledger
 from probe.core.ranges import Ranges
@@ -572,6 +572,28 @@ def test_a_gap_may_have_been_filled_when_numbers_run_ahead():
     assert told(view, 11) == ["forward"]
     view.consecutive(13, 113)  # number 112: perhaps 11, late
     assert told(view, 11) == ["?"]
+
+
+def test_a_gap_may_have_overtaken_what_numbers_ran_ahead_at():
+    view = ReflectorView()
+    view.consecutive(9, 108)
+    view.consecutive(10, 110)
+    view.consecutive(12, 114)  # numbers 111 to 113: 11, and two more that came before 12
+    view.consecutive(20, 115)
+    assert told(view, 11, 13, 19) == ["?", "?", "?"]
+    view.consecutive(22, 116)
+    assert told(view, 21) == ["forward"]  # all arrivals are explained
+
+
+def test_what_ran_ahead_long_ago_explains_nothing_any_more():
+    view = ReflectorView()
+    view.consecutive(9, 108)
+    view.consecutive(10, 110)
+    view.consecutive(11, 113)
+    for n in range(12, 12 + REORDER_REACH):
+        view.consecutive(n, 102 + n)
+    view.consecutive(13 + REORDER_REACH, 114 + REORDER_REACH)
+    assert told(view, 12 + REORDER_REACH) == ["forward"]
 
 
 @pytest.mark.parametrize("old", [500, 5_000_000])
