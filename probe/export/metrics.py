@@ -74,7 +74,7 @@ PROBE_COUNTS = {
     "duplicate": "Further answers to a probe that was already answered.",
     "reordered": "Answers that arrived behind the answer to a later probe.",
     "corrupt": "Frames of this flow whose content did not verify.",
-    "dropped_locally": "Probes that a ring or interface of our own hosts dropped, so that their fate is unknown.",
+    "dropped_locally": "Probes that a ring, interface or link of our own hosts dropped, so that their fate is unknown.",
 }
 
 

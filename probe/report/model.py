@@ -49,7 +49,7 @@ class CountsModel(_Model):
     duplicate: Count = Field(description="Further arrivals of a reply already counted.")
     reordered: Count = Field(description="Arrived behind a later sequence.")
     corrupt: Count = Field(description="Failed a checksum or content check.")
-    dropped_locally: Count = Field(description="Lost to our own receive ring or interface, here or at the reflector.")
+    dropped_locally: Count = Field(description="Lost to a ring, interface or link of ours, here or at the reflector.")
     reset: Count = Field(description="RST segments received.")
     icmp_error: Count = Field(description="ICMP errors received about this flow's probes.")
     pending: Count = Field(description="Within the loss threshold, fate not settled yet.")
