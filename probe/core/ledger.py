@@ -54,6 +54,7 @@ Fates = npt.NDArray[np.uint8]
 
 RETENTION_S = 60
 MIN_SLOTS, MAX_SLOTS = 1 << 6, 1 << 18
+ON_ITS_WAY_NS = 1_000_000_000  # a reply, at most, when a link of ours goes: some once took seconds
 MOST_PARTS = 1 << 12  # of the account of a run that outlasts its ring
 
 
@@ -382,7 +383,8 @@ class Ledger:
         Returns:
             Since when, of each flow.
         """
-        since: Ints = np.maximum(self.last_answered_at[flow], at - blind_ns - 2 * self._max_rtt)
+        on_its_way = min(2 * self._max_rtt, ON_ITS_WAY_NS)
+        since: Ints = np.maximum(self.last_answered_at[flow], at - blind_ns - on_its_way)
         every = np.full(self._capacity, at, np.int64)
         every[flow] = since
         self._excuses.add(LinkLoss(int(since.min()), at, MANY, since=every), settled_too=True)

@@ -81,6 +81,19 @@ def test_what_is_not_known_of_tx_times_widens_the_bounds_also_when_corrected():
         assert outage.estimate_ns == 10 * MS - first * MS
 
 
+def test_a_link_that_goes_excuses_no_more_than_may_have_been_on_its_way():
+    """A reply that took long, in its time, does not make a later outage ours."""
+    flow = OneFlow(threshold=10 * S)
+    flow.send(5000)
+    flow.reply(0, after=4 * S)
+    flow.reply(*range(1, 1000))
+    gone = flow.sent[-1] + MS
+    since = flow.ledger.link_lost(ints(0), gone, 10 * MS)
+    assert since.tolist() == [gone - 10 * MS - S]
+    flow.ledger.settle(gone + 11 * S)
+    assert flow.count("dropped_locally") == 1009 and flow.count("lost") == 4000 - 1009
+
+
 def test_a_probe_counts_from_the_moment_it_left():
     flow = OneFlow()
     sequence = flow.ledger.allocate(ints(0, 0), ints(T0, T0 + MS))
