@@ -22,6 +22,7 @@ UInt8Array = npt.NDArray[np.uint8]
 # A call that sent frames: how many, CLOCK_MONOTONIC (ns) just before and just after it, and how far apart they left in
 # it at most, ns.
 Call = tuple[int, int, int, int]
+APART_NS = 2000  # the last of these, of calls whose frames go one by one
 
 
 class SendResult(NamedTuple):

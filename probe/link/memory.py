@@ -16,9 +16,7 @@ import numpy.typing as npt
 
 from probe.clock import Clock
 from probe.link import abi
-from probe.link.base import NO_FRAMES, Frames, Int32Array, SendError, SendResult
-
-_APART_NS = 2000  # between the frames of a call, at most, as of a ring
+from probe.link.base import APART_NS, NO_FRAMES, Frames, Int32Array, SendError, SendResult
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class MemorySender:
         for slot in range(sent):
             self._link.carry(self._frames[self._head + slot, : int(lengths[slot])].tobytes())
         self._head = (self._head + sent) % self.slots
-        calls = [(sent, before_ns, self._link.clock.mono_ns(), _APART_NS)] if sent else []
+        calls = [(sent, before_ns, self._link.clock.mono_ns(), APART_NS)] if sent else []
         return SendResult(sent, calls, error if sent < count else "")
 
     def send_one(self, length: int) -> tuple[int, int, SendError]:

@@ -21,11 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from probe.link import abi, require_raw
-from probe.link.base import Int32Array, SendError, SendResult
+from probe.link.base import APART_NS, Int32Array, SendError, SendResult
 
 log = logging.getLogger(__name__)
 
-_APART_NS = 2000  # between the packets of a call, at most
 _LINK_ERRORS = {errno.ENETDOWN, errno.ENXIO, errno.ENODEV}
 _IPV4_DESTINATION = slice(abi.ETHERNET_OCTETS + 16, abi.ETHERNET_OCTETS + 20)
 _IPV6_DESTINATION = slice(abi.ETHERNET_OCTETS + 24, abi.ETHERNET_OCTETS + 40)
@@ -93,7 +92,7 @@ class RawIpSender:
                 break
         after_ns = time.monotonic_ns()
         self._head = (first + sent) % self.slots
-        return SendResult(sent, [(sent, before_ns, after_ns, _APART_NS)] if sent else [], _reason(error))
+        return SendResult(sent, [(sent, before_ns, after_ns, APART_NS)] if sent else [], _reason(error))
 
     def send_one(self, length: int) -> tuple[int, int, SendError]:
         """Send the slot at the head alone; see `FrameSender.send_one`."""

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 MOST = 64  # datagrams in one piece, where not more may share a call: of more, each costs little less
 MOST_OCTETS = 16_000  # of one piece: the kernel copies it into memory in one stretch
-APART_NS = 250  # between the datagrams of a piece, at most, as they leave
+PIECE_APART_NS = 250  # between the datagrams of a piece, at most, as they leave
 FEWEST = 4  # datagrams to a piece, on average: for fewer the ring is cheaper
 _BUFFER_OCTETS = 4 << 20
 _UDP = socket.IPPROTO_UDP
@@ -177,7 +177,7 @@ class TxGso:
                     return done, calls, "refused"
                 if failure:
                     return done, calls, self._reason(failure)
-                calls.append((n, before_ns, after_ns, APART_NS))
+                calls.append((n, before_ns, after_ns, PIECE_APART_NS))
                 done += n
         return done, calls, ""
 

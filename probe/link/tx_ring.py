@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from probe.errors import PeerError
 from probe.link import abi, require_raw
-from probe.link.base import Call, Int32Array, SendError, SendResult
+from probe.link.base import APART_NS, Call, Int32Array, SendError, SendResult
 from probe.link.geometry import ring_geometry
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,6 @@ _MTU_NS = 100_000_000
 BLIND_NS = 1_100_000_000  # a second, and until the kernel's worker has run
 CLOSING_NS = 10_000_000  # an interface that goes down is not gone at once
 _REFUSED = abi.TP_STATUS_SEND_REQUEST | abi.TP_STATUS_WRONG_FORMAT
-_APART_NS = 2000  # between the frames of a call, at most: each goes by itself
 _COPIED_HALF = (abi.VNET_HEADER_AT + 2) // 2  # its hdr_len, in half words
 LINK_ERRORS = {errno.ENETDOWN, errno.ENXIO, errno.ENODEV}
 
@@ -162,9 +161,9 @@ class TxRing:
             # Frames are taken in order: if the last one was, all were.
             if self._words[(stop - 1) * self._step] & _REFUSED:
                 sent, error = self._failed(start, self._status[start:stop], failure)
-                calls += [(sent, before_ns, after_ns, _APART_NS)] * bool(sent)
+                calls += [(sent, before_ns, after_ns, APART_NS)] * bool(sent)
                 return SendResult(start + sent - first, calls, error)
-            calls.append((stop - start, before_ns, after_ns, _APART_NS))
+            calls.append((stop - start, before_ns, after_ns, APART_NS))
         self._head = end % self.slots
         return SendResult(count, calls, "")
 

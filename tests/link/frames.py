@@ -100,3 +100,19 @@ def receive(receiver: FrameReceiver, count: int, layout: np.dtype = FRAME) -> li
 
     wait_for(enough)
     return got
+
+
+def nothing_stale_leaves(sender: FrameSender, receiver: FrameReceiver, frame: bytes, wire: tuple, who: str) -> None:
+    """While the link of `who` (own or peer) is down all is refused, and nothing of that leaves later."""
+    send(sender, frame, range(5))
+    victim: End = wire[0 if who == "own" else 1]
+    victim.set_link("down")
+    for start in (100, 200):
+        result = send(sender, frame, range(start, start + 50))
+        assert (result.sent, result.error) == (0, "link_down")
+    victim.set_link("up")
+    wait_for(lambda: "LOWER_UP" in wire[0].ip("link", "show", "veth0"))
+    # the error the kernel keeps for the socket from back then must not spoil the first batch either
+    result = send(sender, frame, range(300, 310))
+    assert (result.sent, result.error) == (10, "")
+    assert receive(receiver, 15) == [*range(5), *range(300, 310)]
