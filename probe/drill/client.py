@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import httpx
 
+from probe import tls
 from probe.clock import Clock, SystemClock
 from probe.drill.status import AgentStatus, Poll, parse
 from probe.errors import ConfigError, PeerError
@@ -305,13 +306,10 @@ def _tls(endpoint: AgentEndpoint) -> ssl.SSLContext | bool:
     if not endpoint.url.startswith("https:"):
         return True
     try:
-        context = ssl.create_default_context(cafile=str(endpoint.ca_file) if endpoint.ca_file else None)
-        if endpoint.cert_file is not None:
-            context.load_cert_chain(endpoint.cert_file, endpoint.key_file)
+        return tls.client_context(endpoint.ca_file, endpoint.cert_file, endpoint.key_file)
     except (OSError, ssl.SSLError) as error:
         files = ", ".join(str(f) for f in (endpoint.ca_file, endpoint.cert_file, endpoint.key_file) if f)
         raise ConfigError(f"{files}:1: agents.{endpoint.name}: {error}; readable PEM files") from error
-    return context
 
 
 def _reason(error: Exception) -> str:

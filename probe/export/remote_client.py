@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from probe import __version__
+from probe import __version__, tls
 from probe.errors import ConfigError
 from probe.export.remote_format import HEADERS
 from probe.keys import read_secret
@@ -123,9 +123,6 @@ def _tls(config: RemoteWrite) -> ssl.SSLContext | bool:
         return True
     files = [file for file in (config.ca_file, config.cert_file, config.key_file) if file is not None]
     try:
-        context = ssl.create_default_context(cafile=config.ca_file)
-        if config.cert_file is not None:
-            context.load_cert_chain(config.cert_file, config.key_file)
+        return tls.client_context(config.ca_file, config.cert_file, config.key_file)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"remote_write: {', '.join(files)}: {error}; allowed: readable PEM files") from error
-    return context

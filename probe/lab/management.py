@@ -35,6 +35,7 @@ from probe.lab.namespace import LabError
 from probe.lab.plan import UNITS, Plan, eni_of
 from probe.lab.state import read_events
 from probe.lab.unit import ask
+from probe.tls import server_context
 
 REST_PORT, SSH_PORT = 443, 22
 _HANDSHAKE_S = 10.0
@@ -60,9 +61,7 @@ class RestServer:
     """
 
     def __init__(self, address: tuple[str, int], certificate: Path, token: str, answer: Answer):
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(certificate)
-        self._server = _HttpsServer(address, _handler(token, answer), context)
+        self._server = _HttpsServer(address, _handler(token, answer), server_context(certificate))
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import httpx
 
+from probe import tls
 from probe.errors import ConfigError
 from probe.keys import read_secret
 from probe.watch import fortigate_answers as answers
@@ -165,7 +166,7 @@ class RestClient:
     def _trust(self) -> ssl.SSLContext:
         ca = self._unit.ca_file
         try:
-            return ssl.create_default_context(cafile=ca)
+            return tls.client_context(ca)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(
                 f"{self._where}.ca_file: {ca}: {error}; allowed: a PEM file of CA certificates"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import socket
-import ssl
 import subprocess
 import tempfile
 import time
@@ -28,6 +27,7 @@ from probe.lab.credentials import Credentials, make
 from probe.lab.ids import CloudIds
 from probe.lab.management import RestServer, rest_answer
 from probe.report.document import laws
+from probe.tls import server_context
 
 from .bed import Bed, haprobe, wait_for
 from .hostile import MODES, HostileServer
@@ -109,8 +109,7 @@ def _servers(bench: Bench, case: str) -> Iterator[None]:
             mode: Any = case
             stack.callback(HostileServer(_listener(bench, "aws"), mode, xml=True).close)
             for unit in UNITS:
-                context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-                context.load_cert_chain(bench.credentials.certificate(unit))
+                context = server_context(bench.credentials.certificate(unit))
                 stack.callback(HostileServer(_listener(bench, unit), mode, xml=False, tls=context).close)
         yield
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from probe import config, yamlfile
 from probe.errors import ConfigError
 from probe.lab import fortios
 from probe.lab.credentials import make
+from probe.tls import server_context
 from probe.watch import fortigate, fortigate_capture, fortigate_rest
 from probe.watch.fortigate import FortigateWatcher
 from probe.watch.fortigate_rest import AskError
@@ -282,8 +282,7 @@ def test_an_answer_too_long_to_be_one_is_cut_off(pair: Pair, monkeypatch: pytest
 
 def test_a_connection_that_was_being_made_when_asking_ended_is_closed(tmp_path: Path) -> None:
     keys = make(tmp_path, {"fgt-a": ["127.0.0.1"]})
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(keys.certificate("fgt-a"))
+    context = server_context(keys.certificate("fgt-a"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(DEADLINE_S)
         unit = SimpleNamespace(

@@ -15,6 +15,7 @@ from botocore.parsers import ResponseParserError
 
 from probe.core.events import TimelineEvent
 from probe.lab.credentials import Credentials, make
+from probe.tls import server_context
 from probe.watch import access, aws, ec2, fortigate_rest
 from probe.watch.aws import AwsWatcher
 from probe.watch.fortigate_unit import UnitPoller
@@ -87,8 +88,7 @@ class Unit:
 
 @pytest.mark.parametrize("mode", ["random", "deep", "bomb", "headers"])  # more of them in test_fortigate.py
 def test_a_unit_does_not_answer_with_a_reason(keys: Credentials, mode: Mode) -> None:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(keys.certificate("fgt-a"))
+    context = server_context(keys.certificate("fgt-a"))
     clock = aws.SystemClock()
     with hostile(mode, context) as port:
         poller = UnitPoller("fgt-a", fortigate_rest.RestClient("fgt-a", Unit(keys, port)), 10**9, clock, 0)
