@@ -173,7 +173,9 @@ class AgentPool:
     def __init__(self, endpoints: Sequence[AgentEndpoint], clock: Clock | None = None):
         self._clock = clock or SystemClock()
         self.clients = tuple(AgentClient(endpoint) for endpoint in endpoints)
-        self._threads = ThreadPoolExecutor(max_workers=max(1, len(self.clients)), thread_name_prefix="agent")
+        # More than one for each: a call that an interrupted wait left behind holds up none of those that follow.
+        self._threads = ThreadPoolExecutor(max_workers=4 * max(1, len(self.clients)), thread_name_prefix="agent")
+        self._reported: dict[tuple[int, int], dict[str, dict[str, Any]]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -215,7 +217,21 @@ class AgentPool:
 
     def reports(self, start_ns: int, end_ns: int) -> tuple[dict[str, dict[str, Any]], dict[str, PeerError]]:
         """Every agent's result document of a span, by agent; and why there is none of the others."""
-        return self._each(lambda client: client.report(start_ns, end_ns))
+        so_far = self._reported.setdefault((start_ns, end_ns), {})
+
+        def ask(client: AgentClient) -> dict[str, Any]:
+            document = client.report(start_ns, end_ns)
+            so_far[client.endpoint.name] = document
+            return document
+
+        return self._each(ask)
+
+    def reported(self, start_ns: int, end_ns: int) -> tuple[dict[str, dict[str, Any]], dict[str, PeerError]]:
+        """As `reports`, without asking: what came of it so far, for who will not wait for the agents that hang."""
+        so_far = dict(self._reported.get((start_ns, end_ns), {}))  # an agent may still answer, to nobody any more
+        names = [client.endpoint.name for client in self.clients]
+        missing = {n: PeerError(f"agent {n}: no report before the interruption") for n in names if n not in so_far}
+        return {name: so_far[name] for name in names if name in so_far}, missing
 
     def wait_ready(self, timeout_s: float, tell: Callable[[str], None] = lambda text: None) -> None:
         """Wait until every agent says that it is ready.

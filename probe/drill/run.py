@@ -1,18 +1,17 @@
 """A drill from steady state to stored report (contract: `haprobe drill`).
 
 Whatever ends it (done, limit, Ctrl-C, an error), the stage is taken down, and what was measured since the
-trigger is stored first.
+trigger is stored first. After the trigger each Ctrl-C (or SIGTERM, SIGHUP) ends one wait, and no further drill begins.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
@@ -23,7 +22,7 @@ from probe.drill.client import AgentPool
 from probe.drill.collect import Span, assemble, fetch, settle_s, shows_failover
 from probe.drill.plan import DrillPlan, check_out, from_args
 from probe.drill.recovery import OUTAGE_PROBES, Recovery, RecoveryProgress
-from probe.drill.stage import Stage, stage_for, termination_as_interrupt
+from probe.drill.stage import INTERRUPTS, Stage, stage_for, termination_as_interrupt
 from probe.drill.status import Poll
 from probe.drill.steady import SteadyState, clock_warnings, over, watcher_warnings
 from probe.drill.summary import summarise, table
@@ -39,9 +38,12 @@ from probe.errors import (
     SteadyStateError,
     UsageError,
 )
+from probe.interrupts import interruptible
 
 if TYPE_CHECKING:
     from probe.report.budgets import Budget
+
+T = TypeVar("T")
 
 POLL_GAP_S = 0.25
 POLL_GAP_NS = 250_000_000
@@ -145,6 +147,7 @@ class Drill:
         self._fired = False  # or perhaps so: a call that got no answer may have been carried out
         self._watchers: Watchers
         self._captures: dict[str, str] = {}
+        self._interrupted = False  # since the trigger
 
     def run(self) -> DrillResult:
         """Steady state, trigger, recovery, report.
@@ -172,8 +175,8 @@ class Drill:
                     trigger.close()
                     self._watchers.rest()
 
-    def _from_trigger_on(self, pool: AgentPool, trigger: Trigger, start_ns: int) -> DrillResult:
-        interrupted, unfired = False, ""
+    def _pull(self, pool: AgentPool, trigger: Trigger) -> tuple[int, str]:
+        """Trigger and recovery: when it was pulled (Unix epoch ns; 0: never), and what kept it from being so."""
         self._wall.say(trigger.describe())
         trigger_ns = 0
         try:
@@ -183,25 +186,33 @@ class Drill:
             self._watch_recovery(pool, trigger)
             trigger.look_back()
         except NoFailoverError as error:
-            unfired = str(error)
+            return trigger_ns, str(error)
         except (UsageError, PrivilegeError):
             self._fired = False  # refused before anything happened
             raise
         except KeyboardInterrupt:
             if not trigger_ns:
                 raise
-            interrupted = True
+            self._interrupted = True
             self._wall.say("ending early; collecting what was measured (Ctrl-C again: do not wait for the last probes)")
+        return trigger_ns, ""
+
+    def _from_trigger_on(self, pool: AgentPool, trigger: Trigger, start_ns: int) -> DrillResult:
+        trigger_ns, unfired = self._pull(pool, trigger)
         span = Span(start_ns, self._clock.wall_ns(), trigger.kind, trigger_ns)
-        document, missing = self._collect(pool, trigger, span)
-        self._wall.rest()
-        if not interrupted and not unfired:
-            self._say_recovery()
-        if unfired or not shows_failover(document, trigger_ns):
-            unfired = unfired or trigger.failure() or _no_sign(span)
-        elif trigger.failure():
-            self._wall.warn(trigger.failure())
-        return self._finish(document, missing, unfired, interrupted)
+        documents, missing = self._collect(pool, span)
+        # Half a run on a disk is none; nothing in here waits for anybody.
+        with interruptible(numbers=INTERRUPTS) as interrupted:
+            document = self._assemble(documents, trigger, span)
+            self._wall.rest()
+            if not self._interrupted and not unfired:
+                self._say_recovery()
+            if unfired or not shows_failover(document, trigger_ns):
+                unfired = unfired or trigger.failure() or _no_sign(span)
+            elif trigger.failure():
+                self._wall.warn(trigger.failure())
+            result = self._finish(document, missing, unfired)
+        return replace(result, interrupted=self._interrupted or interrupted.is_set())
 
     def _undo(self, trigger: Trigger) -> None:
         """Say how to undo the trigger, or do it where that was asked for; either is a result and comes through -q."""
@@ -302,17 +313,31 @@ class Drill:
 
     # --- report ------------------------------------------------------------------------------------------------
 
-    def _collect(self, pool: AgentPool, trigger: Trigger, span: Span) -> tuple[dict[str, Any], dict[str, PeerError]]:
-        with suppress(KeyboardInterrupt):  # then it is fetched with probes still pending
-            self._wait_settled()
-        self._captures = self._watchers.collect(span.start_ns)  # before the reports: what it told is in them
-        documents, missing = fetch(pool, span.start_ns, span.end_ns)
+    def _collect(self, pool: AgentPool, span: Span) -> tuple[dict[str, dict[str, Any]], dict[str, PeerError]]:
+        self._unless_interrupted(self._wait_settled, lambda: None)  # else it is fetched with probes still pending
+        # Before the reports: what it told is in them.
+        self._captures = self._unless_interrupted(lambda: self._watchers.collect(span.start_ns), dict)
+        documents, missing = self._unless_interrupted(
+            lambda: fetch(pool, span.start_ns, span.end_ns), lambda: pool.reported(span.start_ns, span.end_ns)
+        )
         if not documents:
             raise PeerError("\n".join(str(error) for error in missing.values()))
+        return documents, missing
+
+    def _unless_interrupted(self, wait: Callable[[], T], otherwise: Callable[[], T]) -> T:
+        """What a wait comes to; when it is interrupted, which the drill remembers, what there is without it."""
+        try:
+            return wait()
+        except KeyboardInterrupt:
+            self._interrupted = True
+            self._wall.say("not waiting any longer; going on with what there is")
+            return otherwise()
+
+    def _assemble(self, documents: dict[str, dict[str, Any]], trigger: Trigger, span: Span) -> dict[str, Any]:
         events: list[TimelineEvent] = self._stage.events(span.start_ns)
         if span.trigger_ns and not any(event.event == "trigger" for event in events):
             events.append(trigger.event(span.trigger_ns))
-        return assemble(documents, self._plan, span, events), missing
+        return assemble(documents, self._plan, span, events)
 
     def _wait_settled(self) -> None:
         begun_ns, needed_s = self._clock.mono_ns(), settle_s(self._latest())
@@ -320,9 +345,7 @@ class Drill:
             self._show(WallState("collect", elapsed_s, needed_s), self._latest())
             time.sleep(min(POLL_GAP_S, needed_s - elapsed_s))
 
-    def _finish(
-        self, document: dict[str, Any], missing: dict[str, PeerError], unfired: str, interrupted: bool
-    ) -> DrillResult:
+    def _finish(self, document: dict[str, Any], missing: dict[str, PeerError], unfired: str) -> DrillResult:
         """Judge, store and print."""
         from probe.report import text
         from probe.report.budgets import check
@@ -330,7 +353,7 @@ class Drill:
         from probe.store.runs import store
 
         document["budgets"] = check([document], self._budgets)
-        broken = laws(document, settled=not interrupted)
+        broken = laws(document, settled=not self._interrupted)
         try:
             path = store(document, self._plan.out, self._captures)
         finally:  # a full disk must not cost the person in front of it the result
@@ -352,7 +375,7 @@ class Drill:
             problem = HaprobeError(
                 f"{len(broken)} laws of the result document are broken, do not trust this run: {path}"
             )
-        return DrillResult(document, path, problem, within, interrupted)
+        return DrillResult(document, path, problem, within, self._interrupted)
 
     # --- polling -----------------------------------------------------------------------------------------------
 

@@ -222,14 +222,17 @@ def in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks a drill to end."""
+
+
 @contextmanager
 def interrupts_ignored() -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGHUP do nothing inside."""
     if not in_main_thread():
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTS}
     try:
         yield
     finally:

@@ -175,6 +175,7 @@ class FakeAgent:
         self.not_ready = not_ready
         self.password = password
         self.active_unit = "fgt-a"
+        self.watcher = "aws"
         self.timeline: list[TimelineEvent] = []
         self.posts: list[str] = []  # what was asked for by POST, in order
         self.answers: dict[str, tuple[int, str]] = {}  # path to (status, body), instead of the real answer
@@ -211,7 +212,7 @@ class FakeAgent:
         return 404, "no such page"
 
     def _status(self, now_ns: int) -> dict[str, Any]:
-        watcher = {"name": "aws", "up": True, "reason": "", "active_unit": self.active_unit, "ownership": []}
+        watcher = {"name": self.watcher, "up": True, "reason": "", "active_unit": self.active_unit, "ownership": []}
         return {
             "agent": self.name,
             "now_ns": now_ns,

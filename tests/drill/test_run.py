@@ -7,8 +7,10 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from probe.config import Trigger
 from probe.drill import run
 from probe.drill.client import AgentEndpoint
 from probe.drill.plan import DrillPlan
-from probe.drill.stage import ConfiguredStage, LabStage
+from probe.drill.stage import INTERRUPTS, ConfiguredStage, LabStage
 from probe.drill.wall import Wall
+from probe.drill.wall_view import WallState
 from probe.errors import ConfigError, HaprobeError, NoFailoverError, PeerError, SteadyStateError, UsageError
 from probe.lab.plan import LabOptions
 from probe.report.document import laws
@@ -172,6 +175,86 @@ def test_interrupted_after_the_trigger_what_was_measured_is_stored(scene: Scene,
     assert all(f["outages"] for f in document["flows"])
     assert "ending early" in scene.err.getvalue()
     assert scene.lab.calls[-1] == "down"
+
+
+@pytest.mark.parametrize("number", INTERRUPTS)
+def test_interrupted_while_the_last_probes_are_waited_for_no_further_drill_begins(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    real = Wall.show
+
+    def show(wall: Wall, state: WallState) -> None:
+        real(wall, state)
+        if state.phase == "collect":
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Wall, "show", show)
+    scene.lab.dark_s = {"ew": 0.3, "ew-fresh": 0.3}
+    assert scene.play(repeat=3) == 0
+    assert len(scene.stored()) == 1
+    assert scene.lab.calls.count("failover graceful") == 1
+    assert "not waiting any longer" in scene.err.getvalue()
+
+
+def interrupt_when_asked(scene: Scene, agents: list[FakeAgent], path: str) -> list[str]:
+    """Agents that do not answer one question before the run is stored; Ctrl-C when the last of them is asked.
+
+    Returns:
+        Those that were waited for all the same; grows.
+    """
+    asked: set[str] = set()
+    waited_for: list[str] = []
+
+    def hang(agent: FakeAgent, real: Callable[[str], tuple[int, str]], url: str) -> tuple[int, str]:
+        if not url.startswith(path):
+            return real(url)
+        asked.add(agent.name)
+        if len(asked) == len(agents):
+            interrupt_soon(0.2)
+        deadline = time.monotonic() + 5
+        while not scene.stored() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if not scene.stored():
+            waited_for.append(agent.name)
+        return 503, "too late"
+
+    for agent in agents:
+        agent.answer = partial(hang, agent, agent.answer)  # type: ignore[method-assign]
+    return waited_for
+
+
+def test_interrupted_while_an_agent_hangs_the_reports_of_the_others_are_stored(scene: Scene) -> None:
+    scene.lab.dark_s = {"ew": 0.3, "ew-fresh": 0.3}
+    waited_for = interrupt_when_asked(scene, [scene.jump], "/api/v1/report")
+    with pytest.raises(PeerError, match="agent jumphost: no report before the interruption"):
+        scene.play(repeat=2)
+    (document,) = scene.stored()
+    assert {f["agent"] for f in document["flows"]} == {"workload-a"}
+    assert (waited_for, scene.lab.calls.count("failover graceful")) == ([], 1)
+
+
+def test_interrupted_while_captures_are_fetched_the_run_is_stored_without(scene: Scene) -> None:
+    scene.lab.dark_s = {"ew": 0.3, "ew-fresh": 0.3}
+    scene.wl.watcher = scene.jump.watcher = "fortigate"
+    waited_for = interrupt_when_asked(scene, [scene.wl, scene.jump], "/api/v1/watch?seconds=0")
+    assert scene.play(repeat=2) == 0
+    (document,) = scene.stored()
+    assert {f["agent"] for f in document["flows"]} == {"workload-a", "jumphost"}
+    assert (waited_for, scene.lab.calls.count("failover graceful")) == ([], 1)
+
+
+def test_interrupted_while_it_is_stored_the_run_is_whole_and_the_last(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(document: dict[str, Any]) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return json.dumps(document)
+
+    monkeypatch.setattr("probe.store.runs.to_json", interrupted)
+    scene.lab.dark_s = {"ew": 0.3, "ew-fresh": 0.3}
+    assert scene.play(repeat=2) == 0
+    assert len(scene.stored()) == 1
+    assert scene.lab.calls.count("failover graceful") == 1
 
 
 def test_interrupted_before_the_trigger_nothing_is_stored(scene: Scene) -> None:
