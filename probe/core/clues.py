@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 from probe.core.ending import icmp_words
 from probe.core.events import SessionEnd, TimelineEvent
-from probe.core.facts import MUTATIONS, NAT_PATHS, Facts, call_words, move_words
-from probe.core.timeline import became_primary
+from probe.core.facts import MUTATIONS, NAT_PATHS, WORKS, Facts, call_words, move_words, signal_of
 from probe.core.verdict import FlowRecord, overlap_ns
 
 # An outage of which our own stalls cover more than this share has edges that are ours, not the network's.
 UNRELIABLE_SHARE = 0.05
-FRESH_OK = frozenset({"unaffected", "survived"})
-KEPT_OK = frozenset({"unaffected", "survived", "rebound", "lost", "reset"})
+KEPT_OK = WORKS | {"rebound", "lost", "reset"}
+# EC2 is eventually consistent: for so long after a change an answer may still show what was before.
+STALE_NS = 5_000_000_000
 
 
 def flow_label(f: FlowRecord) -> str:
@@ -39,12 +39,15 @@ def no_failover(facts: Facts) -> list[str]:
     if facts.incident is None:
         return [f"no flow of {len(facts.flows)} had an outage", moved]
     # Loss alone is no failover, but only who has looked all the time can say so.
-    if not facts.watched or facts.path_down() or blind(facts):
+    if not facts.failover_would_show or facts.path_down() or blind(facts):
         return []
-    return [moved, *map(_loss, [f for f in facts.flows if f.outages])]
+    return [moved, *map(_loss, [f for f in facts.flows if f.outages or f.stalls])]
 
 
 def _loss(flow: FlowRecord) -> str:
+    if flow.stalls:
+        longest_ns = max(stall.duration_ns for stall in flow.stalls)
+        return f"{flow_label(flow)} ({flow.path} stream): {len(flow.stalls)} stalls, up to {longest_ns / 1e9:.1f} s"
     share = flow.counts.lost / max(flow.counts.sent, 1)
     return (
         f"{flow_label(flow)} ({flow.path} {flow.protocol}): {flow.counts.lost} of {flow.counts.sent} probes lost"
@@ -216,7 +219,8 @@ def _split_routes(facts: Facts) -> list[str]:
 def second(facts: Facts) -> list[str]:
     # What happened before the trigger (an election, an earlier drill) is not this run's second failover.
     if len(facts.takeovers) < 2:
-        return [] if _stayed(facts) else _moved_again(facts)
+        # Where one took over and stayed, what moves again is somebody else's doing.
+        return [] if facts.takeovers and facts.primary else _moved_again(facts)
     first = facts.takeovers[0].at_ns
     return [
         f"{e.detail.get('unit')} became primary {(e.at_ns - first) / 1e9:+.1f} s after the first{_reason(facts, e)}"
@@ -224,24 +228,34 @@ def second(facts: Facts) -> list[str]:
     ]
 
 
-def _stayed(facts: Facts) -> bool:
-    """Whether one unit took over and was not told to have stepped down: what moves again is somebody else's doing."""
-    if not facts.takeovers:
-        return False
-    taken = facts.takeovers[-1]
-    later = [e for e in facts.named("role_change") if e.detail.get("unit") == taken.detail.get("unit")]
-    return not any(e.at_ns > taken.at_ns and not became_primary(e) for e in later)
-
-
 def _moved_again(facts: Facts) -> list[str]:
-    """Elastic IPs that changed their owner more than once; two watchers may tell one change."""
-    owners: dict[str, list[str]] = {}
-    for e in facts.named("eip_moved"):
-        address, to = e.detail.get("allocation_id") or e.detail.get("address"), str(e.detail.get("to_unit"))
-        seen = owners.setdefault(str(address), [])
-        if seen[-1:] != [to]:
-            seen.append(to)
-    return [f"{one} moved {len(to)} times" for one, to in sorted(owners.items()) if len(to) > 1 and one != "None"]
+    """What changed its owner more than once.
+
+    Of routes only where no address is watched, and only if all that moved did so: one alone that goes back was written
+    by somebody else.
+    """
+    owners: dict[str, list[tuple[int, str]]] = {}
+    for e in facts.moves:
+        # On the way from one unit to the other an address may have been nobody's; two watchers may tell one change.
+        unit, seen = str(e.detail.get("to_unit") or ""), owners.setdefault(signal_of(e), [])
+        if unit and (not seen or seen[-1][1] != unit):
+            seen.append((e.at_ns, unit))
+    often = {signal: n for signal, seen in owners.items() if (n := _owners(seen)) > 1}
+    routes = [signal for signal, seen in owners.items() if seen and signal.startswith("route ")]
+    if "Address" not in facts.unwatched or not often.keys() >= set(routes):
+        often = {signal: n for signal, n in often.items() if signal not in routes}
+    return [f"{signal} moved {n} times" for signal, n in sorted(often.items())]
+
+
+def _owners(seen: list[tuple[int, str]]) -> int:
+    """How many owners something had one after the other; `seen` are those that were seen, and when (ns)."""
+    kept: list[tuple[int, str]] = []
+    for at_ns, unit in seen:
+        if len(kept) > 1 and kept[-2][1] == unit and at_ns - kept[-1][0] < STALE_NS:
+            kept.pop()  # it was not back, an old answer was
+        else:
+            kept.append((at_ns, unit))
+    return len(kept)
 
 
 def _reason(facts: Facts, takeover: TimelineEvent) -> str:
@@ -274,44 +288,20 @@ def blind(facts: Facts) -> list[str]:
     if facts.incident is None:
         return []
     lines = []
-    for start, end, event in _down_spans(facts):
-        shared = overlap_ns((start, end), facts.incident)
-        if shared:
-            reason = event.detail.get("reason") or "no reason given"
-            lines.append(f"watcher {event.detail.get('watcher')}: blind for {shared / 1e9:.1f} s of it ({reason})")
+    for name, sight in facts.sights.items():
+        for span in sight.blind():
+            shared_ns = overlap_ns((span.start_ns, span.end_ns), facts.incident)
+            if shared_ns:
+                reason = span.reason or "no reason given"
+                lines.append(f"watcher {name}: blind for {shared_ns / 1e9:.1f} s of it ({reason})")
     return lines
-
-
-def _down_spans(facts: Facts) -> list[tuple[int, int, TimelineEvent]]:
-    """Spans in which a watcher knew nothing; one that never came back is blind to the end of the run."""
-    open_at: dict[tuple[str, str], TimelineEvent] = {}
-    spans = []
-    for event in facts.events:
-        key = (str(event.detail.get("agent", "")), str(event.detail.get("watcher")))
-        if event.event == "watcher_down":
-            before = open_at.setdefault(key, event)
-            if before is not event and before.detail.get("answering") != event.detail.get("answering"):
-                spans.append((_blind_since(before), event.at_ns, before))  # another unit fell silent, or one is back
-                open_at[key] = event
-        elif event.event == "watcher_up" and key in open_at:
-            spans.append((_blind_since(open_at[key]), event.at_ns, open_at.pop(key)))
-    last = max(facts.end_ns, facts.events[-1].at_ns if facts.events else 0)
-    spans += [(_blind_since(e), last, e) for e in open_at.values()]
-    # One unit of two that does not answer is what a crash looks like, and the other one still told its role.
-    return [span for span in spans if not span[2].detail.get("answering")]
-
-
-def _blind_since(down: TimelineEvent) -> int:
-    """A watcher finds out that it is blind when a question has timed out: it is so from its last answer on."""
-    last = down.detail.get("last_answer_ns") or down.detail.get("last_success_ns")
-    return min(int(last), down.at_ns) if last else down.at_ns
 
 
 def clean(facts: Facts) -> list[str]:
     """A failover after which every path carries new sessions; `diagnose` adds: and no other rule objects."""
     if not facts.failover_seen and (not facts.trigger_ns or facts.incident is None):
         return []
-    if facts.path_down() or any(f.verdict not in (FRESH_OK if f.session == "fresh" else KEPT_OK) for f in facts.flows):
+    if facts.path_down() or any(f.verdict not in (WORKS if f.session == "fresh" else KEPT_OK) for f in facts.flows):
         return []
     # With nothing fresh beside it, a session that did not come back leaves its path unproven.
     proven = {(f.path, f.protocol) for f in facts.flows if f.session == "fresh"}

@@ -285,7 +285,7 @@ class TimelineEvent:
         ha_history          an entry of a unit's HA history, by the unit's clock: detail {unit, text}
         awsd_error          a refusal of what is no known request: detail {unit, error, meaning, actions}
         watcher_down / watcher_up   detail {watcher, reason, last_success_ns}; fortigate: unanswering, answering,
-                            last_answer_ns
+                            last_answer_ns; in a run of several agents: agent
         outage_start / outage_end   detail {flow, agent, direction}
         session_end         detail {flow, agent, cause}; of rst, fin and icmp also {by, from, ttl, peer_ttl}
         stall_start / stall_end     of a stream: detail {flow, agent}

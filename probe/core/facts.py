@@ -6,17 +6,19 @@ sources contradict each other. What follows from it is for `clues` and `diagnosi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from probe.core.events import TimelineEvent
+from probe.core.sight import Sight, sights
 from probe.core.timeline import became_primary, best_told, origin
 from probe.core.verdict import FlowRecord, Span, incident_of
 
 # Paths on which a FortiGate pair translates addresses. Any other path word is taken as routed without NAT.
 NAT_PATHS = frozenset({"ingress", "egress"})
 MUTATIONS = ("AssociateAddress", "ReplaceRoute", "AssignPrivateIpAddresses", "UnassignPrivateIpAddresses")
+WORKS = frozenset({"unaffected", "survived"})  # verdicts of new sessions
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Facts:
     watched: frozenset[str] = frozenset()  # "aws", "fortigate": HA sources that were configured
     end_ns: int = 0
     unwatched: frozenset[str] = frozenset()  # "Address", "Route": what the AWS watchers were not to look at
+    watchers: Mapping[str, int] = field(default_factory=dict)  # how many there are of a name, where that is known
 
     @cached_property
     def since_ns(self) -> int:
@@ -38,13 +41,20 @@ class Facts:
     @cached_property
     def incident(self) -> Span | None:
         """From the trigger (or first loss) to the last recovery, or to the end where something stays dark."""
-        span = incident_of(self.flows)
+        span = incident_of(self.flows) or self._stalled
         if span is None:
             return None
         ends = span[1]
-        if any(f.verdict in ("dark", "half") for f in self.flows):
+        if any(f.verdict in ("dark", "half") and flow_id(f) not in self.forlorn for f in self.flows):
             ends = max(ends, self.end_ns)
         return min(span[0], origin(self.events, self.flows, self.trigger_ns)), ends
+
+    @cached_property
+    def _stalled(self) -> Span | None:
+        """First to last stall of the streams on whose path no packets tell, which know better what the network does."""
+        told = {(f.agent, f.path) for f in self.flows if f.stack == "packet"}
+        stalls = [stall for f in self.flows if (f.agent, f.path) not in told for stall in f.stalls]
+        return (min(s.start_ns for s in stalls), max(s.end_ns for s in stalls)) if stalls else None
 
     def named(self, *events: str) -> list[TimelineEvent]:
         """Events of these names since the failover began."""
@@ -62,12 +72,17 @@ class Facts:
     @cached_property
     def eips(self) -> list[TimelineEvent]:
         """Elastic IPs that moved, each move once: as polled, else as the unit's calls tell."""
-        return self.named("eip_moved", "private_ip_moved") or self._calls_ok("Address")
+        return self._landed("eip_moved", "private_ip_moved") or self._calls_ok("Address")
 
     @cached_property
     def routes(self) -> list[TimelineEvent]:
         """Routes that moved, as for `eips`."""
-        return self.named("route_moved") or self._calls_ok("Route")
+        return self._landed("route_moved") or self._calls_ok("Route")
+
+    def _landed(self, *names: str) -> list[TimelineEvent]:
+        """Moves of these names, but of what was taken from a unit and in the end given to nobody."""
+        last = {signal_of(e): e.detail.get("to") for e in self.named(*names)}
+        return [e for e in self.named(*names) if last[signal_of(e)] != ""]
 
     @cached_property
     def refused(self) -> list[TimelineEvent]:
@@ -83,22 +98,48 @@ class Facts:
         return list(dict.fromkeys(str(e.detail.get("error") or "no answer") for e in told))
 
     def left_behind(self, kind: str) -> list[str]:
-        """What the watcher last saw at another unit than the new primary; `kind` is "Address" or "Route"."""
-        signs = [e for e in self.named("signals_disagree", "signals_agree") if e.source == "aws"]
-        if not signs or not self.takeovers or self.blind_at_end("aws"):
+        """What points at another unit than the new primary in the end; `kind` is "Address" or "Route"."""
+        primary, pointing = self.primary, self._pointing
+        # Nothing may have followed it, or the two watchers name the units differently.
+        if not primary or primary not in pointing.values() or self.sight("aws").lost:
             return []
-        primary = self.takeovers[-1].detail.get("unit")
         words = ("route ",) if kind == "Route" else ("eip ", "private_ip ")
-        said = dict(signs[-1].detail.get("signals") or {})
-        if primary not in said.values():
-            return []  # nothing followed it, or the two watchers name the units differently
         been = {signal_of(e) for e in self.moves if e.detail.get("to_unit") == primary}
-        added = {signal_of(e) for e in self.moves if not e.detail.get("from")}  # what nobody had was not left behind
+        first = {signal_of(e): e for e in reversed(self.moves)}
+        # What nobody had before was not left behind.
+        added = {signal for signal, e in first.items() if not e.detail.get("from")}
         return [
-            f"{signal} {'points back' if signal in been else 'still points'} at {unit or 'nobody'}, not at {primary}"
-            for signal, unit in said.items()
+            f"{signal} {_how(unit, signal in been)} at {unit or 'no unit'}, not at {primary}"
+            for signal, unit in pointing.items()
             if signal.startswith(words) and unit != primary and signal not in added - been
         ]
+
+    @cached_property
+    def primary(self) -> str:
+        """The unit that took over last and was not told to have stepped down since; "" where it is not known.
+
+        Where nobody could tell of roles, it is the only one that anything moved to.
+        """
+        if self.takeovers:
+            taken = self.takeovers[-1]
+            later = [e for e in self.named("role_change") if e.at_ns > taken.at_ns and not became_primary(e)]
+            unit = taken.detail.get("unit")
+            return "" if any(e.detail.get("unit") == unit for e in later) else str(unit or "")
+        watched = "fortigate" in self.watched and self.sight("fortigate").whole_since(self.since_ns)
+        units = {str(e.detail["to_unit"]) for e in self.moves if e.detail.get("to_unit")}
+        return units.pop() if len(units) == 1 and not watched and not self.named("role_change") else ""
+
+    @cached_property
+    def _pointing(self) -> dict[str, str]:
+        """The unit that each signal points at in the end: as last told of all together, and what moved since then."""
+        pictures = [e for e in self.named("signals_disagree", "signals_agree") if e.source == "aws"]
+        newest = max(pictures, key=_known_ns, default=None)
+        pointing = {} if newest is None else dict(newest.detail.get("signals") or {})
+        for e in sorted(self.moves, key=_known_ns):
+            units = e.detail.get("from_unit") or e.detail.get("to_unit")  # none: not of the pair, nor ever was
+            if (newest is None or _known_ns(e) > _known_ns(newest)) and (units or signal_of(e) in pointing):
+                pointing[signal_of(e)] = str(e.detail.get("to_unit") or "")
+        return pointing
 
     @cached_property
     def moves(self) -> list[TimelineEvent]:
@@ -110,7 +151,7 @@ class Facts:
         """What an earlier failover of this run had moved, and the next one left with a unit that is primary no more."""
         owners = {signal_of(e): e for e in self.moves if e.detail.get("to_unit")}
         units = {str(e.detail["to_unit"]) for e in owners.values()}
-        if len(units) != 1 or self.blind_at_end("aws"):
+        if len(units) != 1 or self.sight("aws").lost:
             return []
         (owner,) = units
         known = {str(e.detail.get(key)) for e in self.moves for key in ("from_unit", "to_unit")}
@@ -125,10 +166,14 @@ class Facts:
         new = f", not at {taken[-1].detail['unit']}" if taken else ", which has stepped down"
         return [f"{signal} still points at {owner}{new}" for signal in owners]
 
-    def blind_at_end(self, watcher: str) -> bool:
-        """Whether a watcher was blind when the run ended, so that what it saw last need not be so any more."""
-        turns = [e for e in self.events if e.event.startswith("watcher_") and e.detail.get("watcher") == watcher]
-        return bool(turns) and turns[-1].event == "watcher_down"
+    @cached_property
+    def sights(self) -> dict[str, Sight]:
+        """What watchers could see, by their name."""
+        return sights(self.events, self.end_ns, self.watchers)
+
+    def sight(self, watcher: str) -> Sight:
+        """What the watchers of a name could see; as if never blind where none tells."""
+        return self.sights.get(watcher, Sight())
 
     @cached_property
     def split(self) -> list[TimelineEvent]:
@@ -175,9 +220,16 @@ class Facts:
 
     def looked(self, kind: str) -> bool:
         """Whether anyone would have seen a move of this kind: "Address" or "Route"."""
-        return self.cloud_seen and (
-            kind not in self.unwatched or any(kind in str(e.detail.get("operation")) for e in self.named("api_call"))
-        )
+        if any(kind in str(e.detail.get("operation")) for e in self.named("api_call")):
+            return True
+        # Who was blind before the move and has not compared since, sees none either.
+        return self.cloud_seen and kind not in self.unwatched and self.sight("aws").whole_since(self.since_ns)
+
+    @property
+    def failover_would_show(self) -> bool:
+        """Whether anyone watched what changes in a failover: roles, or what moves."""
+        moves = "aws" in self.watched and any(map(self.looked, ("Address", "Route")))
+        return moves or "fortigate" in self.watched
 
     @property
     def failover_seen(self) -> bool:
@@ -190,14 +242,36 @@ class Facts:
         down = [f for f in fresh if f.verdict in ("dark", "half")]
         covered = {(f.agent, f.path, f.protocol) for f in fresh}
         alone = [f for f in self.flows if f.session == "kept" and (f.agent, f.path, f.protocol) not in covered]
-        return down + [f for f in alone if (not paths or f.path in paths) and f.verdict in ("dark", "half")]
+        dark = [f for f in alone if f.verdict in ("dark", "half") and flow_id(f) not in self.forlorn]
+        return down + [f for f in dark if not paths or f.path in paths]
+
+    @cached_property
+    def forlorn(self) -> frozenset[tuple[str, str]]:
+        """Old TCP sessions (`flow_id`) that stay dark where new ones, if of another protocol, work.
+
+        By all that is known they are lost, and no sign of a path that is down: UDP and ICMP would work again without a
+        new session, and a stream that gave up has tried one.
+        """
+        fresh = [f for f in self.flows if f.session == "fresh"]
+        works = {(f.agent, f.path) for f in fresh if f.verdict in WORKS}
+        twins = {(f.agent, f.path) for f in fresh if f.protocol == "tcp"}
+        return frozenset(
+            flow_id(f)
+            for f in self.flows
+            if (f.session, f.protocol, f.verdict) == ("kept", "tcp", "dark")
+            and (f.agent, f.path) in works - twins
+            and not (f.stack == "kernel" and f.end_cause == "silent")
+        )
 
     def with_verdict(self, *verdicts: str, nat: bool | None = None) -> list[FlowRecord]:
         """Kept flows with one of these verdicts, on translated paths only (or on the others only) if asked."""
+        lost = self.forlorn if "lost" in verdicts else ()
         return [
             f
             for f in self.flows
-            if f.session == "kept" and f.verdict in verdicts and (nat is None or (f.path in NAT_PATHS) == nat)
+            if f.session == "kept"
+            and (f.verdict in verdicts or flow_id(f) in lost)
+            and (nat is None or (f.path in NAT_PATHS) == nat)
         ]
 
     def _calls_ok(self, kind: str) -> list[TimelineEvent]:
@@ -208,6 +282,11 @@ class Facts:
             and str(e.detail.get("operation")) in MUTATIONS
             and kind in str(e.detail["operation"])
         ]
+
+
+def flow_id(flow: FlowRecord) -> tuple[str, str]:
+    """A flow's name is its agent's."""
+    return flow.agent, flow.name
 
 
 def call_words(e: TimelineEvent) -> str:
@@ -224,6 +303,15 @@ def failed(e: TimelineEvent) -> bool:
     return (e.detail.get("result") or "ok") not in ("ok", "unconfirmed")
 
 
+def _known_ns(e: TimelineEvent) -> int:
+    """When a change that was polled had been seen."""
+    return e.at_ns + e.uncertainty_ns
+
+
+def _how(unit: str, was_right: bool) -> str:
+    return "points" if not unit else "points back" if was_right else "still points"
+
+
 def signal_of(e: TimelineEvent) -> str:
     """The watcher's name of what a move is about, as in `signals`."""
     d = e.detail
@@ -237,5 +325,5 @@ def move_words(e: TimelineEvent) -> str:
     what = (
         d.get("address") or " ".join(str(d[k]) for k in ("route_table", "destination") if d.get(k)) or d.get("target")
     )
-    to = d.get("to_unit") or d.get("to") or d.get("unit")
+    to = d.get("to_unit") or d.get("to") or d.get("unit") or "nobody"
     return f"{e.event.replace('_', ' ')}: {what} to {to}"

@@ -104,18 +104,23 @@ def assemble(
 
 
 def shows_failover(document: Mapping[str, Any], since_ns: int) -> bool:
-    """Whether a run's document holds any sign of a failover after an instant: an outage, a move, a role change.
+    """Whether a run's document holds any sign of a failover after an instant: outage, stall, move or role change.
 
     Not an outage of which the diagnosis knows, from watchers that saw nothing move, that no failover was its cause.
     """
     if any(finding["code"] == "no_failover_seen" for finding in document.get("diagnosis", ())):
         return False
-    outages = (outage for flow in document["flows"] for outage in flow["outages"])
+    dark = (span for flow in document["flows"] for span in (*flow["outages"], *_stalls(flow)))
     signs = ("eip_moved", "route_moved", "private_ip_moved", "role_change")
-    return any(outage["end_ns"] >= since_ns for outage in outages) or any(
+    return any(span["end_ns"] >= since_ns for span in dark) or any(
         entry["event"] in signs and entry["at_ns"] + entry.get("uncertainty_ns", 0) >= since_ns
         for entry in document["timeline"]
     )
+
+
+def _stalls(flow: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Where a stream has no outages."""
+    return (flow.get("stream") or {}).get("stalls") or ()
 
 
 def _labels(documents: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -14,6 +14,8 @@ from probe.core.events import COUNT_NAMES, Counts, Outage, SessionEnd, StallReco
 from probe.core.facts import Facts
 from probe.core.verdict import FlowRecord
 
+WATCHERS = ("aws", "fortigate")
+
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
@@ -40,6 +42,7 @@ def assess(
         events=merged,
         trigger_ns=trigger_ns or next((e.at_ns for e in merged if e.event == "trigger"), 0),
         watched=watched(run.get("config", {})),
+        watchers={name: len(_watchers(run.get("config", {}), name)) for name in WATCHERS},
         unwatched=unwatched(run.get("config", {})),
         end_ns=int(run.get("ended_ns") or 0),
     )
@@ -135,14 +138,7 @@ def event_of(event: TimelineEvent | Mapping[str, Any]) -> TimelineEvent:
 
 def watched(config: object) -> frozenset[str]:
     """Names of the HA watchers that a config, or a dict of several agents' configs, sets up."""
-    found: set[str] = set()
-    if isinstance(config, Mapping):
-        for key, value in config.items():
-            if key == "watchers" and isinstance(value, Mapping):
-                found |= {name for name in ("aws", "fortigate") if value.get(name)}
-            else:
-                found |= watched(value)
-    return frozenset(found)
+    return frozenset(name for name in WATCHERS if _watchers(config, name))
 
 
 def unwatched(config: object) -> frozenset[str]:
@@ -150,16 +146,17 @@ def unwatched(config: object) -> frozenset[str]:
 
     Empty where a config does not tell; one without an AWS watcher says nothing either.
     """
-    found = [one for one in _aws_watchers(config) if isinstance(one, Mapping)]
+    found = [one for one in _watchers(config, "aws") if isinstance(one, Mapping)]
     keys = {"Address": ("addresses", "network_interfaces"), "Route": ("route_tables",)}
-    if not found or len(found) < len(_aws_watchers(config)):
+    if not found or len(found) < len(_watchers(config, "aws")):
         return frozenset()
     return frozenset(kind for kind, names in keys.items() if not any(one.get(n) for one in found for n in names))
 
 
-def _aws_watchers(config: object) -> list[object]:
+def _watchers(config: object, name: str) -> list[object]:
+    """The config of each watcher of a name."""
     if not isinstance(config, Mapping):
         return []
     watchers = config.get("watchers")
-    own = [watchers["aws"]] if isinstance(watchers, Mapping) and watchers.get("aws") else []
-    return own + [one for key, value in config.items() if key != "watchers" for one in _aws_watchers(value)]
+    own = [watchers[name]] if isinstance(watchers, Mapping) and watchers.get(name) else []
+    return own + [one for key, value in config.items() if key != "watchers" for one in _watchers(value, name)]

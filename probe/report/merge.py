@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from probe.core.events import TimelineEvent
+from probe.core.sight import TURNS
 from probe.report.document import new_document
 
 
@@ -35,7 +36,7 @@ def merge(
         own = document["run"]
         name = _agent_name(document)
         flows += [{**f, "agent": f.get("agent") or name} for f in document["flows"]]
-        events += document.get("timeline", ())
+        events += [_of_agent(event, name) for event in document.get("timeline", ())]
         agents[name] = {key: own.get(key) for key in ("host", "version", "started_ns", "ended_ns", "clock")}
         configs[name] = own.get("config", {})
     full = {
@@ -60,6 +61,13 @@ def worst_clock(clocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "max_error_ns": max(known) if known and len(known) == len(errors) else None,
         "source": ", ".join(dict.fromkeys(str(c["source"]) for c in clocks if c.get("source"))),
     }
+
+
+def _of_agent(event: Mapping[str, Any], agent: str) -> Mapping[str, Any]:
+    """What several agents see is told once; whether one's watcher sees is its own affair, and told with its name."""
+    if event["event"] not in TURNS:
+        return event
+    return {**event, "detail": {"agent": agent, **(event.get("detail") or {})}}
 
 
 def _agent_name(document: Mapping[str, Any]) -> str:

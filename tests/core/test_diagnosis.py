@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from probe.core.diagnosis import RULES, diagnose, table_markdown
-from probe.core.events import Counts, Outage, SessionEnd, TimelineEvent
+from probe.core.events import Counts, Outage, SessionEnd, StallRecord, TimelineEvent
 from probe.core.facts import Facts
 from probe.core.verdict import FlowRecord
 
@@ -107,18 +107,23 @@ def dark(*paths: str) -> dict[str, str]:
     return {f"{path}_{p}{new}": "dark" for path in paths for p in ("icmp", "udp", "tcp") for new in ("", "_new")}
 
 
-def codes(
-    measured: list[FlowRecord], events: list[TimelineEvent] = GOOD, *, trigger: bool = True, watched: Any = ("aws",)
-) -> list[str]:
-    return [d.code for d in found(measured, events, trigger=trigger, watched=watched)]
+def codes(measured: list[FlowRecord], events: list[TimelineEvent] = GOOD, **more: Any) -> list[str]:
+    return [d.code for d in found(measured, events, **more)]
 
 
 def found(
-    measured: list[FlowRecord], events: list[TimelineEvent], *, trigger: bool = True, watched: Any = ("aws",)
+    measured: list[FlowRecord],
+    events: list[TimelineEvent],
+    *,
+    trigger: bool = True,
+    watched: Any = ("aws",),
+    unwatched: Any = (),
+    watchers: int = 1,
 ) -> Any:
-    return diagnose(
-        Facts(measured, sorted(events, key=lambda e: e.at_ns), T0 if trigger else 0, frozenset(watched), END)
-    )
+    ordered = sorted(events, key=lambda e: e.at_ns)
+    count = dict.fromkeys(watched, watchers)
+    since_ns = T0 if trigger else 0
+    return diagnose(Facts(measured, ordered, since_ns, frozenset(watched), END, frozenset(unwatched), count))
 
 
 NAT_LOST = {"ingress_tcp": "lost", "egress_tcp": "lost"}
@@ -269,6 +274,42 @@ def test_something_of_each_left_behind_is_neither_side_moved() -> None:
     assert codes(flows(**dark("ingress", "egress")), events) == ["eip_routes_not_moved"]
 
 
+def test_what_moves_after_the_signals_were_told_is_not_left_behind() -> None:
+    """They are told when they begin to disagree, and not again while they do."""
+    names = {"eip 203.0.113.10": "fgt-b", "eip 203.0.113.11": "fgt-a", "route rtb-1 0.0.0.0/0": "fgt-a"}
+    told = at(4.6, "signals_disagree", "aws", 0.1, signals=names)
+    [finding] = found(flows(**dark("ingress")), [TRIGGER, ROLE, EIP, told, ROUTE])
+    assert finding.code == "routes_moved_eip_not"
+    left = [line for line in finding.evidence if "points at" in line]
+    assert left == ["eip 203.0.113.11 still points at fgt-a, not at fgt-b"]
+
+
+def test_what_is_left_behind_is_named_also_where_nobody_saw_the_roles() -> None:
+    events = [TRIGGER, EIP, ROUTE, disagree(eip="fgt-b", transit="fgt-b", other="fgt-a")]
+    [finding] = found(flows(**dark("egress")), events)
+    assert finding.code == "eip_moved_routes_not"
+    assert "route rtb-2 0.0.0.0/0 still points at fgt-a, not at fgt-b" in finding.evidence
+    assert codes(flows(), events, watched=BOTH) == ["failover_clean"], "no unit took over: somebody moved the rest"
+    silent = at(1, "watcher_down", "fortigate", watcher="fortigate", reason="timeout", last_answer_ns=T0)
+    assert codes(flows(**dark("egress")), [*events, silent], watched=BOTH)[0] == "eip_moved_routes_not"
+
+
+def test_what_was_taken_away_and_given_to_nobody_has_not_moved() -> None:
+    gone = moved(4.4, "", **ADDRESS, **{"from": "eni-a1", "to": ""})
+    for events in ([TRIGGER, gone, ROUTE], [TRIGGER, ROLE, gone, ROUTE]):
+        [finding] = found(flows(**dark("ingress")), events)
+        assert finding.code == "routes_moved_eip_not"
+        assert "eip 203.0.113.10 points at no unit, not at fgt-b" in finding.evidence
+    back = moved(4.6, "fgt-b", "", **ADDRESS, **{"from": "", "to": "eni-b1"})
+    assert codes(flows(), [TRIGGER, ROLE, gone, back, ROUTE]) == ["failover_clean"]
+    assert codes(flows(**dark("ingress")), [TRIGGER, gone, back, ROUTE]) == ["moved_but_ingress_dark"]
+
+
+def test_routes_of_another_appliance_are_not_left_behind() -> None:
+    other = moved(4.7, "", "", route_table="rtb-2", destination="10.50.0.0/16", **{"from": "eni-x", "to": "eni-y"})
+    assert codes(flows(), [*GOOD, other]) == ["failover_clean"]
+
+
 @pytest.mark.parametrize(
     "events",
     [
@@ -353,6 +394,52 @@ def test_a_blind_watcher_is_a_caveat_of_a_clean_failover() -> None:
     assert codes(flows(), [*before, *GOOD]) == ["failover_clean"]
 
 
+BOTH = ("aws", "fortigate")
+EVERYTHING = dark("eastwest", "ingress", "egress")
+
+
+def down(seconds: float, success_s: float | None = None, **more: Any) -> TimelineEvent:
+    """The AWS watcher goes blind; its last answer was at `success_s`, None: it has had none yet."""
+    last_ns = 0 if success_s is None else T0 + round(success_s * S)
+    return at(seconds, "watcher_down", "aws", watcher="aws", reason="timeout", last_success_ns=last_ns, **more)
+
+
+def up(seconds: float, **more: Any) -> TimelineEvent:
+    return at(seconds, "watcher_up", "aws", watcher="aws", **more)
+
+
+@pytest.mark.parametrize(
+    "turns", [[down(-5)], [down(-5), up(8)], [down(2, 1.5)]], ids=["never answered", "answered afterwards", "cut off"]
+)
+def test_a_blind_watcher_does_not_say_that_nothing_moved(turns: list[TimelineEvent]) -> None:
+    assert codes(flows(), [TRIGGER, ROLE, *turns], watched=BOTH) == ["failover_clean", "watcher_blind"]
+    assert codes(flows(**EVERYTHING), [TRIGGER, ROLE, *turns], watched=BOTH) == ["watcher_blind"]
+
+
+def test_a_watcher_that_compares_again_says_that_nothing_moved() -> None:
+    again = [TRIGGER, ROLE, down(2, 1.5), up(8)]
+    assert codes(flows(**EVERYTHING), again, watched=BOTH) == ["eip_routes_not_moved", "watcher_blind"]
+    long_ago = [TRIGGER, ROLE, down(-9), up(-5)]
+    assert codes(flows(**EVERYTHING), long_ago, watched=BOTH) == ["eip_routes_not_moved"]
+
+
+def test_who_went_blind_after_the_first_move_does_not_deny_the_others() -> None:
+    blind = [TRIGGER, ROLE, down(4.8, 4.7)]
+    assert codes(flows(**dark("egress")), [*blind, EIP], watched=BOTH) == ["watcher_blind"]
+    assert codes(flows(**dark("ingress")), [*blind, ROUTE], watched=BOTH) == ["watcher_blind"]
+    refused = call("ReplaceRoute", "UnauthorizedOperation", seconds=5)
+    assert codes(flows(**dark("egress")), [*blind, EIP, refused], watched=BOTH)[0] == "eip_moved_routes_not"
+
+
+def test_ha_is_unknown_only_while_every_agent_s_watcher_is_blind() -> None:
+    cut_off = down(1, 0.5, agent="jump")
+    assert codes(flows(), [*GOOD, cut_off], watchers=2) == ["failover_clean"]
+    assert codes(flows(**EVERYTHING), [TRIGGER, ROLE, cut_off], watchers=2) == ["eip_routes_not_moved"]
+    assert codes(flows(), [*GOOD, cut_off], watchers=1) == ["failover_clean", "watcher_blind"]
+    [_, caveat] = found(flows(), [*GOOD, cut_off, down(3, agent="wl"), up(4.5, agent="wl")], watchers=2)
+    assert caveat.evidence == ("watcher aws: blind for 1.5 s of it (timeout)",), "what both have in common"
+
+
 def test_our_own_stall_inside_an_outage_is_told() -> None:
     measured = flows()
     measured[0] = replace(measured[0], outages=(outage(5, blind_s=1),))
@@ -425,8 +512,51 @@ def test_a_takeover_and_a_refusal_told_by_lab_and_units_count_once() -> None:
     assert [one.source for one in facts.refused] == ["lab"]
 
 
+def test_loss_is_put_down_to_another_cause_only_by_who_would_have_seen_a_failover() -> None:
+    assert codes(flows(), [TRIGGER], unwatched=("Address", "Route")) == ["failover_clean"], "it watches instances"
+    assert codes(flows(), [TRIGGER], unwatched=("Route",)) == ["no_failover_seen"]
+    assert codes(flows(), [TRIGGER], watched=BOTH, unwatched=("Address", "Route")) == ["no_failover_seen"]
+
+
+def stream(path: str, stall_s: float = 9) -> FlowRecord:
+    stalls = (StallRecord(T0 + S, T0 + S + round(stall_s * S)),)
+    return FlowRecord("stream", "tcp", "kept", path, "agent", stack="kernel", stalls=stalls, verdict="survived")
+
+
+def test_the_stalls_of_streams_are_an_incident_where_no_packets_tell() -> None:
+    [clean] = found([stream("egress")], [TRIGGER], watched=())
+    assert clean.code == "failover_clean"
+    [other] = found([stream("egress")], [TRIGGER], watched=BOTH)
+    assert other.code == "no_failover_seen"
+    assert other.evidence[1] == "agent/stream (egress stream): 1 stalls, up to 9.0 s"
+    quiet = [replace(f, outages=(), verdict="unaffected") for f in flows()]
+    [nothing] = found([*quiet, stream("egress")], [TRIGGER], watched=())
+    assert nothing.code == "no_failover_seen", "packets went through all the time"
+    elsewhere = [f for f in quiet if f.path == "east-west"]
+    assert codes([*elsewhere, stream("egress")], [TRIGGER], watched=()) == ["failover_clean"]
+
+
+def only(*names: str, **verdicts: str) -> list[FlowRecord]:
+    return [f for f in flows(**verdicts) if f.name in names]
+
+
+def test_an_old_tcp_session_alone_does_not_show_that_new_ones_fail() -> None:
+    rest = ("ingress-icmp_new", "east-west-tcp_new")
+    assert codes(only("ingress-tcp", *rest, ingress_tcp="dark")) == ["nat_sessions_lost"]
+    behind = only("ingress-icmp_new", "east-west-tcp", "east-west-icmp_new", eastwest_tcp="dark")
+    assert codes(behind) == ["sessions_not_synchronised"]
+    for protocol in ("icmp", "udp"):
+        dead = only(f"ingress-{protocol}", "ingress-tcp_new", **{f"ingress_{protocol}": "dark"})
+        assert codes(dead) == ["moved_but_ingress_dark"], "without a session they work again by themselves"
+    assert codes(only("ingress-tcp", *rest, ingress_tcp="dark", ingress_icmp_new="dark")) == ["moved_but_ingress_dark"]
+    twin = only("ingress-tcp", "ingress-tcp_new", *rest, ingress_tcp="dark", ingress_tcp_new="dark")
+    assert codes(twin) == ["moved_but_ingress_dark"]
+    given_up = replace(stream("ingress"), verdict="dark", session_end=SessionEnd("stream", "silent", T0 + 9 * S))
+    assert codes([given_up, *only(*rest)]) == ["moved_but_ingress_dark"], "it has tried a new one"
+
+
 def test_one_silent_unit_does_not_make_its_watcher_blind() -> None:
-    def down(seconds: float, *answering: str) -> TimelineEvent:
+    def silent(seconds: float, *answering: str) -> TimelineEvent:
         detail = {"watcher": "fortigate", "reason": "x", "answering": list(answering)}
         return at(seconds, "watcher_down", "fortigate", **detail)
 
@@ -434,13 +564,13 @@ def test_one_silent_unit_does_not_make_its_watcher_blind() -> None:
         facts = Facts(flows=flows(), events=[at(0, "trigger"), *events], trigger_ns=T0, end_ns=END)
         return [line for one in diagnose(facts) if one.code == "watcher_blind" for line in one.evidence]
 
-    assert blind(down(1, "fgt-b")) == []
-    (line,) = blind(down(1, "fgt-b"), down(3), at(4, "watcher_up", "fortigate", watcher="fortigate"))
+    assert blind(silent(1, "fgt-b")) == []
+    (line,) = blind(silent(1, "fgt-b"), silent(3), at(4, "watcher_up", "fortigate", watcher="fortigate"))
     assert "blind for 1.0 s" in line, "only while neither unit answered"
 
 
-def moved(seconds: float, to: str, back: str = "fgt-a", uncertainty_s: float = 0.1, **key: str) -> TimelineEvent:
-    name = "route_moved" if "route_table" in key else "eip_moved"
+def moved(seconds: float, to: str, back: str = "fgt-a", uncertainty_s: float = 0.1, /, **key: str) -> TimelineEvent:
+    name = "route_moved" if "route_table" in key else "eip_moved" if "allocation_id" in key else "private_ip_moved"
     detail = {**key, "from_unit": back, "to_unit": to}
     return at(seconds, name, "aws", uncertainty_s, **detail)
 
@@ -461,9 +591,38 @@ def test_an_address_that_moves_back_is_a_second_failover_unless_the_roles_tell_o
     back = moved(9, "fgt-a", "fgt-b", **ADDRESS)
     assert codes(flows(), [TRIGGER, EIP, ROUTE, back])[0] == "second_failover", "nobody saw the roles"
     assert "second_failover" not in codes(flows(**dark("ingress")), [*GOOD, back]), "one took over and stayed"
-    down = at(8, "role_change", "fortigate", unit="fgt-b", role="secondary")
-    told = [TRIGGER, replace(ROLE, source="fortigate"), EIP, ROUTE, down, back]
+    stepped_down = at(8, "role_change", "fortigate", unit="fgt-b", role="secondary")
+    told = [TRIGGER, replace(ROLE, source="fortigate"), EIP, ROUTE, stepped_down, back]
     assert codes(flows(), told)[0] == "second_failover", "of its successor nothing was heard, as it is cut off"
+
+
+TABLE = {"route_table": "rtb-1", "destination": "0.0.0.0/0"}
+
+
+def test_an_address_that_is_nobodys_on_its_way_moves_once() -> None:
+    way = [moved(4.4, "", **ADDRESS), moved(4.8, "fgt-b", "", **ADDRESS)]
+    assert codes(flows(), [TRIGGER, *way, ROUTE]) == ["failover_clean"]
+
+
+@pytest.mark.parametrize("key", [ADDRESS, TABLE, {"address": "10.0.0.9"}])
+def test_an_old_answer_is_no_move_there_and_back(key: dict[str, str]) -> None:
+    stale = [moved(5, "fgt-b", **key), moved(5.3, "fgt-a", "fgt-b", **key), moved(5.6, "fgt-b", **key)]
+    assert codes(flows(), [TRIGGER, *stale], unwatched=("Address",) if key is TABLE else ()) == ["failover_clean"]
+    again = [stale[0], moved(9, "fgt-a", "fgt-b", **key), moved(16, "fgt-b", **key)]
+    ordered = found(flows(), [TRIGGER, *again], unwatched=("Address",) if key is TABLE else ())
+    assert ordered[0].code == "second_failover"
+    assert ordered[0].evidence[0].endswith(" moved 3 times")
+
+
+def test_whatever_moves_back_tells_of_a_second_failover_but_a_route_among_others() -> None:
+    there = [moved(4.6, "fgt-b", **TABLE), moved(4.8, "fgt-b", **EDGE)]
+    back = [moved(9, "fgt-a", "fgt-b", **TABLE), moved(9.2, "fgt-a", "fgt-b", **EDGE)]
+    assert codes(flows(), [TRIGGER, *there, *back], unwatched=("Address",)) == ["second_failover"]
+    assert "second_failover" not in codes(flows(), [TRIGGER, *there, *back]), "no address followed"
+    assert "second_failover" not in codes(flows(), [TRIGGER, *there, back[0]], unwatched=("Address",))
+    single_zone = [moved(4.6, "fgt-b", address="10.0.0.9"), moved(9, "fgt-a", "fgt-b", address="10.0.0.9")]
+    [finding] = found(flows(), [TRIGGER, *single_zone])
+    assert (finding.code, finding.evidence) == ("second_failover", ("private_ip 10.0.0.9 moved 2 times",))
 
 
 @pytest.mark.parametrize(

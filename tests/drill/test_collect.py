@@ -82,6 +82,14 @@ def test_a_move_without_loss_is_a_failover(event: str) -> None:
     assert not shows_failover(document, 11)
 
 
+def test_a_stall_of_a_stream_is_a_sign_as_an_outage_is() -> None:
+    stream = {"outages": [], "stream": {"stalls": [{"start_ns": 5, "end_ns": 10, "censored": "no"}]}}
+    document = {"flows": [{"outages": [], "stream": None}, stream], "timeline": []}
+    assert shows_failover(document, 10)
+    assert not shows_failover(document, 11)
+    assert not shows_failover({**document, "diagnosis": [{"code": "no_failover_seen"}]}, 1)
+
+
 def test_loss_that_is_known_to_have_another_cause_is_no_failover() -> None:
     document = {"flows": [{"outages": [{"end_ns": 10}]}], "timeline": [], "diagnosis": [{"code": "probe_unreliable"}]}
     assert shows_failover(document, 1)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from probe.core.events import TimelineEvent
 from probe.report.document import laws, new_document
 from probe.report.merge import merge, worst_clock
 
@@ -68,6 +69,22 @@ def test_two_agents_watching_the_same_move_tell_it_once() -> None:
     events = [e for e in build.events() if e.source == "aws"]
     two = merge([agent_document("jumphost")], run={"id": "r"}, extra_events=events)
     assert two["timeline"] == one["timeline"]
+
+
+@pytest.mark.parametrize("sighted", [True, False], ids=["the other one sees", "both are blind"])
+def test_ha_is_unknown_only_where_no_agent_s_watcher_sees(sighted: bool) -> None:
+    """Of a watcher that always sees, nothing but the config tells that it is there."""
+    watchers = {"watchers": build.RUN["config"]["jumphost"]["watchers"]}
+    down = TimelineEvent(build.TRIGGER, "aws", "watcher_down", 0, {"watcher": "aws", "reason": "timeout"})
+    documents = [agent_document(name, config=watchers) for name in ("jumphost", "workload-a")]
+    for document in documents[: 1 if sighted else 2]:
+        document["timeline"] = [*document["timeline"], down.to_document()]
+    made = merge(documents, run={"id": "r", "trigger": {"kind": "crash", "at_ns": build.TRIGGER}})
+    assert ("watcher_blind" in [d["code"] for d in made["diagnosis"]]) is not sighted
+    told = [e["detail"].get("agent") for e in made["timeline"] if e["event"] == "watcher_down"]
+    assert told == (["jumphost"] if sighted else ["jumphost", "workload-a"])
+    again = new_document(run=made["run"], flows=made["flows"], timeline=made["timeline"])
+    assert again["diagnosis"] == made["diagnosis"], "as when it is read back"
 
 
 def test_verdicts_are_made_anew_with_the_twin() -> None:
