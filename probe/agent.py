@@ -34,13 +34,14 @@ from probe.config import AgentConfig, load, resolve_hosts
 from probe.core.events import COUNT_NAMES, VERDICTS, Counts, TimelineEvent
 from probe.core.fate import COLUMN
 from probe.core.timeline import within
-from probe.errors import ConfigError
+from probe.errors import ConfigError, HaprobeError
 from probe.export.http import Server, serve
 from probe.export.listen import activated_sockets
 from probe.export.remote_lines import FlowPicture
 from probe.export.remote_write import RemoteWriter
 from probe.export.view import FlowSnapshot, FlowTable, Ownership, RemoteWriteSnapshot, WatcherSnapshot
 from probe.flow_table import FlowTables
+from probe.keys import read_key
 from probe.past import Past
 from probe.privileges import drop_privileges
 from probe.prober import Prober
@@ -59,6 +60,7 @@ SAMPLE_S = 0.25
 FAST_WATCH_S = 10.0  # watchers poll fast for this long at least after a flow went dark
 EVENTS_KEPT = 10_000
 WATCHER_PATIENCE_NS = 10_000_000_000  # for the first answer of a watcher whose question hangs, in a resolver say
+NEEDS_RESTART = ("reflector", "engines", "remote_write")  # of a config file
 TOLD = {"outage", "flow_state", "session_end", "ha_change", "watcher"}
 
 
@@ -234,19 +236,19 @@ class Agent:
             ConfigError: If it is bad; everything stays as it is.
         """
         try:
-            config = load(self._config_path)
-            resolve_hosts(config)
-            if config.reflector != self.config.reflector:
-                raise ConfigError(f"{self._config_path}: reflector: cannot be changed by a reload; restart the agent")
-            if config.remote_write != self.config.remote_write:
-                raise ConfigError(
-                    f"{self._config_path}: remote_write: cannot be changed by a reload; restart the agent"
-                )
-            changed = config.watchers != self.config.watchers
-            fortigate = self._make_fortigate(config) if changed else None
-        except ConfigError:
+            self._take_over()
+        except BaseException:
             self._reload_ok = False
             raise
+        self._reload_ok = True
+        self._journal.append("reload", {"config": self._config_dump()})
+
+    def _take_over(self) -> None:
+        config = load(self._config_path)
+        addresses = resolve_hosts(config)
+        self._check_reload(config)
+        changed = config.watchers != self.config.watchers
+        fortigate = self._make_fortigate(config) if changed else None
         with self._lock:
             wanted = {spec.name: spec for spec in config.flow_specs()}
             gone = {name for name, track in self._tracks.items() if wanted.get(name) != track.spec}
@@ -259,7 +261,9 @@ class Agent:
                     del self._tracks[name]
             for name, spec in wanted.items():
                 if name not in self._tracks:
-                    self._tracks[name] = self._prober.add(spec, patient=True)
+                    self._tracks[name] = self._prober.add(
+                        spec, patient=True, address=addresses[spec.target, spec.source]
+                    )
             self._prober.begin()
             self.config = config
         if changed:
@@ -267,8 +271,25 @@ class Agent:
                 watcher.stop()
             self._aws, self._fortigate = None, fortigate
             self._start_watchers()
-        self._reload_ok = True
-        self._journal.append("reload", {"config": self._config_dump()})
+
+    def _check_reload(self, config: AgentConfig) -> None:
+        """All that can go wrong with a config, before anything is touched.
+
+        Raises:
+            ConfigError: If it asks for what needs a restart, or a new flow's key cannot be read.
+        """
+        for part in NEEDS_RESTART:
+            if getattr(config, part) != getattr(self.config, part):
+                raise ConfigError(f"{self._config_path}: {part}: cannot be changed by a reload; restart the agent")
+        specs, room = config.flow_specs(), self._prober.capacity
+        if len(specs) > room:
+            raise ConfigError(
+                f"{self._config_path}: flows: {len(specs)} of them; allowed: up to {room} until the agent is restarted"
+            )
+        running = [track.spec for track in self._tracks.values()]
+        for spec in specs:
+            if spec.key_file is not None and spec not in running:
+                read_key(spec.key_file)
 
     def last_reload_successful(self) -> bool:
         return self._reload_ok
@@ -628,5 +649,7 @@ def _reload(agent: Agent, server: Server) -> None:
         agent.reload()
         server.reload_web_config()
         log.info("config reloaded")
-    except ConfigError as error:
+    except HaprobeError as error:
         log.error("reload refused, running on as before:\n%s", error)
+    except Exception:  # a fault here must not end what is being measured
+        log.exception("reload failed")

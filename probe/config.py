@@ -431,20 +431,21 @@ def from_yaml(document: yamlfile.YamlFile, *, need: Need = "agent") -> AgentConf
     return config
 
 
-def resolve_hosts(config: AgentConfig) -> dict[str, str]:
+def resolve_hosts(config: AgentConfig) -> dict[tuple[str, str | None], str]:
     """Look up every flow's target.
 
     Returns:
-        Address of each target, by the text in the config; the first that the resolver offers.
+        Address of each target, by target and source as in the config: the first that the resolver offers.
 
     Raises:
         ConfigError: With every target that has no address, each with its line.
     """
-    found: dict[str, str] = {}
+    found: dict[tuple[str, str | None], str] = {}
     problems: list[tuple[Location, str]] = []
     for index, flow in enumerate(config.flows):
+        way = flow.target, flow.source
         try:
-            found[flow.target] = found.get(flow.target) or look_up(flow.target, like=flow.source)
+            found[way] = found.get(way) or look_up(flow.target, like=flow.source)
         except OSError as error:
             what = f"host {flow.target!r} is unknown ({error.strerror or error})"
             problems.append(

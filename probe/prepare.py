@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-import socket
 from dataclasses import dataclass
 from typing import Any
 
+from probe.config import look_up
 from probe.core.events import FlowSpec
 from probe.engine import LARGE, SMALL
 from probe.errors import ConfigError, PeerError
@@ -106,16 +106,16 @@ def stream_command(spec: FlowSpec, index: int, address: str, *, limit: int | Non
     }
 
 
-def host_address(host: str) -> str:
-    """The first address of a host name or address literal.
+def host_address(host: str, *, like: str | None = None) -> str:
+    """The first address of a host name or address literal, of the family of the address `like` if given.
 
     Raises:
         ConfigError: If the name does not resolve.
     """
     try:
-        return str(socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)[0][4][0])
-    except socket.gaierror as error:
-        raise ConfigError(f"unknown host {host!r}: {error.strerror}") from error
+        return look_up(host, like=like)
+    except OSError as error:
+        raise ConfigError(f"unknown host {host!r}: {error.strerror or error}") from error
 
 
 def prepare(

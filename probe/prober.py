@@ -80,13 +80,21 @@ class Prober:
         """
         self.engine.send({"command": "begin"})
 
-    def add(self, spec: FlowSpec, *, limit: int | None = None, patient: bool = False) -> FlowTrack:
+    @property
+    def capacity(self) -> int:
+        """How many flows there may be at one time."""
+        return self._capacity
+
+    def add(
+        self, spec: FlowSpec, *, limit: int | None = None, patient: bool = False, address: str | None = None
+    ) -> FlowTrack:
         """Make a flow ready; `begin` starts it.
 
         Args:
             spec: The flow.
             limit: Probes to send in all; None: until removed.
             patient: When there is no way to the target yet, wait for one instead of failing.
+            address: Of the target, where it has been looked up.
 
         Raises:
             ConfigError: If the target's name does not resolve.
@@ -99,7 +107,7 @@ class Prober:
             index = next((i for i in places if i not in self._flows), None)
             if index is None:
                 raise HaprobeError(f"no room for flow {spec.name}: restart the agent to make room for more flows")
-            track = FlowTrack(spec, index, host_address(spec.target))
+            track = FlowTrack(spec, index, address or host_address(spec.target, like=spec.source))
             self._next_index = index + 1
             if spec.stack == "kernel":
                 self._flows[index] = None

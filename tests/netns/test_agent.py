@@ -228,6 +228,38 @@ def test_a_bad_config_is_refused_with_the_reason_and_all_goes_on(agent: Agent):
     assert "haprobe_config_last_reload_successful 1.0" in agent.ask("/metrics")[1]
 
 
+SLOW = {"protocol": "icmp", "rate": 1}
+TOO_LATE = {
+    "a key that is not there": (
+        [{"name": "icmp", **SLOW}, {**FLOWS[1], "key_file": "/nowhere/stamp.key"}],
+        {},
+        "/nowhere/",
+    ),
+    "more flows than there is room for": ([{"name": f"f{i}", **SLOW} for i in range(300)], {}, "300 of them"),
+    "another CPU": (FLOWS, {"engines": {"sender_cpu": 0}}, "engines"),
+}
+
+
+@pytest.mark.parametrize("what", TOO_LATE)
+@pytest.mark.parametrize("how", ["SIGHUP", "POST"])
+def test_a_config_that_cannot_be_carried_out_changes_nothing(agent: Agent, what: str, how: str):
+    before = {flow["name"]: flow["interval_ns"] for flow in agent.get("/api/v1/status")["flows"]}
+    flows, others, word = TOO_LATE[what]
+    agent.configure(config(*flows, **others))
+    if how == "POST":
+        status, body = agent.ask("/-/reload", "POST")
+        assert status == 400
+        assert word in body
+    else:
+        os.kill(agent.pid, signal.SIGHUP)
+        wait_for(lambda: "reload refused" in agent.said(), what="for the log")
+        assert word in agent.said()
+    assert "haprobe_config_last_reload_successful 0.0" in agent.ask("/metrics")[1]
+    assert {flow["name"]: flow["interval_ns"] for flow in agent.get("/api/v1/status")["flows"]} == before
+    sent = {name: agent.flow(name)["counts"]["sent"] for name in before}
+    wait_for(lambda: all(agent.flow(name)["counts"]["sent"] > sent[name] for name in before), what="for more probes")
+
+
 def test_an_agent_waits_for_its_network_and_its_reflector(triple: Triple, tmp_path: Path):
     agent = triple.agent(tmp_path)
     agent.configure(config())
