@@ -113,7 +113,10 @@ class Endpoints:
     async def _follow_files(self) -> None:
         while True:
             await asyncio.sleep(_FILES_CHECKED_EVERY_S)
-            await anyio.to_thread.run_sync(self._security.reload_if_changed)
+            try:
+                await anyio.to_thread.run_sync(self._security.reload_if_changed)
+            except Exception:  # the next state of the files may be a good one
+                log.exception("web configuration not taken over")
 
     def landing_page(self, request: Request) -> Response:
         _parameters(request, "part")

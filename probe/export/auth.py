@@ -23,7 +23,7 @@ import anyio.to_thread
 import bcrypt
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from probe.errors import ConfigError
 from probe.export.webconfig import WebConfig, load_web_config
@@ -66,6 +66,12 @@ class Security:
             raise ConfigError(
                 f"{self._path}:1: tls_server_config: TLS switched on or off, or client_auth_type or versions changed, "
                 "while running; allowed: restart haprobe for that"
+            )
+        if old.authenticates_anyone and not new.authenticates_anyone:
+            # A file caught while it is being written is empty, and that would mean: everyone may do everything.
+            raise ConfigError(
+                f"{self._path}:1: basic_auth_users, client_auth_type: gone, so that nobody would have to prove who they "
+                "are, while running; allowed: restart haprobe for that"
             )
         context = new.tls.context() if new.tls else None
         self.config, self._context = new, context
@@ -170,12 +176,24 @@ class Guard:
         self._passwords = Passwords()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = self._app
         if scope["type"] == "http":
-            refusal = await self._refusal(scope)
-            if refusal is not None:
-                await refusal(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+            send = self._with_headers(send)
+            answer = await self._refusal(scope) or self._app
+        await answer(scope, receive, send)
+
+    def _with_headers(self, send: Send) -> Send:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                ours = [
+                    (name.lower().encode(), value.encode("latin-1")) for name, value in self._security.config.headers
+                ]
+                names = {name for name, _ in ours}
+                theirs = [(name, value) for name, value in message.get("headers", ()) if name.lower() not in names]
+                message = {**message, "headers": [*theirs, *ours]}
+            await send(message)
+
+        return sending
 
     async def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         headers, config = Headers(scope=scope), self._security.config

@@ -61,7 +61,6 @@ class Server:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            headers=list(security.config.headers),
             timeout_graceful_shutdown=_GRACE_S,
             ssl_context_factory=(lambda _config, _default: context) if context else None,
         )

@@ -140,6 +140,8 @@ class _Reader:
             line = mark.line + 1 if mark else 1
             what = getattr(error, "problem", None) or str(error)
             raise ConfigError(f"{self._path}:{line}: (syntax): {what}; allowed: YAML") from error
+        except RecursionError as error:
+            raise ConfigError(f"{self._path}:1: (syntax): is nested too deeply; allowed: YAML") from error
 
     def _problem(self, node: yaml.Node | None, name: str, what: str) -> None:
         line = node.start_mark.line + 1 if node is not None else 1
@@ -156,6 +158,10 @@ class _Reader:
             return {}
         fields: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                what = f"allowed: {', '.join(allowed)}" if allowed else "allowed: plain text"
+                self._problem(key, section or "(file)", f"has a key that is not text; {what}")
+                continue
             name = f"{section}.{key.value}" if section else str(key.value)
             if allowed and key.value not in allowed:
                 self._problem(key, name, f"unknown field; allowed: {', '.join(allowed)}")
@@ -244,9 +250,18 @@ class _Reader:
         _, headers = fields.get("headers", (None, None))
         known = self._fields(headers, "http_server_config.headers", HEADERS)
         for name, (_, value) in known.items():
-            if not isinstance(value, yaml.ScalarNode) or not value.value.isprintable():
-                self._problem(value, f"http_server_config.headers.{name}", "is not a line of text; allowed: a string")
+            if not isinstance(value, yaml.ScalarNode) or not _fits_a_header(value.value):
+                what = "is not a line of text in Latin-1; allowed: a string"
+                self._problem(value, f"http_server_config.headers.{name}", what)
         return tuple((name, str(value.value)) for name, (_, value) in known.items())
+
+
+def _fits_a_header(text: str) -> bool:
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return text.isprintable()
 
 
 def _is_null(node: yaml.Node) -> bool:

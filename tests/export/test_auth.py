@@ -149,6 +149,19 @@ def test_a_changed_file_is_noticed_and_a_bad_one_changes_nothing(users_file, has
         security.reload()
 
 
+@pytest.mark.parametrize(
+    "text", ["", "basic_auth_users:\n", "http_server_config: {headers: {X-Frame-Options: deny}}\n"]
+)
+def test_a_file_caught_half_written_lets_nobody_in(users_file, text, caplog):
+    security = Security(users_file)
+    users_file.write_text(text)
+    security.reload_if_changed()
+    assert set(security.config.users) == {"alice"}
+    assert "restart haprobe" in caplog.text
+    with pytest.raises(ConfigError, match="nobody would have to prove"):
+        security.reload()
+
+
 def test_switching_tls_needs_a_restart(tmp_path, certificates, hashed):
     path = tmp_path / "web.yml"
     path.write_text(f"basic_auth_users:\n  alice: {hashed}\n")

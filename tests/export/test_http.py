@@ -184,7 +184,15 @@ def shown_names(port, certificates):
 def test_headers_of_the_web_configuration(serving, tmp_path):
     path = tmp_path / "web.yml"
     path.write_text("http_server_config:\n  headers:\n    X-Frame-Options: deny\n")
-    assert get(f"{serving(web_config=path).url}/-/healthy").headers["x-frame-options"] == "deny"
+    server = serving(web_config=path)
+    assert get(f"{server.url}/-/healthy").headers["x-frame-options"] == "deny"
+    path.write_text(
+        "http_server_config:\n  headers:\n    X-Frame-Options: sameorigin\n    X-Content-Type-Options: nosniff\n"
+    )
+    server.reload_web_config()
+    for page in ("/-/healthy", "/metrics", "/nowhere"):
+        headers = get(f"{server.url}{page}").headers
+        assert (headers["x-frame-options"], headers["x-content-type-options"]) == ("sameorigin", "nosniff"), page
 
 
 def test_a_bad_web_configuration_starts_nothing(tmp_path):

@@ -113,6 +113,13 @@ def test_users_and_headers(load):
             "http_server_config:\n  headers:\n    X-Mine: a\n",
             "3: http_server_config.headers.X-Mine: unknown field; allowed: ",
         ),
+        (
+            "http_server_config:\n  headers:\n    X-Frame-Options: 日本\n",
+            "3: http_server_config.headers.X-Frame-Options: is not a line of text in Latin-1",
+        ),
+        # An unrendered template.
+        (f"basic_auth_users:\n  {{{{ user }}}}: {HASH}\n", "2: basic_auth_users: has a key that is not text"),
+        ("[" * 3000, "1: (syntax): is nested too deeply"),
     ],
 )
 def test_each_mistake_names_file_line_field_and_what_is_allowed(load, tmp_path, certificates, text, problem):
