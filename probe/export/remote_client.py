@@ -72,7 +72,7 @@ class RemoteClient:
             response = self._http.post(self._config.url, content=body, headers=self._authorization())
         except httpx.TimeoutException:
             return Answer(Fate.AGAIN, f"no answer within {TIMEOUT_S:g} s")
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             return Answer(Fate.AGAIN, str(error) or type(error).__name__)
         status = response.status_code
         if 200 <= status < 300:

@@ -196,7 +196,11 @@ class RemoteWriter:
                 if self._finished.is_set():
                     return
                 continue
-            pause_s = self._send_one(batch)
+            try:
+                pause_s = self._send_one(batch)
+            except Exception as error:  # nor this the sending: what waits on disk can still go
+                log.exception("remote write: sending failed")
+                self._reason, pause_s = f"{type(error).__name__}: {error}", 0.0
             if pause_s is None:
                 wait_s = FIRST_WAIT_S
                 continue

@@ -22,7 +22,7 @@ from probe.config import RemoteWrite
 from probe.core.events import FlowSpec, Outage, TimelineEvent
 from probe.errors import ConfigError
 from probe.export import remote_write
-from probe.export.remote_client import LONGEST_WAIT_S, Fate, RemoteClient, retry_after_s
+from probe.export.remote_client import LONGEST_WAIT_S, Answer, Fate, RemoteClient, retry_after_s
 from probe.export.remote_format import body, label_octets, series_octets
 from probe.export.remote_lines import PAST, FlowPicture, Sample
 from probe.export.remote_write import SAMPLES_PER_REQUEST, RemoteWriter, requests
@@ -168,6 +168,35 @@ def test_a_request_that_is_refused_is_counted_and_does_not_hold_up_the_others(
     assert store.came[0][2] not in store.taken()
     assert writer.snapshot().refused > 0
     assert "samples refused: HTTP 400" in caplog.text
+
+
+def test_a_fault_of_ours_ends_no_sending(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(remote_write, "FIRST_WAIT_S", 0.05)
+    send, faults = RemoteClient.send, [RuntimeError("no such thing"), OSError(5, "Input/output error")]
+
+    def faulty(self: RemoteClient, body: bytes) -> Answer:
+        if faults:
+            raise faults.pop(0)
+        return send(self, body)
+
+    monkeypatch.setattr(RemoteClient, "send", faulty)
+    writer = RemoteWriter(config(store.url), tmp_path, "a", Script(time.time_ns() - SECOND).look)
+    writer.start()
+    wait_for(lambda: len(store.taken()) >= 2, "requests to be taken")
+    writer.stop()
+    assert "no such thing" in caplog.text
+    state = writer.snapshot()
+    assert (state.refused, state.dropped, state.reason) == (0, 0, "")
+
+
+@pytest.mark.parametrize("url", ["http://xn--/", "http://a/\x7f", "http://a..b/"])
+def test_an_address_that_cannot_be_asked_is_an_answer_with_a_reason(url: str):
+    client = RemoteClient(RemoteWrite.model_construct(**{**config("http://a").model_dump(), "url": url}))
+    answer = client.send(b"")
+    client.close()
+    assert answer.fate is Fate.AGAIN and answer.reason
 
 
 def test_labels_headers_and_credentials_as_configured(store: Store, tmp_path: Path):
