@@ -90,7 +90,7 @@ def measure(
                 placement=placement,
             )
             try:
-                tracks = [prober.add(spec, limit=max(1, round(spec.rate_pps * duration_s))) for spec in specs]
+                tracks = [prober.add(spec, limit=_probes(spec, duration_s)) for spec in specs]
                 if record is not None:
                     record.remove_older()
                 tried = not interrupted.is_set()
@@ -168,6 +168,10 @@ def flow_specs(
     return specs
 
 
+def _probes(spec: FlowSpec, duration_s: float) -> int:
+    return max(1, round(spec.rate_pps * duration_s))
+
+
 def _opening(track: FlowTrack) -> bool:
     """Whether the flow is a kept TCP session that is not established yet."""
     return track.spec.protocol == "tcp" and track.spec.session == "kept" and not track.established_ns
@@ -194,8 +198,8 @@ def _wait(
 ) -> None:
     """Show progress until every probe is sent and its fate is decided."""
     started = time.monotonic()
-    # One probe is always sent, somewhere in its flow's first interval.
-    sending_s = max(duration_s, *(t.spec.interval_ns / 1e9 for t in tracks))
+    # The first probe of a flow leaves somewhere in its first interval, and one is always sent.
+    sending_s = max(_probes(t.spec, duration_s) * t.spec.interval_ns / 1e9 for t in tracks)
     deadline = started + sending_s + threshold_s + CONNECT_S
     ended: float | None = None
     halted = False

@@ -6,6 +6,7 @@ Safe to use from any thread.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,8 @@ from probe.core.outage import with_episodes
 from probe.core.verdict import FlowRecord
 from probe.history import History
 
+log = logging.getLogger(__name__)
+
 MOST_SPANS = 10_000  # outages and unobserved spans kept per flow; older ones are in the journal
 MOST_ICMP_RUNS = 100
 MOST_EVIDENCE = 500  # and of so many outages the raw records as well
@@ -54,6 +57,7 @@ class FlowTrack:
     outages: dict[int, Outage] = field(default_factory=dict)
     lost_before: dict[int, tuple[Direction, int]] = field(default_factory=dict)  # per outage: lost before its start
     unobserved: list[Unobserved] = field(default_factory=list)
+    unobserved_so_far: Unobserved | None = None  # the one of these that goes on
     session_end: SessionEnd | None = None
     session_ends: int = 0
     icmp: list[IcmpRun] = field(default_factory=list)
@@ -134,6 +138,10 @@ class Recorder:
                 handler(track, message)
                 track.version += 1
 
+    def _take_refused(self, track: FlowTrack, message: dict[str, Any]) -> None:
+        track.detail = message["reason"]
+        log.warning("flow %s: %s; it is not probed", track.spec.name, track.detail)
+
     def _take_state(self, track: FlowTrack, message: dict[str, Any]) -> None:
         track.state = message["state"]
         track.answered |= track.state == "up"
@@ -170,11 +178,19 @@ class Recorder:
                 track = self._tracks.get(flow)
                 if track is None:
                     continue
-                track.unobserved.append(Unobserved(track.spec.name, start, end, cause))
+                before = track.unobserved_so_far
+                if before is not None and (before.end_ns, before.cause) == (start, cause):
+                    track.unobserved.remove(before)
+                    start, track.unobserved_so_far = before.start_ns, None
+                span = Unobserved(track.spec.name, start, end, cause)
+                if message["goes_on"]:
+                    track.unobserved_so_far = span
+                track.unobserved.append(span)
                 del track.unobserved[:-MOST_SPANS]
                 track.version += 1
-                data = {"flow": track.spec.name, "start_ns": start, "end_ns": end, "cause": cause}
-                self._listener("unobserved", data)
+                if not message["goes_on"]:
+                    data = {"flow": track.spec.name, "start_ns": start, "end_ns": end, "cause": cause}
+                    self._listener("unobserved", data)
 
     def _take_session_end(self, track: FlowTrack, message: dict[str, Any]) -> None:
         cause, source, ttl, peer_ttl = (message[name] for name in ("cause", "from", "ttl", "peer_ttl"))

@@ -73,7 +73,7 @@ class Told:
                 self._outage(place, max(track.outages), T0, False, "round_trip", withdrawn=True)
             case "unobserved", (start, length):
                 spans = {"flows": [track.index], "start_ns": [T0 + start * S], "end_ns": [T0 + (start + length) * S]}
-                self.recorder.take({"event": "unobserved", "cause": "stall", **spans})
+                self.recorder.take({"event": "unobserved", "cause": "stall", "goes_on": False, **spans})
             case "end", (cause, at):
                 about = {"cause": cause, "at_ns": T0 + at * S, "from": "192.0.2.1", "ttl": 60, "peer_ttl": 60}
                 self.take("session_end", place, **about)

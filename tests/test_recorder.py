@@ -39,9 +39,9 @@ class Bench:
     def take(self, event: str, flow: int = 0, **more: Any) -> None:
         self.recorder.take({"event": event, "flow": flow, **more})
 
-    def unobserved(self, start: int, end: int) -> None:
+    def unobserved(self, start: int, end: int, cause: str = "stall", *, goes_on: bool = False) -> None:
         spans = {"flows": [0], "start_ns": [start], "end_ns": [end]}
-        self.recorder.take({"event": "unobserved", "cause": "stall", **spans})
+        self.recorder.take({"event": "unobserved", "cause": cause, "goes_on": goes_on, **spans})
 
     def outage(self, number: int, start_s: float, end_s: float, *, flow: int = 0, **more: Any) -> None:
         start, end = T0 + round(start_s * S), T0 + round(end_s * S)
@@ -157,6 +157,28 @@ def test_evidence_ends_with_the_span(bench):
     [outage] = bench.document(T0, T0 + 10 * S)["outages"]
     assert outage["censored"] == "end"
     assert [record["sequence"] for record in outage["evidence"]] == [1, 2]
+
+
+def test_an_unobserved_span_told_in_parts_is_one(bench):
+    bench.unobserved(T0, T0 + S, "link_down", goes_on=True)
+    bench.unobserved(T0 + 500 * MS, T0 + 600 * MS, "ring_drop")
+    bench.unobserved(T0 + S, T0 + 2 * S, "link_down", goes_on=True)
+    assert bench.heard == [
+        ("unobserved", {"flow": "f0", "start_ns": T0 + 500 * MS, "end_ns": T0 + 600 * MS, "cause": "ring_drop"})
+    ]
+    bench.unobserved(T0 + 2 * S, T0 + 3 * S, "link_down")
+    bench.unobserved(T0 + 3 * S, T0 + 4 * S, "link_down")
+    document = bench.recorder.flow_document(bench.tracks[0], None, None)
+    assert [(u["start_ns"] - T0, u["end_ns"] - T0) for u in document["unobserved"]] == [
+        (500 * MS, 600 * MS), (0, 3 * S), (3 * S, 4 * S)
+    ]  # fmt: skip
+    assert [data["end_ns"] - T0 for _, data in bench.heard] == [600 * MS, 3 * S, 4 * S]
+
+
+def test_a_flow_that_an_engine_refuses_says_why(bench, caplog):
+    bench.take("refused", reason="40 ICMP identifiers wanted")
+    assert bench.tracks[0].detail == "40 ICMP identifiers wanted"
+    assert "flow f0: 40 ICMP identifiers wanted" in caplog.text
 
 
 def test_the_end_of_a_recording_is_heard_of(bench):

@@ -348,6 +348,13 @@ class Ledger:
         )
         return fates
 
+    def unanswered(self, flow: Ints, sequence: Ints) -> Bools:
+        """Which of these probes have left and have no answer so far; none of those that are not remembered."""
+        fate = self._rings.fate[self._rings.places(flow, sequence)]
+        held = sequence >= self.next_seq[flow] - self._rings.slots[flow]
+        unanswered: Bools = held & ((fate == PENDING) | IS_LOST[fate])
+        return unanswered
+
     def count(self, flow: int, column: str, n: int = 1) -> None:
         """Add to a count that no law binds: corrupt, reset, icmp_error."""
         self.live[flow, COLUMN[column]] += n

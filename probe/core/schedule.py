@@ -105,10 +105,23 @@ class Schedule:
 
     def _replan(self, now_ns: int) -> None:
         """Merge a newly started flow's slots into the part of the plan that is laid out already."""
+        self._cut(now_ns + self._horizon_ns)
         if self._cursor < len(self._at):
             self._plan(self._planned_to)
         else:
             self._planned_to = max(self._planned_to, now_ns)
+
+    def _cut(self, until_ns: int) -> None:
+        """Take back what is laid out further ahead, for the sake of slow flows: a fast one would fill it with slots."""
+        if self._planned_to <= until_ns:
+            return
+        keep = self._cursor + int(np.searchsorted(self._at[self._cursor :], until_ns, side="right"))
+        flows, first, counts = np.unique(self._flow[keep:], return_index=True, return_counts=True)
+        self._next[flows] = self._at[keep:][first]
+        self._left[flows] += counts
+        self._active[flows] = True
+        self._flow, self._at = self._flow[:keep], self._at[:keep]
+        self._planned_to = until_ns
 
     def _plan(self, until_ns: int) -> None:
         """Lay out every slot up to `until_ns`, keeping what is laid out and not handed out."""

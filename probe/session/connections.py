@@ -16,7 +16,7 @@ from probe.core.arrays import distinct
 from probe.core.ledger import Ledger
 from probe.link.base import FrameSender
 from probe.session.filler import Filler
-from probe.session.flows import Flow, FlowTable
+from probe.session.flows import SYN_STEP, Flow, FlowTable
 from probe.session.tcp import SERIAL, Segment, State, TcpClient
 from probe.wire import layout
 from probe.wire.dissect import address_text
@@ -170,6 +170,11 @@ class Connections:
         # Each flow as often as it comes, with the same result every time.
         self._table.tcp_ack[flow] = (self._table.tcp_ack[flow] + self._ahead[flow]) % SERIAL
         self._ahead[flow] = 0
+
+    def close_half_open(self, flow: Ints, sequence: Ints) -> None:
+        """Close what the SYNs of fresh flows may have opened at the peer, answered or not."""
+        syn = self._table.tcp_base[flow] + (sequence * SYN_STEP) % SERIAL
+        self.send_resets(flow, self._table.ids(flow, sequence), (syn + 1) % SERIAL)
 
     def send_resets(self, flow: Ints, ports: Ints, seq: Ints) -> None:
         """Close half-open connections of fresh flows: from `ports`, with the sequence numbers that the peer expects."""

@@ -242,7 +242,10 @@ class Intake:
         self._numbered(view, flow, sequence, known)
 
     def _numbered(self, view: npt.NDArray[Any], flow: Ints, sequence: Ints, which: Bools) -> None:
-        """Replies without our report: the reflector's own number is all there is to tell a loss's direction by."""
+        """Replies without our report: the reflector's own number is all there is to tell a loss's direction by. It
+        counts for each port by itself (RFC 8762, section 4), so those of a fresh flow cannot be compared.
+        """
+        which = which & (self._table.per_id[flow] == ONE_ID)
         if which.any():
             self._ledger.numbers(flow[which], sequence[which], view["stamp_seq"][which].astype(np.int64))
 

@@ -21,7 +21,9 @@ from probe.wire import layout
 Ints = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
 HALF_OPEN_NS = 10_000_000_000
-IDLE_NS = 900_000_000_000  # as for other sessions (session/peers.py)
+# Longer than of other sessions (session/peers.py), which come back by themselves: a connection that is forgotten in a
+# long outage is reset after it, and that would be our doing.
+IDLE_NS = 4 * 3600 * 1_000_000_000
 
 
 @dataclass(slots=True)

@@ -4,7 +4,8 @@
                            ▲                  │                         │
                            └──────────────answer────────────────────────┘            ended: the session is over
 
-`suspect` is no verdict: it is corrected, never contradicted, when the loss threshold has passed.
+`suspect` is no verdict: it is corrected, never contradicted, when the loss threshold has passed. A flow that cannot
+send is none of up, suspect or down: nobody knows, so it is `connecting` until its probes leave again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from probe.border import FLOW_STATES
 from probe.core.ledger import Ledger
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 CONNECTING, UP, SUSPECT, DOWN, ENDED = range(len(FLOW_STATES))
 SUSPECT_FLOOR_NS = 40_000_000
 
@@ -32,6 +34,7 @@ class Liveness:
         self._suspect_after = np.zeros(capacity, np.int64)
         self._down_after = np.zeros(capacity, np.int64)
         self._first = np.zeros(capacity, np.int64)  # when the schedule began; 0: it has not
+        self._resumed = np.zeros(capacity, np.int64)  # when probes left again, after none had
         self._ended = np.zeros(capacity, bool)
 
     def add(self, flow: int, interval_ns: int, min_probes: int, threshold_ns: int) -> None:
@@ -39,7 +42,7 @@ class Liveness:
         self.state[flow] = CONNECTING
         self._suspect_after[flow] = max(SUSPECT_FLOOR_NS, (min_probes + 1) * interval_ns)
         self._down_after[flow] = max(threshold_ns, self._suspect_after[flow])
-        self._first[flow] = 0
+        self._first[flow] = self._resumed[flow] = 0
         self._ended[flow] = False
 
     def begin(self, flow: int, first_ns: int) -> None:
@@ -47,15 +50,19 @@ class Liveness:
         self._first[flow] = first_ns
         self._ended[flow] = False
 
+    def resume(self, flow: Ints, at: Ints) -> None:
+        """Probes of these flows leave again, from then on: what came before is no silence of the network's."""
+        self._resumed[flow] = at
+
     def end(self, flow: int) -> None:
         """Its session is over, or it is gone."""
         self._ended[flow] = True
         self.state[flow] = ENDED
 
-    def update(self, flows: Ints, ledger: Ledger, rtt_recent: Ints, now: int) -> Ints:
+    def update(self, flows: Ints, ledger: Ledger, rtt_recent: Ints, now: int, waiting_to_send: Bools) -> Ints:
         """Judge the given flows anew; which of them changed state."""
         sent, answered = ledger.last_sent_at[flows], ledger.last_answered_at[flows]
-        silent = sent - answered
+        silent = sent - np.maximum(answered, self._resumed[flows])
         heard = answered > 0
         allowance = self._suspect_after[flows] + 4 * rtt_recent[flows]
         down_after = self._down_after[flows]
@@ -66,6 +73,7 @@ class Liveness:
         waiting = ~heard & (~begun | (now - self._first[flows] < down_after))
         state[~heard] = DOWN
         state[waiting] = CONNECTING
+        state[waiting_to_send & (now - sent > self._suspect_after[flows])] = CONNECTING
         state[self._ended[flows]] = ENDED
         changed: Ints = flows[state != self.state[flows]]
         self.state[flows] = state

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from probe.border import Channel
+from probe.errors import HaprobeError
 from probe.session.sender import Sender
 
 LISTEN_NS = 5_000_000  # look for commands this often
@@ -41,7 +42,12 @@ def run(
                 elif added is not None and message["command"] == "begin":
                     prepare(added)
                     added = None
-                command(sender, message)
+                try:
+                    command(sender, message)
+                except HaprobeError as error:
+                    if added is not None or message["command"] != "add":
+                        raise
+                    sender.refuse(message, error)  # those that are running have nothing to do with it
                 wake = now  # the slots of a flow that begins may come before the next turn that was planned
             channel.flush()
             if channel.closed:

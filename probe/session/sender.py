@@ -21,11 +21,14 @@ from probe.core.arrays import distinct
 from probe.core.fate import COLUMN
 from probe.core.ledger import Ledger
 from probe.core.schedule import Due, Schedule
+from probe.errors import HaprobeError
 from probe.link.base import FrameReceiver, FrameSender
 from probe.session.absence import Absence
 from probe.session.connections import Connections
 from probe.session.findings import Findings
 from probe.session.flows import ONE_ID, PORT_SPACE, Flow, FlowTable, describe
+from probe.session.half_open import HalfOpen
+from probe.session.ids import Ids, Ports
 from probe.session.intake import MAX_BATCHES, Intake
 from probe.session.liveness import CONNECTING, Liveness
 from probe.session.queue import SINGLY, SINGLY_COARSE, TOGETHER, USUAL_NS, Queue
@@ -63,17 +66,6 @@ FASTEST_PPS, FASTEST_TOGETHER = 200_000, 128
 MOST_AHEAD = 2500
 MAX_AHEAD = 1 << 15
 FRAME_OCTETS = 1600
-IDS_MAX = {"icmp": 16384, "udp": 2048, "tcp": 4096}
-# How long a firewall may remember an idle session that never had a second packet: a fresh flow's id must rest longer.
-IDS_REST_S = {"icmp": 60.0, "udp": 60.0, "tcp": 15.0}
-
-
-class Ports(Protocol):
-    """Where ports come from (link/quiet.py)."""
-
-    def reserve(self, proto: Any, address: str, count: int) -> list[int]: ...
-
-    def release(self, proto: Any, ports: Any) -> None: ...
 
 
 class Links(Protocol):
@@ -118,7 +110,7 @@ class Sender:
         *,
         spin: bool = True,
     ):
-        self._links, self._ports, self._clock, self._tell = links, ports, clock, tell
+        self._links, self._clock, self._tell = links, clock, tell
         self._shared = shared
         self._rng = rng or random.SystemRandom()
         capacity = shared.capacity
@@ -175,12 +167,19 @@ class Sender:
         self._lateness: list[Ints] = []
         self._lateness_reset = 0
         self._absence = Absence(self.ledger, tell, self.anchor)
+        self._half_open = HalfOpen(self.ledger.unanswered, self.ledger.last_answered_at)
+        self._syns = 0  # flows of SYN probes
+        self._ids = Ids(ports, self.table.owner["icmp"], self._rng)
         self._looked_at = clock.mono_ns()  # when the interfaces were asked last
 
     # --- flows -------------------------------------------------------------------------------------------------
 
     def add(self, message: dict[str, Any]) -> None:
-        """Make a flow ready, from an `add` command (probe/prepare.py builds it). It starts with `begin`."""
+        """Make a flow ready, from an `add` command (probe/prepare.py builds it). It starts with `begin`.
+
+        Raises:
+            HaprobeError: If there are no ids for it; it is as if it had not been asked for.
+        """
         if message.get("stack") == "kernel":
             self._intake.reset(int(message["index"]))
             self._streams.add(message)
@@ -189,8 +188,8 @@ class Sender:
         fresh = message["session_kind"] == "fresh"
         proto = PORT_SPACE[kind]
         interval = int(message["interval_ns"])
-        count, per_id = fresh_ids(proto, kind, interval) if fresh else (1, ONE_ID)
-        ids = self._reserve(proto, str(message["target"]), count)
+        target = str(message["target"])
+        ids, per_id = self._ids.fresh(kind, target, interval) if fresh else (self._ids.one(proto, target), ONE_ID)
         session = int(message["session"])
         frame = bytes.fromhex(message["frame"])
         flow = Flow(
@@ -198,7 +197,7 @@ class Sender:
             name=str(message["name"]),
             kind=kind,
             family=family,
-            target=str(message["target"]),
+            target=target,
             transmitter=(str(message["transmitter"][0]), int(message["transmitter"][1])),
             proto=proto,
             interval_ns=interval,
@@ -221,12 +220,17 @@ class Sender:
         self.table.tcp_base[index] = self._rng.getrandbits(32)
         self._liveness.add(index, interval, flow.min_probes, flow.threshold_ns)
         self._fine += not flow.coarse
+        self._syns += kind == layout.SYN
         if flow.limit is not None:
             self._limited.add(index)
         self._deaf = True  # `begin` tells the links: once for all flows that were added
         if kind == layout.TCP:
             flow.client = TcpClient(frame, family, ids[0], self._rng.getrandbits(32))
         self._tell({"event": "added", **describe(flow)})
+
+    def refuse(self, message: dict[str, Any], error: HaprobeError) -> None:
+        """Tell that the flow of an `add` command cannot be."""
+        self._tell({"event": "refused", "flow": int(message["index"]), "reason": str(error)})
 
     def begin(self) -> None:
         """Start every flow that was added and has not started."""
@@ -255,11 +259,11 @@ class Sender:
         self.table.remove(index)
         self.ledger.remove(index)
         self._fine -= not flow.coarse
+        self._syns -= flow.kind == layout.SYN
         self._limited.discard(index)
         self._witness.remove(index)
         self._liveness.end(index)
-        if flow.proto != "icmp":
-            self._ports.release(flow.proto, flow.ids)
+        self._ids.release(flow.proto, flow.ids)
 
     def retarget(self, message: dict[str, Any]) -> None:
         """The next hop or source address of a flow has changed."""
@@ -290,11 +294,11 @@ class Sender:
         self._stop(flow)
         self._connections.close(flow)
         old = flow.ids
-        flow.ids = self._reserve("tcp", flow.target, 1)
+        flow.ids = self._ids.one("tcp", flow.target)
         self.table.owner["tcp"][old] = -1
         self.table.owner["tcp"][flow.ids] = index
         self.table.pool[self.table.pool_at[index]] = flow.ids[0]
-        self._ports.release("tcp", old)
+        self._ids.release("tcp", old)
         flow.client = TcpClient(flow.client.template, flow.family, flow.ids[0], self._rng.getrandbits(32))
         self._intake.renew(index)
         self._liveness.add(index, flow.interval_ns, flow.min_probes, flow.threshold_ns)
@@ -321,6 +325,7 @@ class Sender:
         """Tell now how open outages stand, and that it has been told."""
         now = self._clock.mono_ns()
         self._drain()
+        self._absence.tell_so_far()
         self._tick(now, everything=True)
         self._tell({"event": "told"})
 
@@ -336,6 +341,7 @@ class Sender:
         self._linger()
         self._drain()
         self._look_at_interfaces(self._clock.mono_ns())
+        self._absence.tell_so_far(last=True)
         self.ledger.conclude(self._intake.drained_to)
         self._tick(self._clock.mono_ns(), everything=True)
         self._witness.close()
@@ -350,16 +356,6 @@ class Sender:
                 break
             self._clock.sleep_until(now + LINGER_STEP_NS)
             self._drain()
-
-    def _reserve(self, proto: str, target: str, count: int) -> list[int]:
-        if proto != "icmp":
-            return self._ports.reserve(proto, target, count)
-        owner = self.table.owner["icmp"]
-        for _ in range(1000):
-            start = self._rng.randrange(1, 65536 - count)
-            if (owner[start : start + count] < 0).all():
-                return list(range(start, start + count))
-        raise RuntimeError("no free run of ICMP identifiers")
 
     def _owned(self) -> dict[str, list[int]]:
         return {proto: np.flatnonzero(owner >= 0).tolist() for proto, owner in self.table.owner.items()}
@@ -517,8 +513,11 @@ class Sender:
                 self.ledger.stamp(flow, sequence, at, error)
                 self._relieve()
                 self._witness.evidence.sent(flow, sequence, at, due, error)
+                if self._syns:
+                    syn = self.table.kind[flow] == layout.SYN
+                    self._half_open.sent(flow[syn], sequence[syn], at[syn])
                 self._lateness.append(at - due)
-                self._absence.end(flow, at)
+                self._liveness.resume(*self._absence.end(flow, at))
 
     def _rewrite(self, change: Callable[[], None], drop: int = -1) -> None:
         """Change something that frames already written depend on: take them back, change it, write them anew.
@@ -551,7 +550,7 @@ class Sender:
         if blind_ns and len(flow):
             since = self.ledger.link_lost(flow, now, blind_ns)
             going_on = ~self.schedule.idle(flow)
-            self._absence.begin_at(flow[going_on], since[going_on], "link_down")
+            self._absence.begin_at(flow[going_on], since[going_on], now, "link_down")
 
     def _drain(self, batches: int = MAX_BATCHES) -> bool:
         emptied = self._intake.drain(self._links.receivers(), batches)
@@ -600,6 +599,9 @@ class Sender:
         self._findings.tick(now, everything=everything)
         self._relieve()
         self._connections.poll(now)
+        for flow, sequence in self._half_open.overdue(now):
+            self._connections.close_half_open(flow, sequence)
+            self._relieve()
         self._update_states(now)
         self._relieve()
         self._publish(now)
@@ -616,7 +618,8 @@ class Sender:
                 self._flush_stamps()  # who hears of it finds the last probe among those sent
                 self._tell({"event": "done", "flow": flow.index})
         index = np.array([*self.table.flows, *self._streams.flows], np.int64)
-        for f in self._liveness.update(index, self.ledger, self._intake.rtt_recent, now).tolist():
+        waiting = self._absence.waiting(index)
+        for f in self._liveness.update(index, self.ledger, self._intake.rtt_recent, now, waiting).tolist():
             self._tell_state(f, now)
             self._relieve()
 
@@ -665,17 +668,3 @@ def latest(rate: float) -> int:
 
 def _cause(error: str) -> str:
     return "link_down" if error == "link_down" else "send_error"
-
-
-def fresh_ids(proto: str, kind: int, interval_ns: int) -> tuple[int, int]:
-    """How many ids a fresh flow cycles through, and how many probes each serves before the next.
-
-    A new id per probe is only new if the last session under it is forgotten, so an id must rest for IDS_REST_S. Where
-    the rate would need more ids than a flow may hold, several probes in a row share one. Each TCP SYN has its own.
-    """
-    most = IDS_MAX[proto]
-    wanted = int(IDS_REST_S[proto] * 1e9 / interval_ns) + 1
-    if kind == layout.SYN:
-        return max(2, min(wanted, most)), 1
-    per_id = -(-wanted // most)
-    return max(2, min(most, -(-wanted // per_id))), per_id

@@ -67,6 +67,19 @@ def test_a_flow_that_starts_between_laid_out_slots_is_merged():
     assert taken(schedule, T0 + 70 * MS) == expected
 
 
+def test_a_fast_flow_beside_a_slow_one_is_not_laid_out_as_far_ahead():
+    schedule = Schedule(2)
+    schedule.start(0, T0 + 900_000 * MS, 1_000_000 * MS, limit=2)
+    assert schedule.next_ns(T0) == T0 + 900_000 * MS
+    schedule.start(1, T0 + MS, MS)
+    assert len(schedule._at) < 100
+    assert taken(schedule, T0 + 5 * MS) == [(1, T0 + k * MS) for k in range(1, 5)]
+    rest = taken(schedule, T0 + 2_000_000 * MS)
+    assert [at for flow, at in rest if flow == 0] == [T0 + 900_000 * MS, T0 + 1_900_000 * MS]
+    assert len(rest) == 2_000_000 - 5 + 2
+    assert not schedule.active(0)
+
+
 def test_missed_is_older_than_the_tolerance_and_the_interval():
     schedule = Schedule(2)
     schedule.start(0, T0, MS)

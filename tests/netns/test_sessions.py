@@ -9,7 +9,9 @@ import pytest
 from probe.lab import processes
 from probe.report.document import laws
 
-from .triple import IPV4, IPV6, TARGETS, TCP_PORT, UDP_PORT, Run, Triple, sockets, wait_for
+from .triple import IPV4, IPV6, MS, TARGETS, TCP_PORT, UDP_PORT, Run, Triple, sockets, wait_for
+
+ECHO_PORT = 7007
 
 pytestmark = pytest.mark.netns
 
@@ -87,6 +89,41 @@ def test_a_session_that_is_dropped_in_silence_is_lost_and_new_ones_are_not(tripl
         "default": {"tcp": "lost", "tcp-new": flows["tcp-fresh"]["verdict"]}
         | {"udp": flows["udp"]["verdict"], "udp-new": flows["udp-fresh"]["verdict"]}
     }
+
+
+@pytest.mark.parametrize("address", [IPV4, f"[{IPV6}]"])
+def test_a_listener_that_repeats_its_lost_answers_hides_no_outage(triple: Triple, address: str):
+    """The far kernel would send each SYN/ACK again after a second, when the way back is clear."""
+    triple.reflect(triple.far, "--echo", str(ECHO_PORT))
+    triple.nft(
+        "table inet faults {",
+        "counter asked { }",
+        "counter lost { }",
+        "chain forward {",
+        "type filter hook forward priority 0;",
+        f"tcp dport {ECHO_PORT} tcp flags & (syn|ack) == syn counter name asked",
+        "}",
+        "}",
+    )
+    run = triple.start_measure(f"tcp://{address}:{ECHO_PORT}", rate=100, duration=4.5, session="fresh")
+    wait_for(lambda: counted(triple, "asked") > 50)
+    answers = f"tcp sport {ECHO_PORT} tcp flags & (syn|ack) == syn|ack"
+    triple.run(triple.router, "nft", f"add rule inet faults forward {answers} counter name lost drop")
+    wait_for(lambda: counted(triple, "lost") >= 150)
+    triple.run(triple.router, "nft", "insert rule inet faults forward accept")
+    lost = counted(triple, "lost")
+    document = run.document()
+    assert laws(document, settled=True) == []
+    [flow] = document["flows"]
+    assert (flow["counts"]["lost"], flow["counts"]["late"]) == (lost, 0)
+    (outage,) = flow["outages"]
+    assert outage["last_lost_seq"] - outage["first_lost_seq"] + 1 == outage["lost"] == lost
+    assert flow["rtt_ns"]["max"] < 900 * MS
+
+
+def counted(triple: Triple, name: str) -> int:
+    """Packets that a counter of the router's table has seen."""
+    return int(triple.run(triple.router, "nft", f"list counter inet faults {name}").split("packets")[1].split()[0])
 
 
 def test_a_host_without_its_reflector_refuses_and_the_flow_counts_it(triple: Triple, reflector: Run):

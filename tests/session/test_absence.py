@@ -50,6 +50,24 @@ def test_a_span_goes_from_the_last_probe_before_to_the_first_after():
     assert bench.spans() == [(2, 12 * MS, 50 * MS, "stall")], "nothing had left before: from the slot that was missed"
 
 
+def test_what_has_not_ended_is_told_up_to_the_latest_slot_missed():
+    bench = Bench(2)
+    bench.sent(0, 1, at=10 * MS)
+    bench.absence.begin(ints(0, 1, 0), ints(11, 12, 13) * MS, "link_down")
+    bench.absence.tell_so_far()
+    assert [message["goes_on"] for message in bench.told] == [True]
+    assert bench.spans() == [(0, 10 * MS, 13 * MS, "link_down"), (1, 10 * MS, 12 * MS, "link_down")]
+    bench.absence.tell_so_far()
+    assert bench.spans() == [], "nothing new"
+    bench.absence.begin(ints(0), ints(20) * MS, "link_down")
+    bench.absence.end(ints(1), ints(15) * MS)
+    assert bench.spans() == [(1, 12 * MS, 15 * MS, "link_down")]
+    bench.absence.tell_so_far(last=True)
+    assert [message["goes_on"] for message in bench.told] == [False]
+    assert bench.spans() == [(0, 13 * MS, 20 * MS, "link_down")]
+    assert bench.absence.waiting(ints(0, 1)).tolist() == [True, False]
+
+
 def test_each_cause_is_told_by_itself():
     bench = Bench(2)
     bench.absence.begin(ints(0), ints(MS), "send_error")

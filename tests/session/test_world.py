@@ -183,6 +183,38 @@ def test_full_rings_and_stalls_are_no_outage(seed, kinds, ring, far_ring, story)
             assert flow["outages"] == [] and flow["counts"]["lost"] == 0
 
 
+@pytest.mark.parametrize("cause", ["link_down", "send_error"])
+def test_what_is_not_sent_up_to_now_is_unobserved_and_not_up(cause):
+    with world(6) as network:
+        network.add(0, "udp", rate=500)
+        network.run(500 * MS)
+        network.shut(cause)
+        network.run(700 * MS)
+        network.sender.tell_open()
+        network.run(800 * MS)
+        network.sender.tell_open()
+        network.recorder.sample()
+        [flow] = network.document()["flows"]
+        [span] = flow["unobserved"]
+        unsent = flow["counts"]["unsent"]
+        assert unsent > 700 and flow["counts"]["lost"] == 0
+        assert span["cause"] == cause and span["end_ns"] - span["start_ns"] == unsent * 2 * MS
+        assert [e["state"] for e in network.events("state", 0)] == ["up", "connecting"]
+        network.shut("")
+        network.run(200 * MS)
+        assert [e["state"] for e in network.events("state", 0)] == ["up", "connecting", "up"], "it was no silence"
+        network.shut(cause)
+        network.run(3 * S)
+        network.sender.halt()
+        network.sender.close()
+        network.recorder.sample()
+        [flow] = network.document()["flows"]
+        assert [u["cause"] for u in flow["unobserved"]] == [cause, cause]
+        blind = sum(u["end_ns"] - u["start_ns"] for u in flow["unobserved"])
+        assert abs(blind - flow["counts"]["unsent"] * 2 * MS) <= 4 * MS
+        assert flow["outages"] == [] and laws(network.document()) == []
+
+
 @pytest.mark.parametrize(
     ("trouble", "cause"), [("stall", "stall"), ("link_down", "link_down"), ("send_error", "send_error")]
 )
@@ -279,6 +311,26 @@ def test_after_a_stall_a_few_are_made_up_for_and_the_time_still_went_unobserved(
         sent = [probe.sent + network.sender.anchor for probe in life.probes.values()]
         [gap] = [(a, b) for a, b in pairwise(sent) if b - a > 10 * MS]
         assert [(u["start_ns"], u["end_ns"], u["cause"]) for u in flow["unobserved"]] == [(*gap, "stall")]
+
+
+def test_a_limit_of_processor_time_delays_what_is_settled_and_no_more():
+    """As in a container that may use a part of a processor: it runs for 25 ms, stands still for 60, again and again."""
+    with world(6) as network:
+        network.add(0, "udp", rate=500)
+        network.back.receiver.lag_ns = 50 * MS  # as a ring of blocks has
+        network.run(500 * MS)
+        story = Story(network)
+        for _ in range(60):
+            story.calm(25 * MS)
+            story.stall(60 * MS)
+            assert network.clock.mono - network.sender.ledger.settled_to <= 300 * MS + 250 * MS + 4 * 85 * MS
+        network.out.weather = Weather(dark=True)
+        network.run(100 * MS)
+        network.settle()
+        network.check()
+        [flow] = network.document()["flows"]
+        [outage] = flow["outages"]
+        assert outage["lost"] == flow["counts"]["lost"] in range(50, 60)
 
 
 @pytest.mark.parametrize(("rate", "ms"), [(0, 20), (10, 20), (6400, 20), (12_800, 10), (25_600, 5), (1e6, 5)])

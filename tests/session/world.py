@@ -26,6 +26,7 @@ from probe.border import SharedState
 from probe.clock import ManualClock
 from probe.core.events import FlowSpec
 from probe.core.fate import COLUMN, DROPPED, LATE, LOST, LOST_FORWARD, LOST_REVERSE, RECEIVED
+from probe.errors import UsageError
 from probe.link.base import SendResult
 from probe.link.memory import MemoryLink, MemorySender
 from probe.recorder import FlowTrack, Recorder
@@ -159,9 +160,11 @@ class Ports:
     """Gives out ports, one after the other."""
 
     def __init__(self) -> None:
-        self.next = 20_000
+        self.next, self.end = 20_000, 1 << 16
 
     def reserve(self, proto: Any, address: str, count: int) -> list[int]:
+        if self.next + count > self.end:
+            raise UsageError("no port left")
         self.next += count
         return list(range(self.next - count, self.next))
 
@@ -241,7 +244,8 @@ class World:
         self.told: list[dict[str, Any]] = []
         self.recorder = Recorder()
         self.recorder.attach(self.shared)
-        self.sender = Sender(SenderLinks(self), Ports(), self.clock, self.shared, self._tell, random.Random(seed))
+        self.ports = Ports()
+        self.sender = Sender(SenderLinks(self), self.ports, self.clock, self.shared, self._tell, random.Random(seed))
         self.flows: dict[int, Life] = {}
         self.reflector = self._new_reflector()
         self.ring_drops = self.restarts = 0
@@ -286,6 +290,7 @@ class World:
         k: int = 3,
         start: int = 0,
         coarse: bool = False,
+        session_kind: str = "kept",
     ) -> Life:
         """A flow, which begins with sequence `start`."""
         port = 8620 if KINDS[kind]["protocol"] == "tcp" else KINDS[kind].get("port", 862)
@@ -301,7 +306,7 @@ class World:
                 "name": spec.name,
                 "kind": made.kind,
                 "family": 4,
-                "session_kind": "kept",
+                "session_kind": session_kind,
                 "target": "192.0.2.2",
                 "interval_ns": spec.interval_ns,
                 "session": session,
