@@ -17,10 +17,9 @@ Time is an argument everywhere: `at` is nanoseconds of one monotonic clock.
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +46,7 @@ from probe.core.fate import (
 from probe.core.outage import FlowOutages, RunFinder, TxError
 from probe.core.rings import Rings
 from probe.core.told import Reports, Told
+from probe.core.unsettled import Unsettled
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -67,18 +67,6 @@ class Arrivals:
     duplicate: Bools
     unknown: Bools  # no probe of ours has that sequence, or it is too old to tell
     rtt_ns: Ints  # reply time minus TX time; meaningless where unknown
-
-
-class _Sent(NamedTuple):
-    """Probes in the order in which they left: flow, sequence and TX time of each."""
-
-    flow: Ints
-    sequence: Ints
-    at: Ints
-
-    def without(self, flow: int) -> _Sent:
-        keep = self.flow != flow
-        return self if keep.all() else _Sent(*(column[keep] for column in self))
 
 
 class Ledger:
@@ -110,7 +98,7 @@ class Ledger:
         self._stirred: set[int] = set()  # flows that may have something new to tell of outages
         self._open: dict[int, None] = {}  # flows in an outage or a run of losses, in the order of their turn
         self._longest = 0  # threshold that every ring is large enough for
-        self._log: deque[_Sent] = deque()  # what has been sent and is not settled, ascending in time
+        self._log = Unsettled()
         self._excuses = Excuses(self._take_off)
         self._outages: dict[int, FlowOutages] = {}
         self._awaiting: dict[int, tuple[int, int]] = {}  # flow to the range of losses whose direction may yet be told
@@ -158,7 +146,7 @@ class Ledger:
 
     def remove(self, flow: int) -> None:
         """Stop accounting for a flow; its slots are free for others."""
-        self._log = deque(rest for sent in self._log if len((rest := sent.without(flow)).at))
+        self._log.remove(flow)
         self._excuses.remove(flow)
         self._threshold[flow] = 0
         for part in (self._rings, self._account, self._told):
@@ -197,6 +185,7 @@ class Ledger:
             Sequences, int64.
         """
         sequence = self.next_seq[flow] + cumcount(flow)
+        self._make_room(flow, sequence)
         count_in(self.next_seq, flow)
         slot = self._rings.index(flow, sequence)
         self._rings.fate[slot] = EMPTY  # nothing can answer it yet
@@ -218,7 +207,7 @@ class Ledger:
         self._rings.fate[slot] = PENDING
         self._rings.sent_at[slot] = at
         self._rings.earlier[slot], self._rings.later[slot] = error or (0, 0)
-        self._note_in_log(flow, sequence, at)
+        self._log.add(flow, sequence, at)
         tally(self.live, ("scheduled", "sent"), flow)
         self.last_sent_at[flow] = at
 
@@ -226,6 +215,31 @@ class Ledger:
         """The last probes allocated to these flows will not be sent: their numbers are free again."""
         self._rings.fate[self._rings.places(flow, sequence)] = EMPTY
         self.next_seq -= np.bincount(flow, minlength=self._capacity)
+
+    def _make_room(self, flow: Ints, sequence: Ints) -> None:
+        """Before their slots become those of other probes, settle what is not settled yet: that is far behind."""
+        one = only(flow)
+        of = flow if one is None else one
+        over = sequence - self._rings.slots[of] >= self._settled_seq[of]
+        for f in distinct(flow[over]) if over.any() else []:
+            self._overrun(f, int((sequence[flow == f] - self._rings.slots[f]).max()))
+
+    def _overrun(self, flow: int, last: int) -> None:
+        """Settle a flow's probes up to sequence `last`, whatever their age.
+
+        Nobody can tell any more whether those that were not answered will be. That is our own doing: it excuses them.
+        """
+        sent = self._log.of_flow(flow, last)
+        if not len(sent.at):
+            return
+        waiting = sent.where(self._rings.fate[self._rings.places(flow, sent.sequence)] == PENDING)
+        if len(waiting.at):
+            ours = Drops(int(waiting.at[0]), int(waiting.at[-1]), len(waiting.at), flow, untold=True)
+            ours.give(waiting.flow, waiting.at)
+            self._excuses.add(ours)
+        self._settle(sent.flow, sent.sequence, overrun=True)
+        if flow in self._missed:
+            self._summarise(flow, last + 1)
 
     def unsent(self, flow: Ints, due: Ints) -> None:
         """Slots of the schedule that passed without a probe."""
@@ -235,16 +249,6 @@ class Ledger:
         """The flow did not probe on schedule from `start` to `end`."""
         self._outages[flow].unobserved(start, end)
         self._stirred.add(flow)
-
-    def _note_in_log(self, flow: Ints, sequence: Ints, at: Ints) -> None:
-        """Append to the log, which ascends in time. Links tell of their probes one after the other: merge."""
-        new = _Sent(flow, sequence, at)
-        while self._log and self._log[-1].at[-1] > new.at.min():
-            new = _Sent(*(np.concatenate(pair) for pair in zip(self._log.pop(), new, strict=True)))
-        if len(at) > 1 and (new.at[1:] < new.at[:-1]).any():
-            order = np.argsort(new.at, kind="stable")
-            new = _Sent(*(column[order] for column in new))
-        self._log.append(new)
 
     # --- receiving ---------------------------------------------------------------------------------------------
 
@@ -540,12 +544,8 @@ class Ledger:
         for flow in list(self._dirty):
             self._rebuild(flow, self._dirty.pop(flow))
             self.relieve()
-        while self._log and self._log[0].at[0] <= self._horizon:
-            sent = self._log.popleft()
-            n = int(np.searchsorted(sent.at, self._horizon, side="right"))
-            if n < len(sent.at):
-                self._log.appendleft(_Sent(*(column[n:] for column in sent)))
-            self._settle(sent.flow[:n], sent.sequence[:n])
+        for sent in self._log.up_to(self._horizon):
+            self._settle(sent.flow, sent.sequence)
             self.relieve()
         for flow in self._crowded():
             self._summarise(flow)
@@ -553,7 +553,7 @@ class Ledger:
         self._excuses.retire(self._horizon, last=last)
         self._account.close(self._horizon, last=last)
 
-    def _settle(self, flow: Ints, sequence: Ints) -> None:
+    def _settle(self, flow: Ints, sequence: Ints, *, overrun: bool = False) -> None:
         one = only(flow)
         if one is not None and not self._troubled[one]:
             run = self._rings.run(one, sequence)
@@ -567,7 +567,10 @@ class Ledger:
         fate = self._rings.fate[slot]
         missing = fate == PENDING
         if missing.any():
-            fate[missing] = self._classify(flow[missing], sequence[missing], self._rings.sent_at[slot[missing]])
+            if overrun:
+                fate[missing] = DROPPED
+            else:
+                fate[missing] = self._classify(flow[missing], sequence[missing], self._rings.sent_at[slot[missing]])
             self._rings.fate[slot[missing]] = fate[missing]
             if self.on_fate is not None:
                 self.on_fate(flow[missing], sequence[missing], sequence[missing], PENDING, fate[missing])
@@ -656,10 +659,17 @@ class Ledger:
         full = self.next_seq - self._floor > self._rings.slots - self._rings.slots // 8
         return [flow for flow in np.flatnonzero(full).tolist() if flow in self._missed]
 
-    def _summarise(self, flow: int) -> None:
-        """Before the ring overwrites them, fold a flow's oldest fates into its past. They are final then."""
+    def _summarise(self, flow: int, least: int = 0) -> None:
+        """Before the ring overwrites them, fold a flow's oldest fates into its past. They are final then.
+
+        Args:
+            flow: Which.
+            least: All settled below this sequence, at least.
+        """
         slots, following = int(self._rings.slots[flow]), int(self.next_seq[flow])
-        floor = min(following - slots + slots // 4, int(self._settled_seq[flow]))
+        floor = min(max(following - slots + slots // 4, least), int(self._settled_seq[flow]))
+        if floor <= self._oldest(flow):  # nothing more has been settled
+            return
         sequence = np.arange(self._oldest(flow), floor)
         slot = self._rings.places(flow, sequence)
         past = self._past[flow]

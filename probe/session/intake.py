@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import struct
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,7 @@ MAX_BATCHES = 256
 ERROR_TELL_NS = 1_000_000_000  # ICMP errors of one kind are told this often, and of at most so many kinds a flow
 ERROR_KINDS = 16
 STEP_NS = 500_000  # a change of the wall clock by this much between two drains is a step
+PAUSES = 5  # a pause longer than a ring's lag counts as one of so many parts of it
 _PORT_SPACE = {
     layout.IPPROTO_ICMP: "icmp",
     layout.IPPROTO_ICMPV6: "icmp",
@@ -79,7 +81,8 @@ class Intake:
         capacity = table.capacity
         self.rtt_recent = np.zeros(capacity, np.int64)
         self.drained_to = clock.mono_ns()  # every reply that arrived by then is in the ledger
-        self._drained_at = self._trusted_from = self.drained_to
+        self._drained_at = self.drained_to
+        self._pauses: deque[tuple[int, int]] = deque(maxlen=PAUSES)  # in which we stood still for long: start, end
         self.offset = self._offset_before = wall_offset_ns(clock)
         self._errors: dict[int, dict[tuple[int, int, bytes], int]] = {}  # of kept flows: when each kind was last told
         self._seen = np.zeros(capacity, np.int64)  # digest of the address and port its reflector saw; 0: none yet
@@ -128,12 +131,25 @@ class Intake:
                 self._shared.header["ring_drops"] += drops
                 self._on_drops(min(last, now), now, drops)
         lag = max((receiver.lag_ns for receiver in receivers), default=0)
-        if started - self._drained_at > lag:  # we stood still, and perhaps the machine with us: let the ring catch up
-            self._trusted_from = started + lag
+        if 0 < lag < started - self._drained_at:
+            self._pauses.append((self._drained_at, started))
         self._drained_at = started
-        if started >= self._trusted_from:
-            self.drained_to = max(self.drained_to, reached - lag)
+        self.drained_to = max(self.drained_to, min(self._handed_over(started, lag), reached - lag))
         return emptied
+
+    def _handed_over(self, now: int, lag: int) -> int:
+        """Up to when all that arrived can be taken: a ring hands it over within `lag` ns, of time in which it runs.
+
+        When we stood still for longer, perhaps the machine did with us, so such a pause counts for little. It counts
+        for something, or where pauses come again and again, as a limit of processor time makes them, the ring would
+        never seem to have caught up.
+        """
+        since = now - lag
+        for start, end in reversed(self._pauses):
+            if since >= end:
+                break
+            since = start - max(0, end - since - lag // PAUSES)
+        return since
 
     def _take(self, frames: Frames) -> None:
         octets = frames.octets

@@ -462,6 +462,60 @@ def test_fates_are_forgotten_with_the_ring(monkeypatch):
     assert ledger.receive(ints(0), ints(0), ints(T0)).unknown.all()
 
 
+@pytest.mark.parametrize("beside", [0, 1])
+def test_a_ring_that_is_overrun_before_anything_settles_loses_nothing(monkeypatch, beside):
+    """Settling stands still while the ring goes round. What was not answered by then is excused, and its flow hears."""
+    shrink_rings(monkeypatch, 512)
+    flow = OneFlow(threshold=50 * MS)
+    ledger = flow.ledger
+    ledger.add(1, "beside", 1, 50 * MS, 3)
+    if beside:  # what the other flow has on its way is not concerned
+        ledger.stamp(ints(1), ledger.allocate(ints(1), ints(T0)), ints(T0))
+    slots = int(ledger._rings.slots[0])
+    missing = {*range(100, 110), *range(slots - 7, slots + 5)}
+    last = 4 * slots
+    missing |= {*range(last - 40, last - 30)}  # these are lost in the network
+    for start in range(0, last, 64):
+        flow.send(64)
+        flow.reply(*(n for n in range(start, start + 64) if n not in missing))
+        assert counts_of(ledger.live[0]).broken_laws() == []
+    ledger.settle(flow.sent[-1] + 50 * MS)
+    for table in (ledger.live, ledger.settled):
+        counts = counts_of(table[0])
+        assert counts.broken_laws() == [] and counts.pending == 0
+        assert (counts.sent, counts.dropped_locally, counts.lost) == (last, 22, 10)
+        assert counts_of(table[1]).lost == beside
+    assert [(o.first_lost_seq, o.lost) for o in flow.told()] == [(last - 40, 10)]
+    spans = [(first, end) for f, first, end in ledger.drain_excused() if f == 0]
+    assert sum((end - first) // MS + 1 for first, end in spans) == 22
+    assert all((at - T0) // MS in missing for span in spans for at in span)
+
+
+@pytest.mark.parametrize("rings", [0.5, 1.5])
+def test_an_outage_in_which_the_ring_is_overrun_keeps_its_edges(monkeypatch, rings):
+    """The probes that were overwritten say nothing; those around them were lost all the same."""
+    shrink_rings(monkeypatch, 512)
+    flow = OneFlow(threshold=50 * MS)
+    slots = int(flow.ledger._rings.slots[0])
+    first, last = 608, 608 + 3 * slots
+    told = {}
+    for start in range(0, 4 * slots, 16):
+        flow.send(16)
+        if not first <= start < last:
+            flow.reply(*range(start, start + 16))
+        if not 0 <= start - 1600 < rings * slots:  # else settling stands still
+            flow.ledger.settle(flow.sent[-1])
+        told |= {o.id: o for o in flow.told()}
+        assert counts_of(flow.ledger.live[0]).broken_laws() == []
+    flow.ledger.settle(flow.sent[-1] + 50 * MS)
+    told |= {o.id: o for o in flow.told()}
+    [outage] = told.values()
+    ours = flow.count("dropped_locally")
+    assert (ours > 0) == (rings > 1)
+    assert (outage.last_ok_seq, outage.first_lost_seq, outage.first_ok_seq) == (first - 1, first, last)
+    assert outage.lost == flow.count("lost") == last - first - ours
+
+
 def test_a_flood_of_late_replies_is_no_loop_over_probes():
     # After ten seconds of buffering, 100,000 late replies: the corrections are told by steps of time, not by probes.
     ledger = Ledger(1)

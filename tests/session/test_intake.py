@@ -14,6 +14,7 @@ from tests.wire import rfc
 from .flow import KEY
 from .intaking import NAMES, PROBES, Desk
 
+MS, S = 1_000_000, 1_000_000_000
 WALL_S = 1_700_000_000
 
 
@@ -129,6 +130,53 @@ def test_the_ttl_of_the_last_reply_is_kept():
     later[22] = 77
     desk.receive(bytes(later))
     assert desk.table.peer_ttl.tolist() == [0, 77]
+
+
+# --- up to when all is in --------------------------------------------------------------------------------------------
+
+LAG = 50 * MS  # in which a ring hands over what came
+
+
+def turns(desk: Desk, *gaps_ns: int) -> list[int]:
+    """So much later each time, the ring is emptied: how far behind everything is known to be in then, ns."""
+    behind = []
+    for gap in gaps_ns:
+        desk.clock.advance(gap)
+        desk.intake.drain([desk.link.receiver])
+        behind.append(desk.clock.mono - desk.intake.drained_to)
+    return behind
+
+
+@pytest.fixture
+def lagging():
+    desk = Desk("udp4")
+    desk.link.receiver.lag_ns = LAG
+    turns(desk, *[20 * MS] * 5)
+    return desk
+
+
+def test_all_that_came_before_the_ring_s_lag_is_in(lagging):
+    assert turns(lagging, 20 * MS, 1 * MS, LAG) == [LAG] * 3
+
+
+@pytest.mark.parametrize("stood", [LAG + 1, S, 3600 * S])
+def test_after_a_pause_the_ring_has_time_to_catch_up(lagging, stood):
+    """The machine may have stood still, and what it had just received is handed over in its own time."""
+    begun = lagging.clock.mono
+    for gap in (stood, 10 * MS, 10 * MS, 10 * MS, 10 * MS, 9 * MS):
+        turns(lagging, gap)
+        assert lagging.intake.drained_to <= begun
+    assert turns(lagging, 1 * MS, 20 * MS) == [LAG] * 2
+
+
+@pytest.mark.parametrize("runs", [(), (20,), (5, 5)])
+@pytest.mark.parametrize("stands", [60, 95, 1000])
+def test_where_pauses_come_again_and_again_what_came_long_before_is_in(lagging, runs, stands):
+    """As they do where a container may use a part of a processor."""
+    period = [stands * MS, *(ms * MS for ms in runs)]
+    behind = turns(lagging, *period * 100)
+    assert max(behind) <= 6 * sum(period)
+    assert min(behind) >= LAG
 
 
 # --- ICMP errors -----------------------------------------------------------------------------------------------------
