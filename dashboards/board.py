@@ -94,7 +94,7 @@ def annotations(flows: str):
     moved = ms(f"max by (kind, address, route_table, destination) ({changed} > 0)")
     told = ms(f"max by (source, event, unit, subject) ({metric('haprobe_ha_event_timestamp_seconds')})")
     return [
-        annotation("Outage begins", ms(f"max by (path, flow) ({begun} > 0)"), RED, "{{path}} {{flow}}"),
+        annotation("Outage begins", ms(f"max by (instance, path, flow) ({begun} > 0)"), RED, "{{path}} {{flow}}"),
         annotation("AWS change", moved, ORANGE, "{{kind}} {{address}}{{route_table}} {{destination}}"),
         annotation("HA event", told, SKY, "{{source}}: {{event}} {{unit}} {{subject}}"),
     ]

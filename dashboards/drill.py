@@ -134,7 +134,8 @@ def exact():
     return timeline(
         "Outage windows",
         "Each flow's state at the very milliseconds of its probes, whatever the scrape interval: from samples written "
-        "remotely, one row per direction; for agents that do not, the last outage known at each scrape.",
+        "remotely, one row per direction; for agents that do not, or under another name than chosen above, the last "
+        "outage known at each scrape.",
         [
             query(f"{series.EXACT}[$__range]", LANE, ref="Samples", instant=True),
             query(series.edges_from_gauges(), ref="Edges", table=True),
@@ -286,7 +287,8 @@ def details():
             "Share of the probes sent that were lost on the way there (forward), back (reverse), or either.",
             queries(
                 (
-                    f"sum by (flow, direction) ({lost}) / on (flow) group_left sum by (flow) ({sent}) > 0",
+                    f"sum by (instance, flow, direction) ({lost})"
+                    f" / on (instance, flow) group_left sum by (instance, flow) ({sent}) > 0",
                     "{{flow}} {{direction}}",
                 )
             ),
@@ -301,7 +303,8 @@ def details():
             "Of answered probes, by flow; in depth on the flow's own dashboard.",
             queries(
                 (
-                    f"histogram_quantile(0.99, sum by (flow, le) ({rate(flow('haprobe_rtt_seconds_bucket'))}))",
+                    "histogram_quantile(0.99, sum by (instance, flow, le)"
+                    f" ({rate(flow('haprobe_rtt_seconds_bucket'))}))",
                     "{{flow}}",
                 )
             ),

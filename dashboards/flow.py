@@ -94,7 +94,11 @@ def now():
 
 
 def passing():
-    edges = [(ms(f"max({flow(f'haprobe_last_outage_{edge}_timestamp_seconds')} > 0)"), "") for edge in ("start", "end")]
+    # Of each agent by itself: start and end of two would be a window that neither saw.
+    edges = [
+        (ms(f"max by (instance) ({flow(f'haprobe_last_outage_{edge}_timestamp_seconds')} > 0)"), "")
+        for edge in ("start", "end")
+    ]
     return [
         timeline(
             "Live state",
@@ -108,7 +112,7 @@ def passing():
             "Send times of the first probe lost and of the first one answered again, to the millisecond.",
             queries(*edges, instant=True, table=True),
             (8, 5, 16, 3),
-            names={"Value #A": "Start", "Value #B": "End"},
+            names={"instance": "Agent", "Value #A": "Start", "Value #B": "End"},
             overrides=[
                 {"matcher": {"id": "byName", "options": name}, "properties": [{"id": "unit", "value": UTC_MS}]}
                 for name in ("Start", "End")

@@ -37,7 +37,8 @@ def summary():
     columns = {
         "Last run (UTC)": ms(f"max by (fortios, scenario) ({RUN_END})"),
         "Last": f"max by (fortios, scenario) ({in_range(ESTIMATE)})",
-        "Best": f"min by (fortios, scenario) (max by (fortios, scenario) ({in_range(ESTIMATE, 'min')}))",
+        # Not the best run: of which run each minimum is, nobody knows. But no run's longest outage was shorter.
+        "No run below": f"max by (fortios, scenario) ({in_range(ESTIMATE, 'min')})",
         "Worst": f"max by (fortios, scenario) ({in_range(ESTIMATE, 'max')})",
         "Recovery": "max by (fortios, scenario) ("
         + in_range(run("haprobe_drill_phase_seconds", 'phase="full_recovery"'))
@@ -52,14 +53,15 @@ def summary():
     return [
         table(
             "Releases",
-            "The longest outage of the chosen paths in the last run, the best and worst in the range shown, the time "
-            "to full recovery, and the share of kept sessions that survived.",
+            "The longest outage of the chosen paths in the last run, a length below which it stayed in no run in the "
+            "range shown, and the longest of all; the time to full recovery, and the share of kept sessions that "
+            "survived.",
             queries(*((expr, "") for expr in columns.values()), instant=True, table=True),
             (24, 8, 0, 3),
             names=names,
             overrides=[
                 named("Last run (UTC)", unit=UTC_MS, custom__width=200),
-                *(named(name, **seconds) for name in ("Last", "Best", "Worst", "Recovery")),
+                *(named(name, **seconds) for name in ("Last", "No run below", "Worst", "Recovery")),
                 named("Sessions kept", unit="percentunit", decimals=0),
                 named("Budgets", mappings=values({1: ("kept", BLUE), 0: ("BROKEN", RED)})),
             ],

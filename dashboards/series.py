@@ -72,6 +72,13 @@ EXACT = flow("haprobe_flow_state", 'direction=~"$direction",direction!=""')
 ANY_EXACT = flow("haprobe_flow_state", 'direction!=""')
 EVER_EXACT = f"last_over_time({ANY_EXACT}[$__range] @ end())"
 
+# Agents may share a flow's name, and one may write remotely under another name than it is scraped by. What is written
+# under a name that nobody is scraped by is the flow's of that name, where one scraped agent alone has such a flow.
+SEEN = f"group by (instance, path, flow) (last_over_time({flow('haprobe_flow_up')}[$__range] @ end()))"
+OF_ONE_AGENT = f"count by (flow) (group by (instance, flow) ({SEEN})) == 1"
+EXACT_ELSEWHERE = f"({EVER_EXACT} unless on (instance, flow) {SEEN}) and on (flow) ({OF_ONE_AGENT})"
+SHARED = f"(count by (path, flow) ({SEEN}) > 1)"
+
 
 def edges(of: dict[tuple[str, str], str]) -> str:
     """Instants as values in ms: {(edge, state that begins there): expression in epoch seconds}.
@@ -95,9 +102,16 @@ def edges_from_gauges() -> str:
     first_up = f'{seen_up} or label_replace(({START} > 0) - 0.001, "by", "outage", "", "")'
     rows = edges(
         {
-            ("start", "0"): f"max by (path, flow) ({START} > 0)",
-            ("end", "1"): f"max by (path, flow) ({END} > 0 and {OPEN} == 0)",
-            ("first", "1"): f"min by (path, flow) ({first_up})",
+            ("start", "0"): f"max by (instance, path, flow) ({START} > 0)",
+            ("end", "1"): f"max by (instance, path, flow) ({END} > 0 and {OPEN} == 0)",
+            ("first", "1"): f"min by (instance, path, flow) ({first_up})",
         }
     )
-    return f'label_join(({rows}) unless on (flow) {EVER_EXACT}, "row", " · ", "path", "flow")'
+    return named_rows(f"({rows}) unless on (instance, flow) {EVER_EXACT} unless on (flow) ({EXACT_ELSEWHERE})")
+
+
+def named_rows(rows: str) -> str:
+    """The label `row` for `panels.lanes`: a lane for each flow; where agents share its name, for each agent's."""
+    alone, shared = (f"({rows}) {how} on (path, flow) {SHARED}" for how in ("unless", "and"))
+    with_agent = f'label_join({shared}, "row", " · ", "path", "flow", "instance")'
+    return f'label_join({alone}, "row", " · ", "path", "flow") or {with_agent}'

@@ -251,6 +251,149 @@ def test_flow_states_have_one_code_each(prometheus):
     assert states == {"a-to-b": "up", "a-to-b-fresh": "connecting"}
 
 
+T0_S = 1_764_763_200
+# The outage of each agent's flow, in s after T0_S. Three have one name. Some write remotely, as whom they say.
+LAST_OUTAGE = {("a:1", "out"): (100, 105), ("b:1", "out"): (101, 103), ("c:1", "out"): (40, 42), ("d:1", "in"): (7, 9)}
+WRITTEN_AS = {"a": "out", "c:1": "out", "d": "in"}
+LOSES_ALL, SLOW = ("a:1", "out"), ("b:1", "out")
+# Longest outages of two kinds of flow in two runs, by days before T0_S.
+LONGEST = {20: {"ingress": 10.0, "egress": 1.0}, 10: {"ingress": 1.5, "egress": 10.0}}
+
+
+def labels(instance, flow):
+    return f'instance="{instance}",path="p",flow="{flow}",protocol="udp",session="kept"'
+
+
+def gauges(who, outage, at_s):
+    """What a scrape finds of a flow that had one outage."""
+    begun = at_s >= outage[1]
+    start, end = (T0_S + edge if begun else 0 for edge in outage)
+    values = {"flow_up": 1, "last_outage_start_timestamp_seconds": start, "last_outage_end_timestamp_seconds": end}
+    for name, value in {**values, "last_outage_open": 0}.items():
+        yield f"haprobe_{name}{{{labels(*who)}}} {value} {T0_S + at_s}"
+    sent, lost = 100 * at_s, 100 * at_s if who == LOSES_ALL else 0
+    answered = sent - lost
+    yield f"haprobe_probes_sent_total{{{labels(*who)}}} {sent} {T0_S + at_s}"
+    yield f'haprobe_probes_lost_by_direction_total{{{labels(*who)},direction="forward"}} {lost} {T0_S + at_s}'
+    for le in ("0.001", "0.1", "+Inf"):
+        count = 0 if who == SLOW and le == "0.001" else answered
+        yield f'haprobe_rtt_seconds_bucket{{{labels(*who)},le="{le}"}} {count} {T0_S + at_s}'
+
+
+@pytest.fixture(scope="module")
+def sharing(tmp_path_factory):
+    """A Prometheus that scraped agents that share a flow's name, and holds two runs of a release."""
+    from tests.render import drawing
+
+    directory = tmp_path_factory.mktemp("sharing")
+    lines = [line for one in LAST_OUTAGE.items() for at_s in range(0, 200, 15) for line in gauges(*one, at_s)]
+    lines += [
+        f'haprobe_flow_state{{{labels(*who)},direction="any"}} 1 {T0_S + at_s}'
+        for who in WRITTEN_AS.items()
+        for at_s in (0, 150)
+    ]
+    lines += [
+        f'haprobe_drill_outage_seconds{{fortios="7.6.4",scenario="crash",path="{path}",bound="estimate"}}'
+        f" {value} {T0_S - days * 86_400}"
+        for days, run in LONGEST.items()
+        for path, value in run.items()
+    ]
+    (directory / "history.om").write_text("\n".join([*lines, "# EOF", ""]))
+    with drawing.prometheus_of(directory / "history.om", directory) as client:
+        yield client
+
+
+def asked(client, expr, span_s=(T0_S + 5, T0_S + 185), **variables):
+    """Rows of a panel's query over a range, as Grafana asks it."""
+    values = {**VARIABLES, "$__range": f"{span_s[1] - span_s[0]}s", **variables}
+    for variable, value in values.items():
+        expr = expr.replace(variable, value)
+    given = {"query": expr, "start": span_s[0], "end": span_s[1], "step": 5}
+    answer = client.get("/api/v1/query_range", params=given).json()
+    assert answer["status"] == "success", answer
+    return answer["data"]["result"]
+
+
+def windows(rows):
+    """Edges by lane, in s after T0_S; the timeline draws an outage from each start to the end that follows."""
+    lanes = {}
+    for row in rows:
+        edges = {float(value) / 1000 - T0_S for _, value in row["values"]}
+        lanes.setdefault(row["metric"]["row"], {}).setdefault(row["metric"]["edge"], set()).update(edges)
+    return {lane: (sorted(edges["start"]), sorted(edges["end"])) for lane, edges in lanes.items()}
+
+
+def expression(board, title, ref="A"):
+    panel = next(panel for name, panel in PANELS if (name, panel["title"]) == (f"haprobe-{board}.json", title))
+    return next(target["expr"] for target in panel["targets"] if target["refId"] == ref)
+
+
+EDGES = expression("drill", "Outage windows", "Edges")
+
+
+@needs_prometheus
+@needs_promtool
+def test_agents_that_share_a_flows_name_have_windows_of_their_own(sharing):
+    """One that writes remotely hides the gauges of no other, and its own where they can be told to be its own."""
+    assert windows(asked(sharing, EDGES)) == {"p · out · a:1": ([100], [105]), "p · out · b:1": ([101], [103])}
+
+
+@needs_prometheus
+@needs_promtool
+def test_an_agent_shown_by_itself_needs_no_name_in_its_lanes(sharing):
+    assert windows(asked(sharing, EDGES, **{"$instance": "b:1"})) == {"p · out": ([101], [103])}
+
+
+@needs_prometheus
+@needs_promtool
+def test_the_last_outage_is_that_of_one_agent(sharing):
+    panel = next(panel for name, panel in PANELS if panel["title"] == "Last outage")
+    shown = {}
+    for target in panel["targets"]:
+        for row in asked(sharing, target["expr"], **{"$flow": "out"}):
+            shown.setdefault(row["metric"].get("instance"), []).append(float(row["values"][-1][1]) / 1000 - T0_S)
+    assert {(agent, "out"): tuple(edges) for agent, edges in shown.items()} == {
+        who: outage for who, outage in LAST_OUTAGE.items() if who[1] == "out"
+    }
+
+
+@needs_prometheus
+@needs_promtool
+def test_outages_are_marked_for_each_agent(sharing):
+    (expr,) = [expr for title, expr in ANNOTATIONS if title == "haprobe-drill.json Outage begins"]
+    marks = {float(value) / 1000 - T0_S for row in asked(sharing, expr) for _, value in row["values"]}
+    assert marks == {start for start, _ in LAST_OUTAGE.values()}
+
+
+@needs_prometheus
+@needs_promtool
+def test_loss_and_delay_are_those_of_one_agents_flow(sharing):
+    shown = {}
+    for title in ("Loss by direction", "Round-trip delay, 99th percentile"):
+        expr = expression("drill", title).replace("$__rate_interval", "60s").replace("$flow", "out")
+        shown[title] = {row["metric"].get("instance"): float(row["values"][-1][1]) for row in asked(sharing, expr)}
+    loss, delay = shown.values()
+    assert loss == {"a:1": 1}
+    assert delay["b:1"] > 0.09 and delay["c:1"] <= 0.001
+
+
+@needs_prometheus
+@needs_promtool
+def test_no_column_calls_a_run_better_than_any_was(sharing):
+    """The minima of two kinds of flow may be of two runs."""
+    panel = next(panel for _, panel in PANELS if panel["title"] == "Releases" and panel["type"] == "table")
+    names = panel["transformations"][-1]["options"]["renameByName"]
+    columns = {}
+    for target in panel["targets"]:
+        query = filled(target["expr"].replace("$__range", "90d"))
+        rows = sharing.get("/api/v1/query", params={"query": query, "time": T0_S}).json()["data"]["result"]
+        columns[names[f"Value #{target['refId']}"]] = [float(row["value"][1]) for row in rows]
+    longest = [max(run.values()) for run in LONGEST.values()]
+    assert columns["Worst"] == [max(longest)]
+    assert columns["No run below"][0] <= min(longest)
+    assert "Best" not in columns
+
+
 @needs_prometheus
 def test_openmetrics_is_what_prometheus_negotiates(prometheus):
     (target,) = prometheus.get("targets").json()["data"]["activeTargets"]
