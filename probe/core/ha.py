@@ -81,6 +81,8 @@ class HaSnapshot:
     private_ips: Mapping[str, PrivateIpOwner] = field(default_factory=dict)  # by address
     instances: Mapping[str, str] = field(default_factory=dict)  # instance id to state: running, stopping, ...
     spans: Mapping[Kind, Span] | None = None
+    left: frozenset[str] = frozenset()  # association ids that were followed by another: none ever comes back
+    been: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)  # all targets a route was seen to have
 
     def span(self, kind: Kind) -> Span | None:
         """When this kind was asked and answered; None when it was not."""
@@ -94,7 +96,7 @@ class HaSnapshot:
         It is what the next round has to be compared with: a kind that goes blind keeps the last time it was seen.
         """
         if previous is None:
-            return self
+            return replace(self, been=_targets(self, {}))
         parts: dict[Kind, HaSnapshot] = {k: self if self.span(k) else previous for k in KINDS}
         spans = {k: span for k in KINDS if (span := parts[k].span(k)) is not None}
         return replace(
@@ -104,7 +106,35 @@ class HaSnapshot:
             private_ips=parts["private_ip"].private_ips,
             instances=parts["instance"].instances,
             spans=spans,
+            left=previous.left | _replaced(previous.eips, parts["eip"].eips),
+            been=_targets(self, previous.been),
         )
+
+    def up_to_date(self, previous: HaSnapshot | None) -> HaSnapshot:
+        """This round, without its answer about addresses if that is older than what `previous` knows.
+
+        EC2 is eventually consistent: an answer may still, or once more, show what was before. Of addresses that shows,
+        as every association has an id of its own; of routes nothing would.
+        """
+        if previous is None or not any(owner.association_id in previous.left for owner in self.eips.values()):
+            return self
+        spans = {kind: span for kind in KINDS if (span := self.span(kind)) is not None}
+        spans.pop("eip", None)
+        return replace(self, eips={}, spans=spans)
+
+
+def _replaced(before: Mapping[str, EipOwner], after: Mapping[str, EipOwner]) -> frozenset[str]:
+    """Association ids of addresses that have another one by now; what merely vanished may come back."""
+    both = [(before[one].association_id, after[one].association_id) for one in before.keys() & after.keys()]
+    return frozenset(old for old, new in both if old and new and old != new)
+
+
+def _targets(
+    snapshot: HaSnapshot, before: Mapping[tuple[str, str], frozenset[str]]
+) -> dict[tuple[str, str], frozenset[str]]:
+    """Every target that a route was seen to have, with those of a newer snapshot."""
+    newer = {key: before.get(key, frozenset()) | {route.target} for key, route in snapshot.routes.items()}
+    return {**before, **newer}
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +295,8 @@ def _private_ip_differences(
 def signals(snapshot: HaSnapshot, units: Units) -> dict[str, str]:
     """What everything watched says about who is active, each on its own.
 
-    Routes to anything but an interface (internet, transit or NAT gateways) say nothing about the pair.
+    Routes to anything but an interface (internet, transit or NAT gateways) say nothing about the pair, nor do those to
+    an interface of somebody else, another appliance say, that were never seen to lead to a unit.
 
     Returns:
         "eip 203.0.113.10", "route rtb-1 0.0.0.0/0" or "private_ip 10.0.0.9" to the unit it points at; "" for an
@@ -273,7 +304,8 @@ def signals(snapshot: HaSnapshot, units: Units) -> dict[str, str]:
     """
     said = {f"eip {owner.address or one}": owner.eni for one, owner in snapshot.eips.items()}
     for (table, destination), route in snapshot.routes.items():
-        if route.target.startswith("eni-"):
+        targets = {route.target, *snapshot.been.get((table, destination), ())}
+        if route.target.startswith("eni-") and any(unit_of(units, target) for target in targets):
             said[f"route {table} {destination}"] = route.target if route.state == "active" else ""
     said |= {f"private_ip {address}": owner.eni for address, owner in snapshot.private_ips.items()}
     return {signal: unit_of(units, eni) for signal, eni in said.items()}

@@ -147,6 +147,7 @@ class AwsWatcher:
             if self._stopping:  # what was given up for that says nothing about the cloud
                 return self.snapshot()
             before = self._known
+            answers = answers.up_to_date(before)
             found = self._learn(answers)
             self._cadence.throttled(failure.split(" ")[0] in THROTTLED)
             if found:

@@ -115,7 +115,7 @@ def read_private_ips(client: Any, ids: Sequence[str]) -> dict[str, Any]:
     # Primary addresses never leave their interface, so only the secondary ones tell who is active.
     owners: dict[str, PrivateIpOwner] = {}
     for eni in pages(client.describe_network_interfaces, {"NetworkInterfaceIds": list(ids)}, "NetworkInterfaces"):
-        for address in eni["PrivateIpAddresses"]:
+        for address in eni.get("PrivateIpAddresses") or ():  # an interface may have IPv6 alone
             if not address.get("Primary"):
                 public_ip = (address.get("Association") or {}).get("PublicIp", "")
                 owners[address["PrivateIpAddress"]] = PrivateIpOwner(eni["NetworkInterfaceId"], public_ip)

@@ -126,6 +126,34 @@ def test_a_move_there_and_back_between_two_polls_shows_in_the_association_id() -
     assert change.to_timeline().event == "eip_associated_again"
 
 
+def associated(at: int, **addresses: tuple[str, str]) -> HaSnapshot:
+    """Address (allocation id) to its interface and association id; the routes are answered as well."""
+    eips = {one: EipOwner(one, eni, "", association) for one, (eni, association) in addresses.items()}
+    return HaSnapshot(at, at + 10, eips=eips, routes={TRANSIT: RouteTarget("eni-b2")})
+
+
+def test_an_answer_that_shows_what_was_before_the_last_change_is_left_out() -> None:
+    """EC2 is eventually consistent. The interval of a later change must not begin at an old answer."""
+    known = associated(100, e=("eni-a1", "old"), f=("eni-a1", "f1")).on_top_of(None)
+    moved = associated(200, e=("eni-b1", "new"), f=("eni-a1", "f1"))
+    assert moved.up_to_date(known) == moved
+    known = moved.on_top_of(known)
+    stale = associated(300, e=("eni-a1", "old"), f=("eni-a1", "f1")).up_to_date(known)
+    assert changes(known, stale, UNITS) == []
+    assert stale.span("eip") is None and stale.span("route") == Span(300, 310)
+    known = stale.on_top_of(known)
+    assert known.eips["e"].eni == "eni-b1"
+    (change,) = changes(known, associated(400, e=("eni-b1", "new"), f=("eni-b1", "f2")).up_to_date(known), UNITS)
+    assert (change.key["address"], change.last_seen_old_ns) == ("f", 200)
+
+
+def test_an_address_that_vanished_from_an_answer_may_come_back() -> None:
+    known = associated(100, e=("eni-a1", "one")).on_top_of(None)
+    for gone in (associated(200), associated(200, e=("", ""))):
+        later = associated(300, e=("eni-a1", "one"))
+        assert later.up_to_date(gone.on_top_of(known)) == later
+
+
 def test_a_blind_spell_is_spanned() -> None:
     seen = snapshot(100)
     blind = HaSnapshot(200, 2200, spans={})  # nothing answered
@@ -156,10 +184,22 @@ def test_a_half_answered_round_counts_for_the_half_it_answers() -> None:
         ("", "eni-b2", ""),  # not associated at all
         ("eni-x", "eni-b2", ""),  # nobody's interface
         ("eni-b1", "igw-1", "fgt-b"),  # a gateway says nothing about the pair
+        ("eni-b1", "eni-x", "fgt-b"),  # nor does another appliance's interface
     ],
 )
 def test_active_unit(eip: str, route: str, expected: str) -> None:
     assert active_unit(snapshot(0, eip, route), UNITS) == expected
+
+
+def test_a_route_that_was_a_unit_s_stays_a_signal_wherever_it_leads() -> None:
+    known = snapshot(0).on_top_of(None)
+    for at, target in ((100, "eni-x"), (200, "eni-y")):
+        known = snapshot(at, route=target).on_top_of(known)
+        assert signals(known, UNITS)["route rtb-1 0.0.0.0/0"] == ""
+        assert active_unit(known, UNITS) == ""
+    assert active_unit(snapshot(300).on_top_of(known), UNITS) == "fgt-a"
+    unanswered = HaSnapshot(400, 410, spans={}).on_top_of(known)
+    assert active_unit(unanswered, UNITS) == ""
 
 
 def test_no_signal_or_a_black_hole_leave_the_active_unit_unknown() -> None:

@@ -360,6 +360,69 @@ def test_moto_knows_no_pages_but_ec2_does() -> None:
     assert (state.ownership[0].state, state.active_unit) == ("blackhole", "")
 
 
+class Scripted:
+    """Answers as it is told to, in EC2's form."""
+
+    def __init__(self) -> None:
+        self.eip = ("eni-a1", "eipassoc-1")
+        self.routes = {"0.0.0.0/0": "eni-a1"}
+
+    def describe_addresses(self, **_: Any) -> dict[str, Any]:
+        eni, association = self.eip
+        address = {"AllocationId": "e", "PublicIp": "203.0.113.10"}
+        return {"Addresses": [{**address, "NetworkInterfaceId": eni, "AssociationId": association}]}
+
+    def describe_route_tables(self, **_: Any) -> dict[str, Any]:
+        routes = [{"DestinationCidrBlock": d, "NetworkInterfaceId": eni} for d, eni in self.routes.items()]
+        return {"RouteTables": [{"RouteTableId": "rtb-1", "Routes": routes}]}
+
+
+UNITS = {"fgt-a": ["eni-a1"], "fgt-b": ["eni-b1"]}
+SCRIPTED = Config(addresses=["e"], route_tables=["rtb-1"], units=UNITS)
+
+
+def test_an_old_answer_of_ec2_is_no_move(events: list[TimelineEvent]) -> None:
+    client = Scripted()
+    watcher = AwsWatcher(SCRIPTED, events.append, client=client)
+    owners = []
+    first, moved = ("eni-a1", "eipassoc-1"), ("eni-b1", "eipassoc-2")
+    for client.eip in (first, moved, first, moved):
+        owners.append(next(one.unit for one in watcher.poll().ownership if one.kind == "eip"))
+    assert owners == ["fgt-a", "fgt-b", "fgt-b", "fgt-b"]
+    assert [one.event for one in events] == ["eip_moved", "signals_disagree"]
+    client.eip = ("eni-a1", "eipassoc-3")
+    assert watcher.poll().active_unit == "fgt-a", "it did move back"
+
+
+def test_a_route_to_another_appliance_does_not_hide_who_is_active(events: list[TimelineEvent]) -> None:
+    client = Scripted()
+    client.routes["10.50.0.0/16"] = "eni-other"
+    watcher = AwsWatcher(SCRIPTED, events.append, client=client)
+    assert watcher.poll().active_unit == "fgt-a"
+    client.routes["0.0.0.0/0"] = "eni-other"
+    assert watcher.poll().active_unit == "", "this one was the pair's"
+    assert [one.event for one in events] == ["route_moved", "signals_disagree"]
+
+
+def test_an_interface_without_ipv4_addresses_has_none() -> None:
+    class Ipv6Only:
+        def describe_network_interfaces(self, **_: Any) -> dict[str, Any]:
+            return {"NetworkInterfaces": [{"NetworkInterfaceId": "eni-a1", "Ipv6Addresses": [{"Ipv6Address": "::1"}]}]}
+
+    state = AwsWatcher(Config(network_interfaces=["eni-a1"], units=UNITS), client=Ipv6Only()).poll()
+    assert (state.up, state.reason, state.ownership) == (True, "", ())
+
+
+def test_an_answer_without_what_was_asked_for_is_a_failure_and_no_move(events: list[TimelineEvent]) -> None:
+    """XML of somebody else in between, a captive portal say, must not make addresses vanish."""
+    client = Scripted()
+    watcher = AwsWatcher(SCRIPTED, events.append, client=client)
+    watcher.poll()
+    client.describe_addresses = client.describe_route_tables = lambda **_: {}  # type: ignore[method-assign]
+    assert watcher.poll().reason == "KeyError (DescribeAddresses)"
+    assert [one.event for one in events] == ["watcher_down"]
+
+
 def test_the_watcher_asks_by_id_only(lab: Lab) -> None:
     """An account has other addresses; asking without ids would read them all."""
     watcher = AwsWatcher(lab.config())
