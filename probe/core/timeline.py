@@ -19,11 +19,12 @@ uncertainty of both its edges added up.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from probe.core.events import Outage, TimelineEvent
+from probe.core.sight import still_down
 from probe.core.verdict import FlowRecord
 
 PROBE_EVENTS = frozenset({"outage_start", "outage_end", "stall_start", "stall_end", "session_end"})
@@ -95,12 +96,8 @@ def merge(*sources: Iterable[TimelineEvent]) -> list[TimelineEvent]:
 def within(events: Iterable[TimelineEvent], first_ns: int, last_ns: int) -> list[TimelineEvent]:
     """Events of a span, and before them the `watcher_down` of each watcher that was blind when it began."""
     told = list(events)
-    blind: dict[str, TimelineEvent] = {}
-    for event in told:
-        if event.event in ("watcher_down", "watcher_up") and event.at_ns + event.uncertainty_ns < first_ns:
-            blind[str(event.detail.get("watcher"))] = event
-    begun = [event for event in blind.values() if event.event == "watcher_down"]
-    return begun + [e for e in told if first_ns <= e.at_ns + e.uncertainty_ns and e.at_ns <= last_ns]
+    blind = still_down(e for e in told if e.at_ns + e.uncertainty_ns < first_ns)
+    return blind + [e for e in told if first_ns <= e.at_ns + e.uncertainty_ns and e.at_ns <= last_ns]
 
 
 def _rank(event: str) -> int:
@@ -169,7 +166,7 @@ def phases(events: Sequence[TimelineEvent], flows: Sequence[FlowRecord], *, trig
         return []
     noticed = _not_before(start, _first(span, ROLE_SIGNS))
     cloud = _cloud_edges(span)
-    back = last_recovery(flows, start.at_ns)
+    back = last_recovery(flows, start.at_ns, _of_first_failover(events, span, start.at_ns))
     found: list[Phase] = []
 
     def cut(name: str, begin: _Edge | None, end: _Edge | None) -> None:
@@ -194,18 +191,32 @@ def _with_shares(found: Sequence[Phase]) -> list[Phase]:
 
 
 def first_failover(events: Sequence[TimelineEvent], since_ns: int) -> list[TimelineEvent]:
-    """Events from `since_ns` up to, not including, a second takeover (another unit becoming primary again)."""
-    primary: Any = None
-    span = []
+    """Events from `since_ns` up to, not including, a second takeover."""
     late = [e for e in events if e.at_ns + e.uncertainty_ns >= since_ns]
-    takeovers = best_told([e for e in late if became_primary(e)])
-    for event in late:
-        if event in takeovers:
-            if primary is not None and event.detail.get("unit") != primary:
-                break
-            primary = event.detail.get("unit")
-        span.append(event)
-    return span
+    second = _second_takeover(late)
+    return late if second is None else late[: late.index(second)]
+
+
+def _second_takeover(events: Sequence[TimelineEvent]) -> TimelineEvent | None:
+    """Another unit becoming primary after one has."""
+    takeovers = best_told([e for e in events if became_primary(e)])
+    return next((e for e in takeovers if e.detail.get("unit") != takeovers[0].detail.get("unit")), None)
+
+
+def _of_first_failover(
+    events: Sequence[TimelineEvent], span: Sequence[TimelineEvent], since_ns: int
+) -> Callable[[Outage], bool]:
+    """Which outages are the first failover's: not those that a second one makes, before it is told as well.
+
+    An outage that lasts into the second takeover is of the first failover only if it began before that had done its
+    work: a crash is dark for seconds until the other unit takes over.
+    """
+    second = _second_takeover([e for e in events if e.at_ns + e.uncertainty_ns >= since_ns])
+    if second is None:
+        return lambda outage: True
+    again_ns = second.at_ns - second.uncertainty_ns
+    worked_ns = max(_done(e).at_ns for e in [*filter(became_primary, span), *_cloud_work(span)])
+    return lambda outage: outage.end_ns <= again_ns or outage.start_ns <= worked_ns
 
 
 def best_told(events: Sequence[TimelineEvent]) -> list[TimelineEvent]:
@@ -218,15 +229,18 @@ def became_primary(event: TimelineEvent) -> bool:
     return event.event == "role_change" and event.detail.get("role") in ("primary", "master")
 
 
-def last_recovery(flows: Sequence[FlowRecord], since_ns: int = 0) -> _Edge | None:
+def last_recovery(
+    flows: Sequence[FlowRecord], since_ns: int = 0, counts: Callable[[Outage], bool] = lambda outage: True
+) -> _Edge | None:
     """The instant the last flow came back for good; None while any path is not back, or nothing ever was away.
 
-    Old sessions that are lost, reset or rebound do not count: their path is back when their twins are.
+    Old sessions that are lost, reset or rebound do not count: their path is back when their twins are. Nor do outages
+    that end before `since_ns`, or are not among those that `counts` picks.
     """
     gone = {"dark", "half", "unobserved"}
     if any(f.verdict in gone for f in flows):
         return None
-    ends = [_recovery(o) for f in flows for o in f.closed_outages if o.end_ns >= since_ns]
+    ends = [_recovery(o) for f in flows for o in f.closed_outages if o.end_ns >= since_ns and counts(o)]
     return max(ends, key=lambda e: e.at_ns, default=None)
 
 

@@ -157,6 +157,20 @@ def test_a_second_takeover_is_not_part_of_the_first_failover() -> None:
     assert lengths(again, [BACK])["cloud_api"] == (4.6, 5.1)
 
 
+@pytest.mark.parametrize("starts_s", [10.0, 12.2], ids=["a crash: dark before the takeover", "graceful"])
+def test_the_second_failover_s_outage_is_not_the_first_s_recovery(starts_s: float) -> None:
+    again = [*CRASH, at(12, "role_change", "lab", unit="fgt-a", role="primary"), at(13, "api_call", operation="X")]
+    twice = flow((0.001, 5.2), (starts_s, 14))
+    assert lengths(again, [twice])["full_recovery"] == (0, 5.2)
+    assert lengths(again, [twice])["data_plane"] == (5.0, 5.2)
+    assert lengths(CRASH, [twice])["full_recovery"] == (0, 14), "of one failover everything counts"
+
+
+def test_what_the_second_failover_alone_brings_back_was_dark_since_the_first() -> None:
+    again = [*CRASH, at(12, "role_change", "lab", unit="fgt-a", role="primary")]
+    assert lengths(again, [BACK, flow((0.002, 13))])["full_recovery"] == (0, 13)
+
+
 def test_probe_events_tell_the_edges_with_the_gap_beside_them() -> None:
     start, end = probe_events([flow((1, 5))])
     assert (start.event, start.at_ns, start.uncertainty_ns) == ("outage_start", T0 + S, 2 * MS)
