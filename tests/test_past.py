@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from probe.clock import ManualClock
+from probe.core.timeline import within
 from probe.past import Past
 from probe.store.journal import Journal
 
@@ -60,6 +61,25 @@ def test_flows_have_numbers_of_their_own(tmp_path):
     assert len(Past.replay(tmp_path).outages) == 2
 
 
+def blind(at_ns: int, watcher: str = "aws", event: str = "watcher_down") -> tuple[str, dict[str, Any]]:
+    return "ha_change", {**HA, "at_ns": at_ns, "event": event, "detail": {"watcher": watcher}}
+
+
+def test_a_watcher_that_was_blind_when_its_process_ended_is_not_for_ever(tmp_path):
+    """The next process's watcher tells nothing while it sees."""
+    write(tmp_path, blind(5), blind(6, "fortigate"), blind(7, event="watcher_up"))
+    write(tmp_path, blind(8))
+    second_ns = 1_700_000_010_000_000_000
+    past = Past.replay(tmp_path, now_ns=second_ns + 9)
+    told = [(e.at_ns, e.event, e.detail["watcher"]) for e in past.events[3:]]
+    assert told == [
+        (second_ns, "watcher_up", "fortigate"),
+        (8, "watcher_down", "aws"),
+        (second_ns + 9, "watcher_up", "aws"),
+    ]
+    assert within(past.events, second_ns + 20, second_ns + 30) == []
+
+
 @pytest.mark.parametrize(
     ("kind", "data"),
     [
@@ -67,6 +87,7 @@ def test_flows_have_numbers_of_their_own(tmp_path):
         ("outage", outage(1, 5) | {"id": "x"}),
         ("outage", outage(1, 5) | {"start_ns": None}),
         ("ha_change", {**HA, "colour": "green"}),
+        ("ha_change", {**HA, "event": "watcher_down", "detail": None}),
         ("ha_change", {}),
     ],
 )
