@@ -303,6 +303,9 @@ def test_what_was_taken_away_and_given_to_nobody_has_not_moved() -> None:
     back = moved(4.6, "fgt-b", "", **ADDRESS, **{"from": "", "to": "eni-b1"})
     assert codes(flows(), [TRIGGER, ROLE, gone, back, ROUTE]) == ["failover_clean"]
     assert codes(flows(**dark("ingress")), [TRIGGER, gone, back, ROUTE]) == ["moved_but_ingress_dark"]
+    returned = moved(4.6, "fgt-a", "", **ADDRESS, **{"from": "", "to": "eni-a1"})
+    [finding] = found(flows(**dark("ingress")), [TRIGGER, ROLE, gone, returned, ROUTE])
+    assert "eip 203.0.113.10 still points at fgt-a, not at fgt-b" in finding.evidence
 
 
 def test_routes_of_another_appliance_are_not_left_behind() -> None:
