@@ -122,7 +122,8 @@ class Facts:
         """
         if self.takeovers:
             taken = self.takeovers[-1]
-            later = [e for e in self.named("role_change") if e.at_ns > taken.at_ns and not became_primary(e)]
+            told = best_told(self.named("role_change"))
+            later = [e for e in told if e.at_ns > taken.at_ns and not became_primary(e)]
             unit = taken.detail.get("unit")
             return "" if any(e.detail.get("unit") == unit for e in later) else str(unit or "")
         watched = "fortigate" in self.watched and self.sight("fortigate").whole_since(self.since_ns)
