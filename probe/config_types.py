@@ -7,7 +7,6 @@ Each stands beside the type of its field: `Annotated[int, number(...)]`.
 from __future__ import annotations
 
 import ipaddress
-import math
 import re
 import shlex
 from collections.abc import Callable
@@ -67,7 +66,8 @@ def number(kind: type, low: float, high: float, allowed: str, *, above: bool = F
     def check(value: object) -> object:
         if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
             raise ValueError(f"{value!r} is not a {'whole ' if kind is int else ''}number")
-        if not math.isfinite(value) or value > high or value < low or (above and value == low):
+        # Nothing but comparisons: an integer may be larger than any float, and NaN is in no range.
+        if not low <= value <= high or (above and value == low):
             raise ValueError(f"{value!r} is out of range")
         return value
 

@@ -97,7 +97,7 @@ def parse(raw: bytes | str, name: str) -> YamlFile:
         raise ConfigError(
             f"{name}:1: is nested too deeply; allowed: the few levels of the documented layout"
         ) from error
-    except ValueError as error:  # a number or date that YAML's grammar accepts and Python cannot hold
+    except (ValueError, OverflowError) as error:  # `"\UFFFFFFFF"`: an escape that YAML's grammar accepts
         raise ConfigError(f"{name}:1: is not valid: {error}; allowed: plain YAML") from error
     return document
 
@@ -140,9 +140,19 @@ class _Builder:
                 return self._mapping(node, location)
             if isinstance(node, yaml.SequenceNode):
                 return [self._value(child, (*location, index)) for index, child in enumerate(node.value)]
-            return self._loader.construct_object(node)
+            return self._scalar(node)
         finally:
             self._open.pop()
+
+    def _scalar(self, node: yaml.Node) -> Any:
+        """A value that Python can hold, and that messages and results can quote."""
+        try:
+            value = self._loader.construct_object(node)
+            str(value).encode()  # of an integer with thousands of digits there is no text; of half a surrogate no UTF-8
+        except (ValueError, OverflowError, LookupError, AttributeError) as error:  # as PyYAML lets out of `!!bool x`
+            problem = f"{node.value[:40]!r} is no usable {node.tag.rpartition(':')[2]}"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
+        return value
 
     def _mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Any]:
         self._report_duplicates(node, location)

@@ -259,6 +259,14 @@ def test_a_file_with_nothing_to_do_is_a_mistake(text: str) -> None:
         ),
         ("rate: .nan", "flows[0].rate: nan is out of range; allowed: 0.001 to 2000000 probes per second"),
         (
+            f"rate: {'9' * 400}",
+            f"flows[0].rate: {'9' * 400} is out of range; allowed: 0.001 to 2000000 probes per second",
+        ),
+        (
+            f"rate: -0x{'f' * 400}",
+            f"flows[0].rate: {-(16**400 - 1)} is out of range; allowed: 0.001 to 2000000 probes per second",
+        ),
+        (
             "rate: fast",
             "flows[0].rate: 'fast' is not a number; allowed: 0.001 to 2000000 probes per second",
         ),
@@ -284,6 +292,11 @@ def test_a_file_with_nothing_to_do_is_a_mistake(text: str) -> None:
         (
             "loss_threshold: 2",
             "flows[0].loss_threshold: 2 is not a duration;"
+            " allowed: 10ms to 60s: a number with a unit, such as 250ms, 2s, 5m or 1h",
+        ),
+        (
+            f"loss_threshold: {'9' * 400}s",
+            f"flows[0].loss_threshold: '{'9' * 400}s' is out of range;"
             " allowed: 10ms to 60s: a number with a unit, such as 250ms, 2s, 5m or 1h",
         ),
         (

@@ -38,6 +38,11 @@ def test_a_bare_number_means_seconds_on_the_command_line_only() -> None:
             parse_seconds_ns(text)
 
 
+@pytest.mark.parametrize("text", ["9" * 400 + "s", "9" * 5000 + ".5us", "99999999999999h"])
+def test_the_longest_duration_is_one_that_no_bound_lets_pass(text: str) -> None:
+    assert parse_duration_ns(text) == parse_seconds_ns(text) == 2**63
+
+
 @pytest.mark.parametrize("text", ["250ms", "2s", "90s", "5m", "1h", "40us", "1500ms"])
 def test_a_duration_is_printed_as_it_would_be_written(text: str) -> None:
     assert format_duration(parse_duration_ns(text) / 1e9) == text

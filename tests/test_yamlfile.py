@@ -78,8 +78,28 @@ def test_hostile_files_end_in_a_message() -> None:
     assert "more than 100000 values" in problem(bomb)
 
 
-def test_a_date_that_is_none_is_told() -> None:
-    assert problem("a: 2024-13-45\n").startswith("f.yml:1: is not valid: ")
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2024-13-45",
+        "!!timestamp soon",
+        "!!bool perhaps",
+        "!!int ''",
+        ":".join(["1"] * 400) + ".5",
+        "0x" + "f" * 5000,
+        "9" * 5000,
+        '"\\ud800"',
+    ],
+)
+def test_what_no_value_can_hold_is_told_with_its_line(value: str) -> None:
+    """A message could not quote the last three either."""
+    text = problem(f"a: 1\nb: {value}\n")
+    assert text.startswith("f.yml:2: is not valid YAML: "), text
+    assert len(text) < 200
+
+
+def test_an_escape_that_is_no_character_is_told() -> None:
+    assert problem('a: "\\UFFFFFFFF"\n').startswith("f.yml:1: is not valid: ")
 
 
 def test_keys_are_text() -> None:
