@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import re
 import sys
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     _open_missing_streams()
+    _print_anything()
     try:
         args = build_parser().parse_args(argv)
     except SystemExit as stop:  # argparse has printed help, version or usage
@@ -77,6 +79,13 @@ def _open_missing_streams() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def _print_anything() -> None:
+    """A sign that the terminal's encoding lacks is shown by its number, and ends nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _call(args: argparse.Namespace) -> int:
@@ -540,7 +549,7 @@ def _name(text: str) -> str:
 
 def _label(text: str) -> str:
     key, sign, _ = text.partition("=")
-    if not key or not sign:
+    if not key or not sign or not text.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r}; allowed: KEY=VALUE, such as fortios=7.6.4")
     return text
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import sys
@@ -227,8 +226,6 @@ def explain(args: argparse.Namespace) -> int:
         return 0
     from rich.console import Console
 
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a capture may hold signs that this terminal's encoding lacks
-        sys.stdout.reconfigure(errors="backslashreplace")
     explained.render(seen, Console())
     return 0
 
@@ -275,9 +272,9 @@ def discover(args: argparse.Namespace) -> int:
     if args.policy:
         print(json.dumps(iam.policies(), indent=2))
         return 0
+    check_outputs(args.out)
     if args.out and Path(args.out).exists():
         raise UsageError(f"{args.out} exists; allowed: a new file, so that no config is lost")
-    check_outputs(args.out)
     tags = tuple(discovering.parse_tag(text) for text in args.tag)
     wanted = discovering.Wanted(tuple(args.instance), tags, args.name or "")
     account = _account(args)

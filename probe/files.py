@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -41,16 +42,26 @@ def check_outputs(*files: str | None) -> None:
 
 
 def _check_writable(file: str) -> None:
-    path = Path(file)
-    if file == "-":
-        return
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+    if file != "-" and not _may_be_written(Path(file)):
         raise UsageError(f"{file} cannot be written; allowed: a file in an existing directory that you may write to")
+
+
+def _may_be_written(path: Path) -> bool:
+    try:
+        directory = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return path.parent.is_dir() and os.access(path.parent, os.W_OK)
+    except OSError:  # behind a directory that is closed to us, or of a name that is too long
+        return False
+    return not directory and os.access(path, os.W_OK)
 
 
 def not_a_file(file: str) -> bool:
     """Whether there is something of this name that must not be replaced by a file: a device, a pipe."""
-    return Path(file).exists() and not Path(file).is_file()
+    try:
+        return not stat.S_ISREG(Path(file).stat().st_mode)
+    except OSError:  # nothing, or nothing that we may look at
+        return False
 
 
 def replace(file: str, text: str) -> None:
@@ -74,10 +85,19 @@ def write(file: str, text: str) -> None:
     Raises:
         UsageError: If the file cannot be written.
     """
+    # A file's name may hold octets that are no text: rather a question mark in the result than none.
+    octets = text.encode(errors="replace")
     if file == "-":
-        print(text, end="" if text.endswith("\n") else "\n")
+        _print(octets if octets.endswith(b"\n") else octets + b"\n")
         return
     try:
-        Path(file).write_text(text, encoding="utf-8")
+        Path(file).write_bytes(octets)
     except OSError as error:
         raise UsageError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def _print(octets: bytes) -> None:
+    """To stdout as they are: a document is UTF-8, whatever the terminal's encoding."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(octets)
+    sys.stdout.flush()

@@ -106,6 +106,8 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         ["drill"],
         ["drill", "--lab", "--config.file", "x"],
         ["drill", "--lab", "--label", "novalue"],
+        ["drill", "--lab", "--label", "k=\x1b[1m"],
+        ["drill", "--lab", "--label", "k=\udcff"],
         ["drill", "--lab", "--repeat", "0"],
         ["drill", "--lab", "--session-pickup", "maybe"],
         ["drill", "--lab", "--api-latency", "soon"],
@@ -120,10 +122,15 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         ["measure", "icmp://host", "--rate", "nan"],
         ["measure", "icmp://host", "--duration", "0"],
         ["measure", "icmp://host", "--duration", "-1"],
+        ["measure", "icmp://host", "--duration", "9" * 400],
+        ["measure", "icmp://host", "--duration", "9" * 400 + "s"],
+        ["measure", "icmp://host", "--json", "n" * 300],
         ["measure", "icmp://host", "--loss-threshold", "61"],
         ["measure", "icmp://host", "--path", "a b"],
         ["measure", "icmp://host", "--session", "old"],
         ["report"],
+        ["report", "n" * 300],
+        ["report", str(build.GOLDEN), "--html", "n" * 300],
         ["bench", "--max-rate", "0"],
         ["bench", "--seconds-per-step", "0.5"],
         ["bench", "--json", "no/such/file"],
@@ -135,6 +142,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         ["discover"],
         ["discover", "gcp"],
         ["discover", "aws", "--tag", "novalue"],
+        ["discover", "aws", "--out", "n" * 300],
         ["compare", "a"],
         ["compare", "no/such/runs", "b", "--html", "f"],
         ["compare", "s3:///runs", "b"],
@@ -183,6 +191,32 @@ def test_a_stdout_that_takes_nothing_ends_without_a_traceback(where: str) -> Non
         shell = ["sh", "-c", 'exec "$@" >&-', "sh", *argv]
         ended = subprocess.run(shell, check=False, stderr=subprocess.PIPE, cwd=ROOT, text=True, timeout=60)
         assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_a_terminal_without_our_signs_shows_the_rest(encoding: str) -> None:
+    shown = run_with_encoding(encoding, "report", str(build.GOLDEN)).decode(encoding)
+    assert ("↻ survived" if encoding == "utf-8" else r"\u21bb survived") in shown
+
+
+@pytest.mark.parametrize("option", ["--html", "--json", "--openmetrics"])
+def test_a_document_on_stdout_is_utf8_whatever_the_terminal(option: str, tmp_path: Path) -> None:
+    document = json.loads(build.GOLDEN.read_text())
+    document["run"]["labels"]["scenario"] = "Zoë ↻"
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    written = run_with_encoding("latin-1", "report", str(tmp_path / "run.json"), option, "-")
+    run_with_encoding("latin-1", "report", str(tmp_path / "run.json"), option, str(tmp_path / "file"))
+    assert "Zoë ↻" in written.decode("utf-8")
+    assert written.rstrip() == (tmp_path / "file").read_bytes().rstrip()
+
+
+def run_with_encoding(encoding: str, *arguments: str) -> bytes:
+    """What haprobe prints on a terminal of that encoding, 200 columns wide."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "200"}
+    argv = [sys.executable, "-m", "probe.cli", *arguments]
+    done = subprocess.run(argv, check=False, capture_output=True, cwd=ROOT, env=environment, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return done.stdout
 
 
 def test_ctrl_c_ends_without_a_traceback(replace: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,28 @@ def test_what_cannot_be_written_is_refused_beforehand(place: str, tmp_path: Path
         files.check_outputs("-", str(tmp_path / place) if place else "")
 
 
+def test_what_we_may_not_look_at_cannot_be_written(closed: Path) -> None:
+    for file in (closed / "inside" / "result", closed / "inside", closed / "result"):
+        with pytest.raises(UsageError, match="cannot be written; allowed: "):
+            files.check_outputs(str(file))
+        assert not files.not_a_file(str(file))
+
+
+def test_a_name_too_long_cannot_be_written(tmp_path: Path) -> None:
+    for place in ("n" * 300, f"{'n' * 300}/result"):
+        with pytest.raises(UsageError, match="cannot be written; allowed: "):
+            files.check_outputs(str(tmp_path / place))
+
+
+def test_what_is_no_text_does_not_cost_the_result(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """A file's name may hold any octet."""
+    name = os.fsdecode(b"r\xff.parquet")
+    files.write(str(tmp_path / "result"), name)
+    assert (tmp_path / "result").read_bytes() == b"r?.parquet"
+    files.write("-", name)
+    assert capfdbinary.readouterr().out == b"r?.parquet\n"
+
+
 def test_two_results_do_not_share_a_place(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "a")
     for pair in (("-", "-"), (str(tmp_path / "a"), str(tmp_path / "a")), (str(tmp_path / "a"), str(tmp_path / "link"))):

@@ -48,10 +48,10 @@ def store(document: dict[str, Any], out_dir: Path | str, files: Mapping[str, str
         raise UsageError(f"run id {run_id!r} cannot name a directory")
     out = Path(out_dir)
     final = out / run_id
-    if final.exists():
-        raise UsageError(f"{final}: this run is stored already")
     staging: Path | None = None
     try:
+        if final.exists():
+            raise UsageError(f"{final}: this run is stored already")
         out.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{run_id}.", dir=out))
         _write(staging / REPORT, to_json(document))
@@ -99,8 +99,12 @@ def replace(document: dict[str, Any], path: Path | str) -> Path:
 
 
 def to_json(document: dict[str, Any]) -> str:
-    """The document as it is stored: readable, in the contract's order, newline at the end."""
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    """The document as it is stored: readable, in the contract's order, newline at the end.
+
+    What is no text, as an octet of a file's name may be, becomes a question mark: no reader would take it.
+    """
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    return text.encode(errors="replace").decode()
 
 
 def load(path: Path | str) -> dict[str, Any]:
@@ -149,25 +153,34 @@ def find(path: Path | str) -> list[Path]:
     """The documents under a path, by run id; never empty.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If there is none, or a directory is closed to us: a run that cannot be read is not passed over.
     """
-    place = Path(path)
-    if place.is_file():
-        return [place]
-    if not place.exists():
-        raise UsageError(f"{path}: no such file or directory")
-    if (place / REPORT).is_file():
-        return [place / REPORT]
-    # Hidden directories are runs that were being written when something ended them.
-    found = sorted(p for p in place.glob(f"*/{REPORT}") if not p.parent.name.startswith("."))
+    try:
+        found = _found(Path(path))
+    except OSError as error:
+        raise UsageError(f"{error.filename or path}: {error.strerror or error}") from error
     if not found:
         raise UsageError(f"{path}: holds no run (neither {REPORT} nor */{REPORT})")
     return found
 
 
+def _found(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    if not place.exists():
+        raise UsageError(f"{place}: no such file or directory")
+    if (place / REPORT).is_file():
+        return [place / REPORT]
+    # Hidden directories are runs that were being written when something ended them.
+    runs = sorted(run for run in place.iterdir() if not run.name.startswith("."))
+    return [run / REPORT for run in runs if (run / REPORT).exists()]
+
+
 def _read(file: str, content: bytes) -> dict[str, Any]:
     try:
         document = json.loads(content.decode("utf-8"))
+        # Python reads more than others do: NaN, numbers beyond any float, halves of surrogate pairs.
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:  # bad JSON, bytes that are not UTF-8, brackets without end
         raise UsageError(f"{file}: not JSON: {error}") from error
     schema = document.get("schema", "") if isinstance(document, dict) else ""

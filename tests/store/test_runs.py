@@ -11,7 +11,7 @@ import pytest
 
 from probe.errors import UsageError
 from probe.report import html
-from probe.store.runs import load, load_all, new_run_id, store
+from probe.store.runs import load, load_all, new_run_id, store, to_json
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "report.json"
 
@@ -104,6 +104,41 @@ def test_what_is_no_run(tmp_path: Path, content: str, message: str) -> None:
     file.write_text(content)
     with pytest.raises(UsageError, match=message):
         load(file)
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e400", r'"\ud800"', r'"a\udfffb"', "1" + "0" * 5000])
+def test_what_no_other_reader_takes_is_no_json(tmp_path: Path, document: dict[str, Any], value: str) -> None:
+    document["run"]["config"] = {"x": 0}
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps(document).replace('"config": {"x": 0}', f'"config": {{"x": {value}}}'))
+    with pytest.raises(UsageError, match=r"x\.json: not JSON: "):
+        load(file)
+
+
+def test_what_is_stored_is_text(tmp_path: Path, document: dict[str, Any]) -> None:
+    """A file's name, which `--record` puts into a document, may hold any octet."""
+    document["run"]["record"] = {"file": os.fsdecode(b"r\xff"), "probes": 0, "complete": False, "reason": ""}
+    (tmp_path / "x.json").write_text(to_json(document), "utf-8")
+    assert load(tmp_path / "x.json")["run"]["record"]["file"] == "r?"
+
+
+def test_a_place_that_is_closed_is_named(closed: Path, document: dict[str, Any]) -> None:
+    for path in (closed, closed / "inside", closed / "inside" / "report.json"):
+        with pytest.raises(UsageError, match=f"{closed}.*: Permission denied"):
+            load(path)
+    with pytest.raises(UsageError, match="cannot store the run: Permission denied"):
+        store(document, closed / "inside")
+
+
+def test_a_run_that_is_closed_is_not_passed_over(closed: Path, document: dict[str, Any]) -> None:
+    store(document, closed.parent)
+    with pytest.raises(UsageError, match=f"{closed / 'report.json'}: Permission denied"):
+        load_all(closed.parent)
+
+
+def test_a_name_too_long_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="File name too long"):
+        load(tmp_path / ("n" * 300))
 
 
 def test_nothing_there(tmp_path: Path) -> None:
