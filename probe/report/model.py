@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from probe.core.events import (
     Cause,
@@ -24,12 +24,16 @@ from probe.core.events import (
 )
 
 SCHEMA_ID = "haprobe.report/1"
-Count = Annotated[int, Field(ge=0)]
-Ns = Annotated[int, Field(ge=0)]
+# 64 bits, as every reader has them: instants to the year 2262, which calendars know.
+_MAX = 2**63 - 1
+Count = Annotated[int, Field(ge=0, le=_MAX)]
+Ns = Annotated[int, Field(ge=0, le=_MAX)]
+Amount = Ns | Annotated[float, Field(ge=0, le=_MAX)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
+    # Strict, as whoever has checked a document goes on with its raw values: in them "5" is no number, and "no" is true.
+    model_config = ConfigDict(extra="allow", populate_by_name=True, strict=True, allow_inf_nan=False)
 
 
 class CountsModel(_Model):
@@ -250,6 +254,42 @@ class RunModel(_Model):
     clock: ClockModel
     trigger: TriggerModel
     record: RecordModel | None = None
+    backfill: dict[str, Count] = Field(
+        default_factory=dict, description="Events that a slow source, such as cloudtrail, told afterwards."
+    )
+
+
+# What readers tell things apart by in an event's detail; `_Detail` has what they take apart, the rest they only print.
+_WORDS = frozenset(
+    {"address", "agent", "allocation_id", "by", "destination", "direction"}
+    | {"event_id", "from_unit", "route_table", "to_unit", "unit", "watcher"}
+)
+
+
+class _HeldSession(_Model):
+    known: str
+    way: Any
+
+
+class _Detail(_Model):
+    units: list[str] | None = None
+    answering: list[str] | None = None
+    signals: dict[str, str | None] | None = None
+    flows: dict[str, _HeldSession | None] | None = None
+    duration_ms: Annotated[float, Field(ge=0, le=_MAX / 1e6)] | None = None
+    began_after_ns: Ns | None = None
+    ended_before_ns: Ns | None = None
+    last_answer_ns: Ns | None = None
+    last_success_ns: Ns | None = None
+
+
+def _readable(detail: dict[str, Any]) -> dict[str, Any]:
+    """The detail, if readers find in it what they expect. All else may be anything: a newer haprobe may add to it."""
+    wrong = [f"{key}: is no word" for key in sorted(_WORDS) if isinstance(detail.get(key), dict | list)]
+    wrong += _problems(_Detail, detail)
+    if wrong:
+        raise ValueError(wrong[0])
+    return detail
 
 
 class TimelineModel(_Model):
@@ -259,7 +299,9 @@ class TimelineModel(_Model):
     uncertainty_ns: Ns = Field(description="It happened within this of at_ns, either way.")
     source: Literal["probe", "aws", "fortigate", "lab", "user"]
     event: str
-    detail: dict[str, Any] = Field(description="By event: unit, role, address, operation, result, flow ...")
+    detail: Annotated[dict[str, Any], AfterValidator(_readable)] = Field(
+        description="By event: unit, role, address, operation, result, flow ..."
+    )
 
 
 class PhaseModel(_Model):
@@ -285,9 +327,12 @@ class BudgetModel(_Model):
     """One limit and what was measured against it. Durations in ns; verdicts as words."""
 
     name: str
-    limit: int | float | str | list[str]
-    value: int | float | str | None = Field(description="null: it applies to no flow, which is not ok.")
+    limit: Amount | str | list[str]
+    value: Amount | str | None = Field(description="null: nothing was measured that it applies to, which is not ok.")
     ok: bool
+    unobserved: list[str] = Field(
+        default_factory=list, description="Flows that it applies to and of which nothing is known: not ok either."
+    )
 
 
 class Document(_Model):
@@ -313,8 +358,12 @@ def json_schema() -> dict[str, Any]:
 
 def problems(document: object) -> list[str]:
     """What keeps `document` from being a result document: one line per field; empty when nothing does."""
+    return _problems(Document, document)
+
+
+def _problems(model: type[BaseModel], value: object) -> list[str]:
     try:
-        Document.model_validate(document)
+        model.model_validate(value)
     except ValidationError as error:
         return [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
     return []

@@ -48,10 +48,11 @@ HA_EVENTS = frozenset(
 
 
 def duration(ns: float) -> str:
-    """5.065 s, 34.0 ms, 812 µs, 3 min 02 s."""
+    """5.065 s, 34.0 ms, 812 µs, 3 min 02.0 s."""
     size = abs(ns)
     if size >= 120e9:
-        return f"{int(ns // 60e9)} min {ns % 60e9 / 1e9:04.1f} s"
+        minutes, tenths = divmod(round(size / 1e8), 600)  # rounded first: 60.0 s are a minute
+        return f"{'-' if ns < 0 else ''}{minutes} min {tenths / 10:04.1f} s"
     if size >= 1e9:
         return f"{ns / 1e9:.3f} s"
     if size >= 1e6:
@@ -122,6 +123,11 @@ def kind(flow: Mapping[str, Any]) -> str:
 def is_stream(flow: Mapping[str, Any]) -> bool:
     """Whether a flow is a stream: it has stalls where others have outages."""
     return flow.get("stack") == "kernel"
+
+
+def observed(flow: Mapping[str, Any]) -> bool:
+    """Whether no outage means that there was none: not so for a flow of which nothing can be said."""
+    return flow["verdict"] != "unobserved" or bool(flow["outages"] or _stalls(flow))
 
 
 def away(flow: Mapping[str, Any]) -> Away:
@@ -360,7 +366,7 @@ def describe(event: Mapping[str, Any]) -> str:
     if name == "ha_history":
         return f"HA history of {d.get('unit', '?')}: {d.get('text', '')}"
     if name == "two_primaries":
-        return f"{' and '.join(d.get('units', ()))} are primary at the same time"
+        return f"{' and '.join(d.get('units') or ())} are primary at the same time"
     if name == "one_primary":
         return f"{d.get('unit', '?')} alone is primary again"
     if name == "awsd_error":
@@ -410,7 +416,8 @@ def describe(event: Mapping[str, Any]) -> str:
     if name == "loss":
         return f"{d.get('percent', '?')} % of the packets to {d.get('towards', '?')} are dropped on the way"
     if name == "cut":
-        lasted = duration(d["ended_before_ns"] - d["began_after_ns"]) if "ended_before_ns" in d else "a while"
+        ended_ns, began_ns = d.get("ended_before_ns"), d.get("began_after_ns")
+        lasted = "a while" if ended_ns is None or began_ns is None else duration(ended_ns - began_ns)
         return f"all packets to {d.get('towards', '?')} are dropped on the way for {lasted}"
     if name == "route_added":
         return f"route {d.get('destination', '?')} to {d.get('target', '?')} is added to table {d.get('table', '?')}"
@@ -428,7 +435,7 @@ def sent_by(d: Mapping[str, Any]) -> str:
     """Who ended a session, of a session end or its event; nothing where nobody did."""
     if not d.get("from"):
         return ""
-    who = ENDED_BY[d.get("by", "unknown")]
+    who = ENDED_BY.get(d.get("by", "unknown"), ENDED_BY["unknown"])
     beside = f", the far end's is {d['peer_ttl']}" if d.get("peer_ttl") else ""
     return f" from {d['from']}, TTL {d.get('ttl', 0)}{beside}: {who}"
 
@@ -437,7 +444,7 @@ def _session_table(d: Mapping[str, Any]) -> str:
     """A firewall's table of the kept sessions, as the lab reads it."""
     if d.get("error"):
         return f"session table of {d.get('unit') or '?'}: {d['error']}"
-    flows: Mapping[str, Mapping[str, Any] | None] = d.get("flows", {})
+    flows: Mapping[str, Mapping[str, Any] | None] = d.get("flows") or {}
     kinds: dict[str, list[str]] = {}
     for flow, entry in flows.items():
         kinds.setdefault("holds" if d.get("moment") == "before" else _session(entry), []).append(flow)
@@ -543,7 +550,8 @@ def phase_gaps(document: Mapping[str, Any]) -> list[str]:
     found = {p["name"] for p in document["phases"]}
     if not found:
         return []
-    blind = sorted({e["detail"].get("watcher", "?") for e in document["timeline"] if e["event"] == "watcher_down"})
+    down = [e["detail"] for e in document["timeline"] if e["event"] == "watcher_down"]
+    blind = sorted({str(d.get("watcher") or "?") for d in down})
     because = f" (blind for some time: {', '.join(blind)})" if blind else ""
     lines = []
     for names, why in _GAPS:
@@ -573,6 +581,11 @@ def budget(result: Mapping[str, Any]) -> str:
     return f"{result['name']}: {budget_value(result)} (limit {budget_limit(result)})"
 
 
+def budget_kind(result: Mapping[str, Any]) -> str:
+    """What a budget limits, in the word of its file."""
+    return "max_outage" if isinstance(result["limit"], int | float) else "verdict"
+
+
 def budget_limit(result: Mapping[str, Any]) -> str:
     """What a budget allows."""
     limit = result["limit"]
@@ -581,7 +594,10 @@ def budget_limit(result: Mapping[str, Any]) -> str:
 
 def budget_value(result: Mapping[str, Any]) -> str:
     """What was measured against a budget."""
-    value = result["value"]
+    value, unobserved = result["value"], result.get("unobserved", ())
     if value is None:
-        return "nothing was measured that it applies to"
-    return duration(value) if isinstance(value, int | float) else str(value)
+        told = "" if unobserved else "nothing was measured that it applies to"
+    else:
+        told = duration(value) if isinstance(value, int | float) else str(value)
+    blind = f"nothing is known of {_short(unobserved)}" if unobserved else ""
+    return ", and ".join(filter(None, (told, blind)))

@@ -50,6 +50,70 @@ def test_unknown_fields_are_tolerated_and_missing_ones_named(document: dict[str,
     assert second.startswith("flows.4.verdict:")
 
 
+def put(document: dict[str, Any], place: str, value: object) -> None:
+    """Put a value where a dotted path leads: `flows.0.name`."""
+    *way, last = (int(part) if part.isdecimal() else part for part in place.split("."))
+    for part in way:
+        document = document[part]  # type: ignore[index]
+    document[last] = value  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("run.started_ns", 1.7647e18),
+        ("run.started_ns", "5"),
+        ("run.ended_ns", 10**21),
+        ("run.trigger.at_ns", True),
+        ("run.clock.synchronised", 1),
+        ("run.backfill", {"cloudtrail": "2"}),
+        ("flows.0.counts.lost", "5"),
+        ("flows.0.counts.lost", 2**63),
+        ("flows.0.outages.0.end_ns", 10**21),
+        ("timeline.0.at_ns", 10**400),
+        ("phases.0.share", float("inf")),
+        ("budgets.0.ok", "no"),
+        ("budgets.0.limit", float("nan")),
+        ("budgets.0.value", 10**400),
+        ("budgets.0.unobserved", "all"),
+        ("timeline.0.detail.unit", {"name": "fgt-a"}),
+        ("timeline.0.detail.direction", ["forward"]),
+        ("timeline.0.detail.units", "fgt-a"),
+        ("timeline.0.detail.answering", [1]),
+        ("timeline.0.detail.signals", ["eip"]),
+        ("timeline.0.detail.flows", {"a": {"known": "anew"}}),
+        ("timeline.0.detail.duration_ms", "5"),
+        ("timeline.0.detail.duration_ms", 1e300),
+        ("timeline.0.detail.last_answer_ns", "5"),
+    ],
+)
+def test_a_value_that_only_looks_right_is_none(document: dict[str, Any], place: str, value: object) -> None:
+    document["budgets"] = [{"name": "x", "limit": 5, "value": 3, "ok": True}]
+    assert problems(document) == []
+    put(document, place, value)
+    found = problems(document)
+    assert found and all(line.startswith(place.partition("detail.")[0].rstrip(".")) for line in found)
+
+
+def test_an_events_detail_may_hold_what_this_version_does_not_know(document: dict[str, Any]) -> None:
+    more = {"moons": [{"phase": "full"}], "command": ["true"], "unit": None, "units": None, "flows": {"a": None}}
+    document["timeline"][0]["detail"] = more
+    assert problems(document) == []
+
+
+def without(value: Any, keys: set[str]) -> Any:
+    """The same document, with no field of these names anywhere."""
+    if isinstance(value, dict):
+        return {key: without(inner, keys) for key, inner in value.items() if key not in keys}
+    return [without(inner, keys) for inner in value] if isinstance(value, list) else value
+
+
+def test_a_document_of_the_first_version_is_one(document: dict[str, Any]) -> None:
+    later = {"record", "backfill", "tx_error_ns", "peer_ttl", "by", "icmp_type", "icmp_code", "again_ns"}
+    later |= {"stack", "stream", "rebound", "share", "check_first"}
+    assert problems(without(document, later)) == []
+
+
 def test_contract_order_of_fields(document: dict[str, Any]) -> None:
     assert list(document) == ["schema", "run", "flows", "matrix", "timeline", "phases", "diagnosis", "budgets"]
 

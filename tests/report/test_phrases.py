@@ -22,6 +22,8 @@ from . import build
         (5_064_629_000, "5.065 s", "5.06 s"),
         (61_500_000_000, "61.500 s", "61.5 s"),
         (182_000_000_000, "3 min 02.0 s", "182 s"),
+        (179_970_000_000, "3 min 00.0 s", "180 s"),
+        (-182_000_000_000, "-3 min 02.0 s", "-182 s"),
     ],
 )
 def test_durations(ns: int, long: str, short: str) -> None:
@@ -109,6 +111,21 @@ def test_headline_of_a_plain_measurement(flows: list[dict[str, Any]], sentence: 
 )
 def test_what_the_units_tell(event: str, detail: dict[str, Any], words: str) -> None:
     assert say.describe({"event": event, "detail": detail}) == words
+
+
+def test_an_end_by_somebody_whom_this_version_does_not_know() -> None:
+    detail = {"flow": "a", "cause": "rst", "from": "10.0.0.1", "ttl": 3, "by": "proxy"}
+    said = say.describe({"event": "session_end", "detail": detail})
+    assert said == "a: session ended (rst from 10.0.0.1, TTL 3: by whom is not known)"
+
+
+def test_what_is_unknown_of_an_event_may_be_null() -> None:
+    for name in ("two_primaries", "cut", "sessions", "session_end", "watcher_down", "signals_disagree"):
+        keys = ("units", "ended_before_ns", "began_after_ns", "flows", "from", "answering", "last_answer_ns", "signals")
+        assert say.describe({"event": name, "at_ns": 1, "detail": dict.fromkeys(keys)})
+    blind = [{"event": "watcher_down", "detail": {"watcher": name}} for name in (None, "aws")]
+    (told,) = say.phase_gaps({"timeline": blind, "phases": build.drill()["phases"][1:]})
+    assert "(blind for some time: ?, aws)" in told
 
 
 def test_a_cut_of_the_lab_is_told_with_its_length() -> None:
