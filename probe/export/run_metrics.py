@@ -106,8 +106,11 @@ def _rows(document: Mapping[str, Any]) -> Iterator[Row]:
         yield "haprobe_drill_phase_start_timestamp_seconds", where, phase["start_ns"] / SECOND
         yield "haprobe_drill_phase_end_timestamp_seconds", where, phase["end_ns"] / SECOND
         yield "haprobe_drill_phase_seconds", where, (phase["end_ns"] - phase["start_ns"]) / SECOND
+    kept: dict[str, bool] = {}  # a budget with two limits has two results
     for budget in document["budgets"]:
-        yield "haprobe_drill_budget_ok", (*about, budget["name"]), float(budget["ok"])
+        kept[budget["name"]] = kept.get(budget["name"], True) and budget["ok"]
+    for name, ok in kept.items():
+        yield "haprobe_drill_budget_ok", (*about, name), float(ok)
     for code in sorted({found["code"] for found in document["diagnosis"]}):
         yield "haprobe_drill_diagnosis", (*about, code), 1
 

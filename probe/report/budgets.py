@@ -9,20 +9,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+from pydantic import BaseModel, ConfigDict
 
+from probe import yamlfile
+from probe.config_rules import Problem, model_problems
+from probe.config_types import Checked, duration, text
 from probe.core.events import VERDICTS
 from probe.core.verdict import worst
-from probe.errors import ConfigError
 from probe.report import phrases as say
-from probe.units import parse_duration_ns
 
-_FIELDS = {"name", "path", "protocol", "session", "max_outage", "verdict"}
+_WORDS = (*VERDICTS, "recovered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,17 @@ class Budget:
         return all(not w or w == h for w, h in zip(wanted, has, strict=True))
 
 
+# --- holding runs against them ---------------------------------------------------------------------------------------
+
+
 def check(documents: Sequence[Mapping[str, Any]], budgets: Sequence[Budget]) -> list[dict[str, Any]]:
     """Hold runs against budgets; of several runs the worst counts.
 
     Returns:
         In the contract's form, in the budgets' order: `{"name", "limit", "value", "ok"}`. Outages in ns, judged by
         their upper bound (an outage that may have been longer is over) and never ok while still open; verdicts as
-        words. A budget that applies to no flow is not ok and has the value None: a misspelt path must not pass.
+        words. A budget that applies to no flow is not ok and has the value None: a misspelt path must not pass. Nor
+        may a flow of which nothing was observed: `unobserved` names such flows.
     """
     results = []
     for budget in budgets:
@@ -57,20 +62,25 @@ def check(documents: Sequence[Mapping[str, Any]], budgets: Sequence[Budget]) -> 
         if budget.max_outage_ns is not None:
             results.append(_check_outage(budget, budget.max_outage_ns, flows))
         if budget.verdicts:
-            value = worst(f["verdict"] for f in flows) if flows else None
-            # `recovered` is how reports call the survival of a new session: either word may be written.
-            allowed = {"survived" if v == "recovered" else v for v in budget.verdicts}
-            ok = bool(flows) and all(f["verdict"] in allowed for f in flows)
-            over = next((f["verdict"] for f in flows if f["verdict"] not in allowed), value)
-            results.append({"name": budget.name, "limit": list(budget.verdicts), "value": over, "ok": ok})
+            results.append(_check_verdict(budget, flows))
     return results
 
 
 def _check_outage(budget: Budget, limit_ns: int, flows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    longest = [(say.away(f), _slack(f)) for f in flows]
+    longest = [(say.away(f), _slack(f)) for f in flows if say.observed(f)]
     value = max((a.ns + slack for a, slack in longest), default=None)
-    ok = value is not None and value <= limit_ns and not any(a.still for a, _ in longest)
-    return {"name": budget.name, "limit": limit_ns, "value": value, "ok": ok}
+    blind = list(dict.fromkeys(say.label(f) for f in flows if not say.observed(f)))
+    ok = value is not None and value <= limit_ns and not any(a.still for a, _ in longest) and not blind
+    result = {"name": budget.name, "limit": limit_ns, "value": value, "ok": ok}
+    return {**result, "unobserved": blind} if blind else result
+
+
+def _check_verdict(budget: Budget, flows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    # `recovered` is how reports call the survival of a new session: either word may be written.
+    allowed = {"survived" if v == "recovered" else v for v in budget.verdicts}
+    over = [f["verdict"] for f in flows if f["verdict"] not in allowed]
+    value = over[0] if over else worst(f["verdict"] for f in flows) if flows else None
+    return {"name": budget.name, "limit": list(budget.verdicts), "value": value, "ok": bool(flows) and not over}
 
 
 def _slack(flow: Mapping[str, Any]) -> int:
@@ -79,71 +89,67 @@ def _slack(flow: Mapping[str, Any]) -> int:
     return max(gaps, default=0)
 
 
+# --- reading them ----------------------------------------------------------------------------------------------------
+
+
+def _verdicts(value: object) -> list[Any]:
+    """One verdict or several, as a list."""
+    words = value if isinstance(value, list) else [value]
+    wrong = [word for word in words if word not in _WORDS]
+    if wrong or not words:
+        raise ValueError(f"{wrong[0]!r} is not known" if wrong else "holds no verdict")
+    return words
+
+
+def _one_of(*words: str) -> Checked:
+    return text("|".join(("", *words)), ", ".join(words))
+
+
+class _Entry(BaseModel):
+    """A budget as it is written."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, text(r"[^\x00-\x1f\x7f]+", "any text that names the budget")]
+    path: Annotated[str, text(r"[^\x00-\x1f\x7f]*", "the path of a flow, such as east-west")] = ""
+    protocol: Annotated[str, _one_of(*say.PROTOCOLS)] = ""
+    session: Annotated[str, _one_of("kept", "fresh")] = ""
+    max_outage: Annotated[float | None, duration("0s", "2400h")] = None
+    verdict: Annotated[list[str], Checked(", ".join(_WORDS), _verdicts, {})] = []
+
+    def budget(self) -> Budget:
+        limit_ns = None if self.max_outage is None else round(self.max_outage * 1e9)
+        return Budget(self.name, self.path, self.protocol, self.session, limit_ns, tuple(self.verdict))
+
+
+class _Entries(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    budgets: list[_Entry]
+
+
 def load_budgets(path: Path | str) -> list[Budget]:
     """Read a budget file: a YAML list (or `budgets:` with one) of name, path, protocol, session, max_outage, verdict.
 
     Raises:
         ConfigError: With every mistake in it.
     """
-    try:
-        text = Path(path).read_text("utf-8")
-        data = yaml.safe_load(text)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        raise ConfigError(f"{path}:{line}: not YAML: {getattr(error, 'problem', error)}") from error
-    if isinstance(data, dict) and set(data) == {"budgets"}:
-        data, node = data["budgets"], node.value[0][1] if node else None
-    if not isinstance(data, list) or not data:
-        raise ConfigError(f"{path}:1: budgets: not a list of budgets; each has name, max_outage and/or verdict")
-    lines = [item.start_mark.line + 1 for item in node.value] if node is not None else [1] * len(data)
-    found, problems = [], []
-    for entry, line in zip(data, lines, strict=True):
-        wrong = _entry_problems(entry)
-        problems += [f"{path}:{line}: {w}" for w in wrong]
-        if not wrong:
-            found.append(_entry(entry))
-    if problems:
-        raise ConfigError(problems)
-    return found
+    document = yamlfile.read(path)
+    bare = not isinstance(document.data, dict)
+    data = {"budgets": document.data} if bare else document.data
+    found = [*model_problems(_Entries, data), *_aimless(data)]
+    # In a file that is a list, nothing stands below a key `budgets`.
+    problems = [(where[1:] if bare else where, what) for where, what in found]
+    if problems or document.problems:
+        raise document.errors([*document.problems, *problems])
+    return [entry.budget() for entry in _Entries.model_validate(data).budgets]
 
 
-def _entry_problems(entry: object) -> list[str]:
-    if not isinstance(entry, dict):
-        return ["budget: not a mapping; allowed: " + ", ".join(sorted(_FIELDS))]
-    wrong = [f"{key}: unknown; allowed: {', '.join(sorted(_FIELDS))}" for key in entry if key not in _FIELDS]
-    if not entry.get("name"):
-        wrong.append("name: missing; any text that names the budget")
-    if "max_outage" not in entry and "verdict" not in entry:
-        wrong.append("max_outage: missing, and no verdict either; a duration such as 5s, or a list of verdicts")
-    if "max_outage" in entry:
-        try:
-            parse_duration_ns(str(entry["max_outage"]))
-        except ValueError as error:
-            wrong.append(f"max_outage: {error}")
-    for key, allowed in (("protocol", say.PROTOCOLS), ("session", ("kept", "fresh"))):
-        if entry.get(key, "") not in ("", *allowed):
-            wrong.append(f"{key}: {entry[key]!r}; allowed: {', '.join(allowed)}")
-    words = (*VERDICTS, "recovered")
-    wrong += [f"verdict: {v!r}; allowed: {', '.join(words)}" for v in _listed(entry.get("verdict")) if v not in words]
-    return wrong
-
-
-def _entry(entry: Mapping[str, Any]) -> Budget:
-    return Budget(
-        name=str(entry["name"]),
-        path=str(entry.get("path") or ""),
-        protocol=str(entry.get("protocol") or ""),
-        session=str(entry.get("session") or ""),
-        max_outage_ns=parse_duration_ns(str(entry["max_outage"])) if "max_outage" in entry else None,
-        verdicts=tuple(_listed(entry.get("verdict"))),
-    )
-
-
-def _listed(value: object) -> list[str]:
-    if value is None:
-        return []
-    return [str(v) for v in value] if isinstance(value, list) else [str(value)]
+def _aimless(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Budgets that would hold a run to nothing."""
+    entries = data.get("budgets")
+    if entries == []:
+        yield ("budgets",), "holds no budget; allowed: a list of them, each with a name, max_outage and/or verdict"
+    for number, entry in enumerate(entries if isinstance(entries, list) else []):
+        if isinstance(entry, dict) and not {"max_outage", "verdict"} & entry.keys():
+            yield ("budgets", number), "limits nothing; allowed: max_outage, a duration such as 5s, and/or verdict"

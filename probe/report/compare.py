@@ -108,8 +108,7 @@ def summarise(documents: Sequence[Mapping[str, Any]]) -> dict[Key, Summary]:
 def summary_of(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Summary:
     """Flows of one cell, per run, as one."""
     longest = [max((say.away(f) for f in flows), key=lambda a: (a.still, a.ns)) for flows in runs]
-    # Where nothing was observed, no outage does not mean that it was never away.
-    told = [any(f["outages"] or f["verdict"] != "unobserved" for f in flows) for flows in runs]
+    told = [any(map(say.observed, flows)) for flows in runs]
     closed = [a.ns for a, known in zip(longest, told, strict=True) if known and not a.still]
     verdicts = Counter(worst(f["verdict"] for f in flows) for flows in runs)
     return Summary(len(runs), dict(verdicts), median(closed) if closed else None, sum(a.still for a in longest))
@@ -122,7 +121,8 @@ def junit(results: Sequence[Mapping[str, Any]], changes: Sequence[Change] = ()) 
         "testsuite", name="haprobe", tests=str(len(results) + len(changes)), failures=str(failures), errors="0"
     )
     for result in results:
-        _case(suite, "budget", str(result["name"]), "" if result["ok"] else say.budget(result))
+        name = f"{result['name']}: {say.budget_kind(result)}"  # a budget may have both, which are a case each
+        _case(suite, "budget", name, "" if result["ok"] else say.budget(result))
     for change in changes:
         name = f"{change.path} {change.protocol} {change.session}"
         sides = (words(change.baseline, change.session), words(change.candidate, change.session))

@@ -66,6 +66,15 @@ def test_flows_of_a_kind_are_taken_together(document):
     assert sum(by(text, "haprobe_drill_flows", **kind)) == 2
 
 
+def test_a_budget_is_kept_when_all_of_its_limits_are(document):
+    told = [("both", True), ("both", False), ("other", True), ("other", True)]
+    document["budgets"] = [{"name": name, "limit": ["lost"], "value": "lost", "ok": ok} for name, ok in told]
+    text = openmetrics(document)
+    assert text.count("haprobe_drill_budget_ok{") == 2
+    assert by(text, "haprobe_drill_budget_ok", budget="both") == [0]
+    assert by(text, "haprobe_drill_budget_ok", budget="other") == [1]
+
+
 def test_a_run_without_labels_or_bounds_is_told_too(document):
     document["run"]["labels"] = {}
     document["run"]["clock"]["max_error_ns"] = None

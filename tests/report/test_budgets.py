@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from probe.errors import ConfigError
+from probe.report import phrases as say
 from probe.report.budgets import Budget, check, load_budgets
+from probe.report.document import new_document
+from probe.report.document import problems as problems_of
 
 from . import build
 
@@ -26,22 +29,74 @@ def test_reading(tmp_path: Path) -> None:
     assert load_budgets(write(tmp_path, indented)) == expected
 
 
-def test_every_mistake_with_its_line(tmp_path: Path) -> None:
-    text = "- name: a\n  max_outage: 5\n- {name: b, max_outge: 5s}\n- {verdict: fine, protocol: sctp}\n"
+def test_one_verdict_needs_no_list(tmp_path: Path) -> None:
+    assert load_budgets(write(tmp_path, "- {name: a, path: '', verdict: recovered}\n")) == [
+        Budget("a", verdicts=("recovered",))
+    ]
+
+
+def problems(tmp_path: Path, text: str) -> list[str]:
+    """What is said about a file, without the file's directory."""
     with pytest.raises(ConfigError) as caught:
         load_budgets(write(tmp_path, text))
-    problems = "\n".join(caught.value.problems)
-    assert ":1: max_outage: '5' is not a duration" in problems
-    assert ":3: max_outge: unknown; allowed:" in problems
-    assert ":4: name: missing" in problems
-    assert ":4: protocol: 'sctp'; allowed: icmp, udp, tcp" in problems
-    assert ":4: verdict: 'fine'; allowed:" in problems
+    return [line.removeprefix(f"{tmp_path}/") for line in caught.value.problems]
 
 
-@pytest.mark.parametrize("text", ["", "a: 1\n", "- 5\n", "- {name: x\n", "[]\n"])
+def test_every_mistake_with_its_line(tmp_path: Path) -> None:
+    text = "- name: a\n  max_outage: 5\n- {name: b, max_outge: 5s}\n- {verdict: fine, protocol: sctp}\n"
+    found = problems(tmp_path, text)
+    for start in (
+        "budget.yml:2: [0].max_outage: 5 is not a duration; allowed: 0s to 2400h",
+        "budget.yml:3: [1].max_outge: unknown key (did you mean max_outage?); allowed: name,",
+        "budget.yml:3: [1]: limits nothing; allowed: max_outage, a duration such as 5s, and/or verdict",
+        "budget.yml:4: [2].name: is missing; allowed: any text",
+        "budget.yml:4: [2].protocol: 'sctp' does not fit; allowed: icmp, udp, tcp, stream",
+        "budget.yml:4: [2].verdict: 'fine' is not known; allowed: unaffected, survived,",
+    ):
+        assert any(line.startswith(start) for line in found), (start, found)
+    assert len(found) == 6
+    indented = problems(tmp_path, "budgets:\n" + "".join(f"  {line}\n" for line in text.splitlines()))
+    assert "budget.yml:3: budgets[0].max_outage: 5 is not a duration" in indented[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("verdict: []", "[0].verdict: holds no verdict"),
+        ("verdict:", "[0].verdict: None is not known"),
+        ("verdict: no", "[0].verdict: False is not known"),
+        ("verdict: [survived, {a: b}]", "[0].verdict: {'a': 'b'} is not known"),
+        ("max_outage: 50s", "[0].max_outage: is given twice, first in line 2"),
+        ("path: [a, b]", "[0].path: ['a', 'b'] is not text"),
+        ("path: 5", "[0].path: 5 is not text"),
+        ("path:", "[0].path: None is not text"),
+        ("session: old", "[0].session: 'old' does not fit"),
+        ("path: 2026-13-45", "is not valid YAML: '2026-13-45' is no usable timestamp"),
+        ("path: " + "[" * 2000, "is nested too deeply"),
+    ],
+)
+def test_what_could_pass_for_something_else_is_a_mistake(tmp_path: Path, line: str, said: str) -> None:
+    (found,) = problems(tmp_path, f"- name: x\n  max_outage: 5s\n  {line}\n")
+    where, _, what = found.partition(": ")
+    assert where in ("budget.yml:3", "budget.yml:1" if "nested" in said else "budget.yml:3")
+    assert what.startswith(said)
+
+
+@pytest.mark.parametrize("limit", ["9" * 400 + "s", "2401h", "", "5"])
+def test_a_limit_is_a_duration_that_can_be_told(tmp_path: Path, limit: str) -> None:
+    (found,) = problems(tmp_path, f"- name: x\n  max_outage: {limit}\n")
+    assert found.startswith("budget.yml:2: [0].max_outage: ") and "; allowed: 0s to 2400h" in found
+
+
+@pytest.mark.parametrize("name", ["", "''", "5", "2026-01-01", '"a\\x01b"'])
+def test_a_name_is_text_that_can_be_printed(tmp_path: Path, name: str) -> None:
+    (found,) = problems(tmp_path, f"- name: {name}\n  max_outage: 5s\n")
+    assert found.startswith("budget.yml:1: [0].name: ")
+
+
+@pytest.mark.parametrize("text", ["", "a: 1\n", "- 5\n", "- {name: x\n", "[]\n", "budgets: []\n", "budgets: {}\n", "5"])
 def test_what_is_no_budget_file(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ConfigError, match="budget"):
-        load_budgets(write(tmp_path, text))
+    assert all(line.startswith("budget.yml:") and "; allowed: " in line for line in problems(tmp_path, text))
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -76,6 +131,28 @@ def test_verdicts() -> None:
 def test_a_budget_on_nothing_does_not_pass() -> None:
     results = check([build.drill()], [Budget("typo", "eastwest", max_outage_ns=build.S, verdicts=("survived",))])
     assert [(r["value"], r["ok"]) for r in results] == [(None, False), (None, False)]
+
+
+def test_what_was_not_observed_keeps_no_limit() -> None:
+    seen = build.flow("a", session="fresh", faults=(build.Fault(build.DOWN, build.DOWN + build.S),))
+    blind = build.flow("b", session="fresh", path="egress", stall=(build.START, build.END))
+    document = new_document(run=build.RUN, flows=[seen, blind])
+    paths = ("egress", "east-west", "")
+    alone, other, every = check([document, document], [Budget("x", path, max_outage_ns=3 * build.S) for path in paths])
+    assert alone == {"name": "x", "limit": 3 * build.S, "value": None, "ok": False, "unobserved": ["workload-a/b"]}
+    assert other["ok"] and other["value"] == every["value"] and "unobserved" not in other
+    assert not every["ok"] and every["unobserved"] == ["workload-a/b"]
+    assert say.budget(alone) == "x: nothing is known of workload-a/b (limit 3.000 s)"
+    assert say.budget(every) == "x: 1.002 s, and nothing is known of workload-a/b (limit 3.000 s)"
+    assert problems_of({**document, "budgets": [alone, other, every]}) == []
+
+
+def test_an_outage_is_judged_also_where_the_rest_was_not_observed() -> None:
+    stalled = build.flow("a", faults=(build.Fault(build.DOWN, build.DOWN + build.S),))
+    document = new_document(run=build.RUN, flows=[stalled])
+    document["flows"][0]["verdict"] = "unobserved"
+    [result] = check([document], [Budget("x", max_outage_ns=3 * build.S)])
+    assert result["ok"] and result["value"] > build.S
 
 
 def test_of_several_runs_the_worst_counts() -> None:

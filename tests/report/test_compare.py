@@ -62,6 +62,13 @@ def test_junit_names_what_failed() -> None:
     assert failed["east-west udp fresh"] is None
 
 
+def test_the_two_limits_of_a_budget_are_cases_of_their_own() -> None:
+    results = check([run_with(None)], [Budget("quick", max_outage_ns=build.S, verdicts=("lost", "unaffected"))])
+    suite = ElementTree.fromstring(junit(results))
+    failed = {case.get("name"): case.find("failure") is not None for case in suite.iter("testcase")}
+    assert failed == {"quick: max_outage": True, "quick: verdict": False}
+
+
 @pytest.mark.parametrize("width", [80, 140])
 def test_rendering(width: int) -> None:
     stream = io.StringIO()
