@@ -1,7 +1,8 @@
 """A scrape of an agent: the text of all families, from one table of flows and a prometheus-client collector.
 
 The families of flows are written by `flow_text.py`, all others and every family's head (HELP, TYPE, UNIT) by
-prometheus-client, which also chooses the format. The agent's nanoseconds become seconds only here and in `FlowTable`.
+prometheus-client, in the format that `negotiation.py` finds out. The agent's nanoseconds become seconds only here and
+in `FlowTable`.
 
 The only state is a high-water mark per counter of a flow. Inside the agent a count may go down again: an answer that
 comes after all turns a lost probe into a late one, and may shorten or withdraw an outage. Prometheus reads any
@@ -16,7 +17,7 @@ import platform
 from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import exposition as text
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -24,9 +25,11 @@ from prometheus_client.metrics_core import (
     InfoMetricFamily,
     Metric,
 )
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from probe.export.flow_text import FLOW_FAMILIES, FlowText
 from probe.export.metrics import FAMILIES
+from probe.export.negotiation import prefers_openmetrics
 from probe.export.view import AgentView, Ownership, RemoteWriteSnapshot, WatcherSnapshot
 
 # "unknown" also stands for a role that we have no word for: the label stays bounded.
@@ -46,7 +49,7 @@ class Exposition:
 
     def render(self, accept: str = "") -> list[bytes]:
         """A scrape in pieces, in the format that `content_type` tells for the same `Accept` header."""
-        encode: Encoder = choose_encoder(accept)[0]
+        encode: Encoder = openmetrics.generate_latest if prefers_openmetrics(accept) else text.generate_latest
         pieces = []
         for name, lines in self._flows.render(self._view.table()).items():
             pieces += [_head(name, encode), *lines, b"\n"]
@@ -55,7 +58,7 @@ class Exposition:
 
 def content_type(accept: str) -> str:
     """Of the format that an `Accept` header asks for: OpenMetrics, or else text."""
-    return choose_encoder(accept)[1]
+    return openmetrics.CONTENT_TYPE_LATEST if prefers_openmetrics(accept) else text.CONTENT_TYPE_PLAIN_0_0_4
 
 
 def _head(name: str, encode: Encoder) -> bytes:

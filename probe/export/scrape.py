@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from probe.export.collector import Exposition, content_type
+from probe.export.negotiation import takes_gzip
 from probe.export.view import AgentView
 
 PIECE = 1 << 18  # octets; smaller ones are sent together
@@ -31,12 +32,13 @@ class Scrapes:
 
     async def answer(self, request: Request) -> StreamingResponse:
         """The response to a GET or HEAD; that to a HEAD tells only the format."""
-        accept = request.headers.get("accept", "")
+        # A list may be spread over several lines of the same name.
+        accept, encodings = (", ".join(request.headers.getlist(name)) for name in ("accept", "accept-encoding"))
         headers = {"Content-Type": content_type(accept), "Vary": "Accept, Accept-Encoding"}
-        # As the GZip middleware decides, which leaves alone what is encoded already.
-        compressed = "gzip" in request.headers.get("accept-encoding", "")
-        if compressed:
-            headers["Content-Encoding"] = "gzip"
+        compressed = takes_gzip(encodings)
+        if compressed or "gzip" in encodings:
+            # The GZip middleware takes `gzip;q=0` for a wish, but leaves alone what says that it is encoded already.
+            headers["Content-Encoding"] = "gzip" if compressed else "identity"
         if request.method == "HEAD":
             return StreamingResponse(_each([]), headers=headers)
         pieces = await self._made(accept, compressed)

@@ -62,6 +62,26 @@ def test_the_format_is_the_one_asked_for(web):
     assert all("process_cpu_seconds" in {name.removesuffix("_total") for name in names} for names in found)
 
 
+@pytest.mark.parametrize("accept", ['application/openmetrics-text;version="1.0.0"', "text/plain;version=foo", '"', ";"])
+def test_no_wish_is_an_error(web, accept):
+    answer = web.get("/metrics", headers={"Accept": accept})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("application/openmetrics" if "1.0.0" in accept else "text/plain")
+
+
+def test_a_wish_may_be_spread_over_lines(web):
+    lines = [("Accept", "text/plain;q=0.1"), ("Accept", "application/openmetrics-text"), ("Accept-Encoding", "br")]
+    answer = web.get("/metrics", headers=[*lines, ("Accept-Encoding", "gzip")])
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.headers["content-encoding"] == "gzip"
+
+
+def test_who_refuses_gzip_gets_none(web):
+    with web.stream("GET", "/metrics", headers={"Accept-Encoding": "gzip;q=0"}) as answer:
+        assert answer.headers.get("content-encoding", "identity") == "identity"
+        assert b"".join(answer.iter_raw()).startswith(b"# HELP ")
+
+
 def test_it_is_compressed_only_on_demand(web, agent):
     agent.flow_list = [replace(KEPT, name=f"f{n}") for n in range(300)]
     plain = web.get("/metrics", headers=PLAIN)
