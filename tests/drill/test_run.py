@@ -325,7 +325,7 @@ def test_a_budget_decides_the_exit_status(scene: Scene, tmp_path: Path) -> None:
 def test_a_bad_budget_file_is_told_before_anything_starts(scene: Scene, tmp_path: Path) -> None:
     budget = tmp_path / "budget.yml"
     budget.write_text("- {name: x, max_outage: 5}\n")
-    with pytest.raises(ConfigError, match=r"budget\.yml:1: max_outage"):
+    with pytest.raises(ConfigError, match=r"budget\.yml:1: \[0\]\.max_outage"):
         scene.play(budget=budget)
     assert scene.lab.calls == []
 
