@@ -120,7 +120,8 @@ def _url(value: object) -> object:
     try:
         parts = urlsplit(value if isinstance(value, str) else "")
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is none, a bracket left open
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # a port that is none, a bracket left open, a host name that DNS cannot hold
         raise ValueError(problem) from None
     if parts.username or parts.password:
         raise ValueError("has credentials in the URL")

@@ -380,7 +380,7 @@ flows:
   - {name: t, protocol: tcp, target: h, rate: 0}
 reflector: {allow: [10.0.0.1/8]}
 watchers: {aws: {region: london, units: {a: [eni-1], b: [eni-1]}}}
-agents: {b: {url: ftp://b}, c: {url: 'http://u:p@c', username: u}}
+agents: {b: {url: ftp://b}, c: {url: 'http://u:p@c', username: u}, d: {url: 'http://d..e'}}
 drill: {trigger: {kind: command}, limit: 5}
 more: 1
 """
@@ -399,6 +399,7 @@ more: 1
         ["f.yml:6", "agents.b.url"],
         ["f.yml:6", "agents.c.url"],
         ["f.yml:6", "agents.c.username"],
+        ["f.yml:6", "agents.d.url"],
         ["f.yml:7", "drill.limit"],
         ["f.yml:7", "drill.trigger.command"],
         ["f.yml:8", "more"],
@@ -472,7 +473,7 @@ def test_a_key_given_twice_comes_with_the_other_mistakes() -> None:
 def test_addresses_need_no_resolver() -> None:
     flow = "  - {name: %s, protocol: icmp, target: '%s'}\n"
     text = "flows:\n" + flow % ("a", "192.0.2.1") + flow % ("b", "2001:db8::1")
-    assert config.resolve_hosts(parse(text)) == {"192.0.2.1": "192.0.2.1", "2001:db8::1": "2001:db8::1"}
+    assert config.resolve_hosts(parse(text)) == {("192.0.2.1", None): "192.0.2.1", ("2001:db8::1", None): "2001:db8::1"}
 
 
 def test_unknown_hosts_are_told_with_line_and_field(monkeypatch: pytest.MonkeyPatch) -> None:
