@@ -33,6 +33,7 @@ from probe.clock import SystemClock, wall_offset_ns
 from probe.config import AgentConfig, load, resolve_hosts
 from probe.core.events import COUNT_NAMES, VERDICTS, Counts, TimelineEvent
 from probe.core.fate import COLUMN
+from probe.core.sight import untold_ups
 from probe.core.timeline import within
 from probe.errors import ConfigError, HaprobeError
 from probe.export.http import Server, serve
@@ -267,10 +268,16 @@ class Agent:
             self._prober.begin()
             self.config = config
         if changed:
-            for watcher in self._watching():
-                watcher.stop()
-            self._aws, self._fortigate = None, fortigate
-            self._start_watchers()
+            self._change_watchers(fortigate)
+
+    def _change_watchers(self, fortigate: FortigateWatcher | None) -> None:
+        for watcher in self._watching():
+            watcher.stop()
+        now_ns = self._clock.mono_ns() + self._anchor
+        for event in untold_ups(self._events, now_ns, "the watchers were configured anew"):
+            self._watched(event)
+        self._aws, self._fortigate = None, fortigate
+        self._start_watchers()
 
     def _check_reload(self, config: AgentConfig) -> None:
         """All that can go wrong with a config, before anything is touched.

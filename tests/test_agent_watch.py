@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from probe.agent import Agent
 from probe.clock import ManualClock
+from probe.core.events import TimelineEvent
 from probe.watch.poller import Vigil
 
 S = 1_000_000_000
@@ -51,6 +53,23 @@ def agent() -> Agent:
     bare._ordered = lambda: bare.tracks
     bare.tracks = [SimpleNamespace(spec=SimpleNamespace(name=name), state="up") for name in ("a", "b")]
     return bare  # type: ignore[no-any-return]
+
+
+def test_a_watcher_that_a_reload_takes_away_is_blind_no_more(agent: Any) -> None:
+    agent._lock, agent._anchor, agent._remote = threading.RLock(), 0, None
+    agent._journal = SimpleNamespace(append=lambda *_, **__: None)
+    agent._listeners, agent._events = [], []
+    agent._watching = lambda: []
+    agent._start_watchers = lambda: None
+    for source, event in (("aws", "watcher_down"), ("fortigate", "watcher_down"), ("fortigate", "watcher_up")):
+        agent._watched(TimelineEvent(5, source, event, 0, {"watcher": source, "reason": "x"}))
+    agent._clock.advance(S)
+    agent._change_watchers(None)
+    [*_, last] = agent._events
+    assert (last.event, last.detail["watcher"], last.at_ns) == ("watcher_up", "aws", agent._clock.mono)
+    assert len(agent._events) == 4
+    agent._change_watchers(None)
+    assert len(agent._events) == 4
 
 
 def test_while_anything_is_dark_and_until_recovery_has_held(agent: Any) -> None:
