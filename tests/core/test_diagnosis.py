@@ -294,6 +294,12 @@ def test_what_is_left_behind_is_named_also_where_nobody_saw_the_roles() -> None:
     assert codes(flows(**dark("egress")), [*events, silent], watched=BOTH)[0] == "eip_moved_routes_not"
 
 
+def test_a_role_that_was_polled_late_does_not_undo_the_takeover_that_the_lab_tells() -> None:
+    late = at(4.5, "role_change", "fortigate", 2, unit="fgt-b", role="secondary")
+    events = [*GOOD, late, disagree(eip="fgt-b", transit="fgt-b", other="fgt-a")]
+    assert codes(flows(**dark("egress")), events) == ["eip_moved_routes_not"]
+
+
 def test_what_was_taken_away_and_given_to_nobody_has_not_moved() -> None:
     gone = moved(4.4, "", **ADDRESS, **{"from": "eni-a1", "to": ""})
     for events in ([TRIGGER, gone, ROUTE], [TRIGGER, ROLE, gone, ROUTE]):
