@@ -61,8 +61,9 @@ def test_a_watcher_that_a_reload_takes_away_is_blind_no_more(agent: Any) -> None
     agent._listeners, agent._events = [], []
     agent._watching = lambda: []
     agent._start_watchers = lambda: None
-    for source, event in (("aws", "watcher_down"), ("fortigate", "watcher_down"), ("fortigate", "watcher_up")):
-        agent._watched(TimelineEvent(5, source, event, 0, {"watcher": source, "reason": "x"}))
+    agent._watched(TimelineEvent(5, "aws", "watcher_down", 0, {"watcher": "aws", "reason": "x"}))
+    agent._watched(TimelineEvent(6, "fortigate", "watcher_down", 0, {"watcher": "fortigate", "reason": "x"}))
+    agent._watched(TimelineEvent(7, "fortigate", "watcher_up", 0, {"watcher": "fortigate", "reason": ""}))
     agent._clock.advance(S)
     agent._change_watchers(None)
     [*_, last] = agent._events
