@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,8 +17,10 @@ import httpx
 
 from probe import tls
 from probe.clock import Clock, SystemClock
+from probe.drill.offsets import ClockOffset, Offsets, compared, placed
 from probe.drill.status import AgentStatus, Poll, parse
 from probe.errors import ConfigError, PeerError
+from probe.timesync import HostClock, host_clock
 
 STATUS_TIMEOUT_S = 2.0
 """For what is asked several times a second: an agent behind the failing path must not hold up the others' polls."""
@@ -165,6 +168,8 @@ class AgentClient:
 class AgentPool:
     """All agents of a drill, asked at the same time. A context manager.
 
+    Times that go in and reports that come out are on our clock, also where an agent's is another: each poll compares.
+
     Args:
         endpoints: Who to ask; names are unique.
         clock: Stamps the polls.
@@ -176,6 +181,7 @@ class AgentPool:
         # More than one for each: a call that an interrupted wait left behind holds up none of those that follow.
         self._threads = ThreadPoolExecutor(max_workers=4 * max(1, len(self.clients)), thread_name_prefix="agent")
         self._reported: dict[tuple[int, int], dict[str, dict[str, Any]]] = {}
+        self._offsets = Offsets()
 
     def __enter__(self) -> Self:
         return self
@@ -193,13 +199,35 @@ class AgentPool:
 
     def poll(self) -> Poll:
         """One status of every agent. An agent that does not answer is in `failures`; nothing is raised for it."""
-        answers, failures = self._each(lambda client: client.status())
+        answers, failures = self._each(self._compared)
+        for name, (status, offset) in answers.items():
+            if status.now_ns:
+                self._offsets.add(name, offset)
         return Poll(
             mono_ns=self._clock.mono_ns(),
             wall_ns=self._clock.wall_ns(),
-            agents=tuple(answers.values()),
+            agents=tuple(status for status, _ in answers.values()),
             failures={name: str(error) for name, error in failures.items()},
         )
+
+    def _compared(self, client: AgentClient) -> tuple[AgentStatus, ClockOffset]:
+        asked_ns, before_ns = self._clock.wall_ns(), self._clock.mono_ns()
+        status = client.status()
+        took_ns = self._clock.mono_ns() - before_ns
+        return status, compared(asked_ns, took_ns, status.now_ns)
+
+    def apart(self) -> dict[str, ClockOffset]:
+        """Agents whose clock is another than ours, as far as the polls tell."""
+        return self._offsets.apart()
+
+    def ahead_ns(self, agent: str) -> int:
+        """How much an agent's times are to be moved back for ours; 0 where the clocks count as one."""
+        offset = self.apart().get(agent)
+        return offset.ahead_ns if offset else 0
+
+    @cached_property
+    def _host_clock(self) -> HostClock:
+        return host_clock()
 
     def renew(self, agents: Collection[str]) -> tuple[dict[str, list[str]], dict[str, PeerError]]:
         """Have the named agents begin new sessions where kept ones are over: flows by agent, and who would not."""
@@ -213,16 +241,27 @@ class AgentPool:
         self, agents: Collection[str], since_ns: int
     ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, PeerError]]:
         """What the watchers of the named agents captured, by agent; and who would not tell."""
-        return self._each(lambda client: client.captures(since_ns) if client.endpoint.name in agents else [])
+
+        def ask(client: AgentClient) -> list[dict[str, Any]]:
+            name = client.endpoint.name
+            return client.captures(since_ns + self.ahead_ns(name)) if name in agents else []
+
+        return self._each(ask)
 
     def reports(self, start_ns: int, end_ns: int) -> tuple[dict[str, dict[str, Any]], dict[str, PeerError]]:
-        """Every agent's result document of a span, by agent; and why there is none of the others."""
+        """Every agent's result document of a span, by agent; and why there is none of the others.
+
+        Span and documents are on our clock, Unix epoch ns.
+        """
         so_far = self._reported.setdefault((start_ns, end_ns), {})
 
         def ask(client: AgentClient) -> dict[str, Any]:
-            document = client.report(start_ns, end_ns)
-            so_far[client.endpoint.name] = document
-            return document
+            name = client.endpoint.name
+            offset = self.apart().get(name)
+            ahead_ns = offset.ahead_ns if offset else 0
+            document = client.report(start_ns + ahead_ns, end_ns + ahead_ns)
+            so_far[name] = placed(document, offset, self._host_clock) if offset else document
+            return so_far[name]
 
         return self._each(ask)
 

@@ -237,7 +237,7 @@ class Drill:
             note = progress.blemishes[0] if progress.blemishes and not progress.since_wall_ns else ""
             self._show(WallState("steady", progress.held_ns / 1e9, progress.needed_ns / 1e9, note=note), poll)
             if progress.done:
-                for warning in (*clock_warnings(poll), *watcher_warnings(poll)):
+                for warning in (*clock_warnings(pool.apart()), *watcher_warnings(poll)):
                     self._wall.warn(warning)
                 return progress.since_wall_ns
             waited_ns = poll.mono_ns - begun_ns
@@ -277,7 +277,8 @@ class Drill:
         ]
         if not out:
             self._clean = poll
-        return min((flow.last_rx_ns or poll.wall_ns for flow in out), default=None)
+        last_ns = (flow.last_rx_ns - pool.ahead_ns(flow.agent) if flow.last_rx_ns else poll.wall_ns for flow in out)
+        return min(last_ns, default=None)
 
     def _watch_recovery(self, pool: AgentPool, trigger: Trigger) -> None:
         """Poll until recovered, until the limit, or until the trigger is known to have failed."""

@@ -31,7 +31,7 @@ class FlowStatus:
     state: str  # connecting | up | suspect | down | ended
     detail: str
     interval_ns: int
-    last_rx_ns: int  # Unix epoch; 0 when nothing was received yet
+    last_rx_ns: int  # Unix epoch, by the agent's clock; 0 when nothing was received yet
     counts: Counts
     loss_threshold_ns: int = DEFAULT_LOSS_THRESHOLD_NS
     stack: str = "packet"  # kernel: a stream
@@ -59,7 +59,7 @@ class AgentStatus:
     """One answer of one agent."""
 
     agent: str  # the name the drill knows it by
-    now_ns: int  # the agent's wall clock, Unix epoch
+    now_ns: int  # Unix epoch, by the clock of everything that the agent measures; 0: not told
     ready: bool
     not_ready: str
     flows: tuple[FlowStatus, ...]

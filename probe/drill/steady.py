@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from probe.drill.offsets import ClockOffset
 from probe.drill.status import AgentStatus, FlowKey, FlowStatus, Poll, twins
 
 UNCLEAN: Mapping[str, str] = {
@@ -134,16 +135,13 @@ def _flow_blemishes(agent: AgentStatus, before: FlowStatus | None, now: FlowStat
     ]
 
 
-def clock_warnings(poll: Poll, tolerance_ns: int = 1_000_000_000) -> list[str]:
-    """Agents whose wall clock disagrees with ours by more than a poll can explain.
-
-    Their outages would be drawn beside the events that caused them; durations are not touched by it.
-    """
+def clock_warnings(apart: Mapping[str, ClockOffset]) -> list[str]:
+    """Agents whose clock is another than ours: their times are moved, and are worth less for it."""
     return [
-        f"agent {agent.agent}: its clock is {(agent.now_ns - poll.wall_ns) / 1e9:+.1f} s off ours; "
-        "synchronise both (chrony), or read each agent's times on its own"
-        for agent in poll.agents
-        if agent.now_ns and abs(agent.now_ns - poll.wall_ns) > tolerance_ns
+        f"agent {agent}: its clock is {offset.ahead_ns / 1e9:+.3f} s off ours (± "
+        f"{offset.error_ns / 1e9:.3f} s): its times are moved onto ours; synchronise both (chrony), and restart an"
+        " agent that began before its clock was right"
+        for agent, offset in apart.items()
     ]
 
 

@@ -159,6 +159,15 @@ class FakeFlow:
         }
 
 
+def by_its_clock(value: Any, ahead_ns: int) -> Any:
+    """An answer as a clock that is ahead would tell it: every instant in it is a number of ns beyond 10^18."""
+    if isinstance(value, dict):
+        return {key: by_its_clock(one, ahead_ns) for key, one in value.items()}
+    if isinstance(value, list):
+        return [by_its_clock(one, ahead_ns) for one in value]
+    return value + ahead_ns if isinstance(value, int) and value > 10**18 else value
+
+
 class FakeAgent:
     """An agent's web port on loopback. A context manager.
 
@@ -176,6 +185,7 @@ class FakeAgent:
         self.password = password
         self.active_unit = "fgt-a"
         self.watcher = "aws"
+        self.ahead_ns = 0  # its clock's, of everybody else's
         self.timeline: list[TimelineEvent] = []
         self.posts: list[str] = []  # what was asked for by POST, in order
         self.answers: dict[str, tuple[int, str]] = {}  # path to (status, body), instead of the real answer
@@ -203,10 +213,10 @@ class FakeAgent:
         if parts.path == "/-/ready":
             return (503, self.not_ready) if self.not_ready else (200, "ready")
         if parts.path == "/api/v1/status":
-            return 200, json.dumps(self._status(now_ns))
+            return 200, json.dumps(by_its_clock(self._status(now_ns), self.ahead_ns))
         if parts.path == "/api/v1/report":
-            query = parse_qs(parts.query)
-            return 200, json.dumps(self._report(int(query["start_ns"][0]), int(query["end_ns"][0]), now_ns))
+            start_ns, end_ns = (int(parse_qs(parts.query)[edge][0]) - self.ahead_ns for edge in ("start_ns", "end_ns"))
+            return 200, json.dumps(by_its_clock(self._report(start_ns, end_ns, now_ns), self.ahead_ns))
         if parts.path == "/api/v1/watch":
             return 200, "{}"
         return 404, "no such page"

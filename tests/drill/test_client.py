@@ -14,7 +14,7 @@ import pytest
 from probe.drill.client import AgentClient, AgentEndpoint, AgentPool, log_tail
 from probe.errors import ConfigError, PeerError
 
-from .fakes import FakeAgent, FakeFlow, S
+from .fakes import MS, FakeAgent, FakeFlow, S
 
 
 @pytest.fixture
@@ -123,6 +123,42 @@ def test_a_poll_carries_who_answered_and_who_did_not(agent: FakeAgent) -> None:
     assert list(poll.failures) == ["gone"]
     assert list(documents) == ["wl"]
     assert isinstance(missing["gone"], PeerError)
+
+
+def test_an_agent_whose_clock_is_off_is_asked_by_its_clock_and_answers_by_ours(agent: FakeAgent) -> None:
+    agent.ahead_ns = -8 * S
+    end_ns = time.time_ns() - S
+    agent.flows[0].started_ns = end_ns - 10 * S
+    agent.flows[0].outages = [(end_ns - 3 * S, end_ns - 2 * S)]
+    with AgentPool([AgentEndpoint("wl", agent.url)]) as pool:
+        before, _ = pool.reports(end_ns - 4 * S, end_ns)
+        pool.poll()
+        after, _ = pool.reports(end_ns - 4 * S, end_ns)
+        (offset,) = pool.apart().values()
+    assert abs(offset.ahead_ns + 8 * S) <= offset.error_ns
+    # Asked by our clock it tells of a span that it has not seen yet; had it, of one that was over long before.
+    assert [f["counts"]["sent"] for f in before["wl"]["flows"]] != [f["counts"]["sent"] for f in after["wl"]["flows"]]
+    (outage,) = after["wl"]["flows"][0]["outages"]
+    assert abs(outage["start_ns"] - (end_ns - 3 * S)) <= 10 * MS + offset.error_ns
+    assert outage["duration_ns"]["lower"] <= S <= outage["duration_ns"]["upper"]
+
+
+def test_clocks_that_agree_as_far_as_can_be_told_are_left_alone(agent: FakeAgent) -> None:
+    agent.ahead_ns = 3 * MS
+    with AgentPool([AgentEndpoint("wl", agent.url)]) as pool:
+        pool.poll()
+        now_ns = time.time_ns()
+        documents, _ = pool.reports(now_ns - S, now_ns)
+        assert (pool.apart(), pool.ahead_ns("wl")) == ({}, 0)
+    assert documents["wl"]["run"]["started_ns"] == now_ns - S
+    assert documents["wl"]["run"]["clock"]["max_error_ns"] == 1000, "as the agent says"
+
+
+def test_a_clock_that_is_not_told_is_not_compared(agent: FakeAgent) -> None:
+    agent.answers["/api/v1/status"] = (200, '{"flows": []}')
+    with AgentPool([AgentEndpoint("wl", agent.url)]) as pool:
+        pool.poll()
+        assert pool.apart() == {}
 
 
 def test_agents_are_asked_at_the_same_time() -> None:

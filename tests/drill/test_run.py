@@ -412,6 +412,25 @@ def test_manual_by_the_first_loss(scene: Scene) -> None:
     assert 0 <= start_ns - event["at_ns"] <= 20 * MS, "the moment of the last reply"
 
 
+@pytest.mark.parametrize("ahead_s", [-8, 8])
+def test_an_agent_whose_clock_is_off_sees_the_same_failover(scene: Scene, ahead_s: int) -> None:
+    plan = configured(scene, trigger="manual", limit_ns=20_000 * MS)
+    scene.wl.ahead_ns = ahead_s * S
+    scene.lab.dark_s = {"ew": 0.5, "ew-fresh": 0.5}
+    threading.Timer(1.5, scene.lab.failover, ("graceful",)).start()
+    assert scene.play_on(plan, ConfiguredStage(plan)) == 0
+    (document,) = scene.stored()
+    (pulled,) = [event.at_ns for event in scene.lab.log if event.event == "trigger"]
+    (outage,) = next(f for f in document["flows"] if f["name"] == "ew")["outages"]
+    assert abs(outage["start_ns"] - 20 * MS - pulled) < 100 * MS
+    assert abs(document["run"]["trigger"]["at_ns"] - pulled) < 100 * MS, "by the first loss, on the drill's clock"
+    assert document["run"]["started_ns"] < outage["start_ns"] < outage["end_ns"] < document["run"]["ended_ns"]
+    assert laws(document, settled=True) == []
+    clock = document["run"]["agents"]["workload-a"]["clock"]
+    assert abs(clock["offset_ns"] - ahead_s * S) <= clock["offset_error_ns"] <= document["run"]["clock"]["max_error_ns"]
+    assert f"agent workload-a: its clock is {ahead_s:+}.0" in scene.err.getvalue()
+
+
 def test_manual_that_never_comes(scene: Scene) -> None:
     plan = configured(scene, trigger="manual", limit_ns=500 * MS)
     with pytest.raises(NoFailoverError, match="no failover was started"):
