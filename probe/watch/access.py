@@ -57,6 +57,7 @@ BAD_KEYS = frozenset(
     {"AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch"}
     | {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
 )
+OTHER_KEYS = BAD_KEYS | {"no_credentials"}  # what other credentials would mend
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from probe.clock import Clock, SystemClock, wall_offset_ns
 from probe.core.events import TimelineEvent
 from probe.core.ha import HaChange, HaSnapshot, Kind, Span, Units, active_unit, changes, signals, unit_of
 from probe.export.view import Ownership, WatcherSnapshot
-from probe.watch.access import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, TOTAL_TIMEOUT_S, make_client, result_of
+from probe.watch.access import CONNECT_TIMEOUT_S, OTHER_KEYS, READ_TIMEOUT_S, TOTAL_TIMEOUT_S, make_client, result_of
 from probe.watch.asking import Asker, OverdueError
 from probe.watch.ec2 import API_BUCKETS, OPERATIONS, READ, AwsWatcherConfig, CallStatistics
 from probe.watch.poller import NO_ANSWER_YET, Cadence, Share
@@ -35,6 +35,7 @@ FAST_AFTER_CHANGE_NS = 30_000_000_000
 _STOP_S = 2.0  # for a thread that waits for nothing any more
 THROTTLED = frozenset({"RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequestsException"})
 QUESTION_LIMIT_S = CONNECT_TIMEOUT_S + TOTAL_TIMEOUT_S  # with the resolver, headers and credentials before it
+NEW_CLIENT_NS = 30_000_000_000  # to make one takes a fifth of a second of a processor that should probe
 UNREACHED = frozenset({"timeout", "dns", "unreachable"})
 
 
@@ -70,6 +71,7 @@ class AwsWatcher:
         self._offset_ns = wall_offset_ns(self._clock) if offset_ns is None else offset_ns
         self._client = client
         self._own_client = client is None
+        self._client_made_ns = 0  # monotonic
         self._asker = Asker("ask-aws")
         asked: tuple[tuple[Kind, list[str]], ...] = (
             ("eip", config.addresses),
@@ -174,6 +176,7 @@ class AwsWatcher:
         if self._client is None:
             try:
                 self._client = self._asker.ask(lambda: make_client(self._config), QUESTION_LIMIT_S)
+                self._client_made_ns = self._clock.mono_ns()
             except Exception as error:  # bad region, unreadable profile, ...: all of them observations
                 return round_, f"{result_of(error)} (client): {error}"
         spans: dict[Kind, Span] = {}
@@ -193,6 +196,7 @@ class AwsWatcher:
             self._failures[kind] = f"{result} ({OPERATIONS[kind]})"
             if result in UNREACHED:
                 break  # the other questions go to the same endpoint: do not wait out the timeout again
+        self._look_for_keys()
         return round_, next((self._failures[kind] for kind in self._kinds if kind in self._failures), "")
 
     def _ask(self, kind: Kind, ids: list[str]) -> tuple[dict[str, Any], str]:
@@ -208,6 +212,12 @@ class AwsWatcher:
         except Exception as error:  # e.g. an answer of an unexpected shape
             log.warning("AWS watcher: %s: %.300r", OPERATIONS[kind], error)  # it may quote all of the answer
             return {}, result_of(error)
+
+    def _look_for_keys(self) -> None:
+        """A client keeps the credentials it found when it was made: for others, of a later day, make a new one."""
+        refused = any(failure.split(" ")[0] in OTHER_KEYS for failure in self._failures.values())
+        if refused and self._own_client and self._clock.mono_ns() - self._client_made_ns >= NEW_CLIENT_NS:
+            self._client = None
 
     def _learn(self, answers: HaSnapshot) -> list[HaChange]:
         found = [] if self._known is None else changes(self._known, answers, self._units)

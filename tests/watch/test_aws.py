@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,9 @@ from botocore.exceptions import ClientError
 from probe.clock import ManualClock
 from probe.core.events import TimelineEvent
 from probe.export.view import WatcherSnapshot
+from probe.lab.faults import FaultRule
+from probe.watch import aws
+from probe.watch.access import make_client
 from probe.watch.aws import AwsWatcher
 
 from .account import Config, Lab
@@ -249,6 +253,32 @@ def test_missing_credentials_and_unknown_ids_are_reasons(lab: Lab, monkeypatch: 
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
     assert AwsWatcher(lab.config()).poll().reason == "no_credentials (DescribeAddresses)"
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [("", "no_credentials (DescribeAddresses)"), ("expired", "ExpiredToken (DescribeAddresses)")],
+)
+def test_credentials_that_come_later_or_are_rotated_are_found(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: str, reason: str
+) -> None:
+    file = tmp_path / "credentials"
+    keys = "[default]\naws_access_key_id = {}\naws_secret_access_key = s\n"
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    lab.cloud.faults.book.replace([FaultRule("error", "expired", code="ExpiredToken")])
+    file.write_text(keys.format(before) if before else "")
+    made: list[Any] = []
+    monkeypatch.setattr(aws, "make_client", lambda config: made.append(config) or make_client(config))
+    clock = ManualClock()
+    watcher = AwsWatcher(lab.config(), clock=clock)
+    assert watcher.poll().reason == watcher.poll().reason == reason
+    file.write_text(keys.format("new"))
+    clock.advance(60_000_000_000)
+    watcher.poll()
+    assert watcher.poll().up
+    assert len(made) == 2, "clients are dear: not one for each round"
 
 
 def test_a_client_that_cannot_be_made_is_a_reason() -> None:
