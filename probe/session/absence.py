@@ -18,7 +18,6 @@ Bools = npt.NDArray[np.bool_]
 
 CAUSES = ("stall", "send_error", "link_down")
 MOST_SPANS = 2000  # in one message
-_NONE = np.zeros(0, np.int64)
 
 
 class Absence:
@@ -28,10 +27,17 @@ class Absence:
         ledger: Told of every span.
         tell: Called with each event; times in it are Unix nanoseconds.
         anchor: Unix time minus monotonic time.
+        on_span: Called with the flows of such spans and the length of each, ns.
     """
 
-    def __init__(self, ledger: Ledger, tell: Callable[[dict[str, Any]], None], anchor: int):
-        self._ledger, self._tell, self._anchor = ledger, tell, anchor
+    def __init__(
+        self,
+        ledger: Ledger,
+        tell: Callable[[dict[str, Any]], None],
+        anchor: int,
+        on_span: Callable[[Ints, Ints], None] = lambda _flow, _length: None,
+    ):
+        self._ledger, self._tell, self._anchor, self._on_span = ledger, tell, anchor, on_span
         capacity = len(ledger.last_sent_at)
         self._since = np.zeros(capacity, np.int64)  # CLOCK_MONOTONIC ns; 0: the flow is on schedule
         self._until = np.zeros(capacity, np.int64)  # of the latest slot that was missed
@@ -43,17 +49,21 @@ class Absence:
         self._waiting -= int(self._since[index] > 0)
         self._since[index] = 0
 
-    def waiting(self, flow: Ints) -> Bools:
-        """Which of these flows have missed their latest slot."""
-        waiting: Bools = self._since[flow] > 0
-        return waiting
+    def blocked(self, flow: Ints) -> Bools:
+        """Which of these flows cannot send: their latest slot was refused. One that was missed in a stall can again."""
+        blocked: Bools = (self._since[flow] > 0) & (self._cause[flow] != CAUSES.index("stall"))
+        return blocked
 
     def begin_at(self, flow: Ints, since: Ints, until: int, cause: str) -> None:
         """These flows, each once, have been unobserved since then, if they were not before; up to `until` so far."""
+        number = CAUSES.index(cause)
+        other = flow[(self._since[flow] > 0) & (self._cause[flow] != number)]
+        self._tell_part(other, goes_on=False)  # a stall has become a link that is down, say
+        self._cause[other] = number
         new = self._since[flow] == 0
         self._until[flow] = np.maximum(np.where(new, 0, self._until[flow]), until)
         self._since[flow[new]] = since[new]
-        self._cause[flow[new]] = CAUSES.index(cause)
+        self._cause[flow[new]] = number
         self._waiting += int(np.count_nonzero(new))
 
     def begin(self, flow: Ints, due: Ints, cause: str) -> None:
@@ -69,19 +79,19 @@ class Absence:
         Args:
             last: Nothing will be told later.
         """
-        flows = np.flatnonzero((self._since > 0) & (self._until > self._since)) if self._waiting else _NONE
-        since, until = self._since[flows], self._until[flows]
-        self._since[flows] = until
-        self._tell_by_cause(flows, since, until, goes_on=not last)
+        if self._waiting:
+            self._tell_part(np.flatnonzero(self._since), goes_on=not last)
 
-    def end(self, flow: Ints, at: Ints) -> tuple[Ints, Ints]:
-        """Probes have left: what was unobserved ends with the first of each flow.
+    def _tell_part(self, flow: Ints, *, goes_on: bool) -> None:
+        flow = flow[self._until[flow] > self._since[flow]]
+        since, until = self._since[flow], self._until[flow]
+        self._since[flow] = until
+        self._tell_by_cause(flow, since, until, goes_on=goes_on)
 
-        Returns:
-            The flows for which it has, and when.
-        """
+    def end(self, flow: Ints, at: Ints) -> None:
+        """Probes have left: what was unobserved ends with the first of each flow."""
         if not self._waiting:
-            return _NONE, _NONE
+            return
         flows, first = np.unique(flow, return_index=True)
         ended = self._since[flows] > 0
         flows, at = flows[ended], at[first[ended]]
@@ -89,9 +99,9 @@ class Absence:
         self._since[flows] = 0
         self._waiting -= len(flows)
         self._tell_by_cause(flows, since, at, goes_on=False)
-        return flows, at
 
     def _tell_by_cause(self, flow: Ints, start: Ints, end: Ints, *, goes_on: bool) -> None:
+        self._on_span(flow, end - start)
         causes = self._cause[flow]
         for number in np.unique(causes).tolist():
             same = causes == number

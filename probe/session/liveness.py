@@ -34,7 +34,8 @@ class Liveness:
         self._suspect_after = np.zeros(capacity, np.int64)
         self._down_after = np.zeros(capacity, np.int64)
         self._first = np.zeros(capacity, np.int64)  # when the schedule began; 0: it has not
-        self._resumed = np.zeros(capacity, np.int64)  # when probes left again, after none had
+        # Since that answer, for so long nothing was sent: no silence of the network's.
+        self._excused_since, self._excused = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
         self._ended = np.zeros(capacity, bool)
 
     def add(self, flow: int, interval_ns: int, min_probes: int, threshold_ns: int) -> None:
@@ -42,7 +43,7 @@ class Liveness:
         self.state[flow] = CONNECTING
         self._suspect_after[flow] = max(SUSPECT_FLOOR_NS, (min_probes + 1) * interval_ns)
         self._down_after[flow] = max(threshold_ns, self._suspect_after[flow])
-        self._first[flow] = self._resumed[flow] = 0
+        self._first[flow] = self._excused[flow] = 0
         self._ended[flow] = False
 
     def begin(self, flow: int, first_ns: int) -> None:
@@ -50,19 +51,20 @@ class Liveness:
         self._first[flow] = first_ns
         self._ended[flow] = False
 
-    def resume(self, flow: Ints, at: Ints) -> None:
-        """Probes of these flows leave again, from then on: what came before is no silence of the network's."""
-        self._resumed[flow] = at
+    def excuse(self, flow: Ints, length: Ints, answered: Ints) -> None:
+        """For so long nothing was sent on these flows, each once; `answered`: the newest probes with an answer."""
+        before = np.where(self._excused_since[flow] == answered, self._excused[flow], 0)
+        self._excused_since[flow], self._excused[flow] = answered, before + length
 
     def end(self, flow: int) -> None:
         """Its session is over, or it is gone."""
         self._ended[flow] = True
         self.state[flow] = ENDED
 
-    def update(self, flows: Ints, ledger: Ledger, rtt_recent: Ints, now: int, waiting_to_send: Bools) -> Ints:
-        """Judge the given flows anew; which of them changed state."""
+    def update(self, flows: Ints, ledger: Ledger, rtt_recent: Ints, now: int, blocked: Bools) -> Ints:
+        """Judge the given flows anew, of which some cannot send; which of them changed state."""
         sent, answered = ledger.last_sent_at[flows], ledger.last_answered_at[flows]
-        silent = sent - np.maximum(answered, self._resumed[flows])
+        silent = sent - answered - np.where(self._excused_since[flows] == answered, self._excused[flows], 0)
         heard = answered > 0
         allowance = self._suspect_after[flows] + 4 * rtt_recent[flows]
         down_after = self._down_after[flows]
@@ -73,7 +75,7 @@ class Liveness:
         waiting = ~heard & (~begun | (now - self._first[flows] < down_after))
         state[~heard] = DOWN
         state[waiting] = CONNECTING
-        state[waiting_to_send & (now - sent > self._suspect_after[flows])] = CONNECTING
+        state[blocked & (now - sent > self._suspect_after[flows])] = CONNECTING
         state[self._ended[flows]] = ENDED
         changed: Ints = flows[state != self.state[flows]]
         self.state[flows] = state

@@ -166,7 +166,10 @@ class Sender:
         self._gave_up_at = 0  # when slots were last too old
         self._lateness: list[Ints] = []
         self._lateness_reset = 0
-        self._absence = Absence(self.ledger, tell, self.anchor)
+        answered = self.ledger.last_answered_at
+        self._absence = Absence(
+            self.ledger, tell, self.anchor, lambda flow, ns: self._liveness.excuse(flow, ns, answered[flow])
+        )
         self._half_open = HalfOpen(self.ledger.unanswered, self.ledger.last_answered_at)
         self._syns = 0  # flows of SYN probes
         self._ids = Ids(ports, self.table.owner["icmp"], self._rng)
@@ -517,7 +520,7 @@ class Sender:
                     syn = self.table.kind[flow] == layout.SYN
                     self._half_open.sent(flow[syn], sequence[syn], at[syn])
                 self._lateness.append(at - due)
-                self._liveness.resume(*self._absence.end(flow, at))
+                self._absence.end(flow, at)
 
     def _rewrite(self, change: Callable[[], None], drop: int = -1) -> None:
         """Change something that frames already written depend on: take them back, change it, write them anew.
@@ -618,8 +621,8 @@ class Sender:
                 self._flush_stamps()  # who hears of it finds the last probe among those sent
                 self._tell({"event": "done", "flow": flow.index})
         index = np.array([*self.table.flows, *self._streams.flows], np.int64)
-        waiting = self._absence.waiting(index)
-        for f in self._liveness.update(index, self.ledger, self._intake.rtt_recent, now, waiting).tolist():
+        blocked = self._absence.blocked(index)
+        for f in self._liveness.update(index, self.ledger, self._intake.rtt_recent, now, blocked).tolist():
             self._tell_state(f, now)
             self._relieve()
 

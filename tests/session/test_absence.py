@@ -43,7 +43,11 @@ def test_a_span_goes_from_the_last_probe_before_to_the_first_after():
     bench.absence.begin(ints(0, 2, 0, 1), ints(11, 12, 13, 14) * MS, "stall")
     bench.absence.begin(ints(0), ints(15) * MS, "link_down")
     bench.absence.end(ints(1, 0, 1), ints(30, 31, 32) * MS)
-    assert bench.spans() == [(0, 10 * MS, 31 * MS, "stall"), (1, 10 * MS, 30 * MS, "stall")]
+    assert bench.spans() == [
+        (0, 10 * MS, 13 * MS, "stall"),
+        (1, 10 * MS, 30 * MS, "stall"),
+        (0, 13 * MS, 31 * MS, "link_down"),
+    ]
     bench.absence.end(ints(0, 1), ints(40, 40) * MS)
     assert bench.spans() == [], "what has ended ends once"
     bench.absence.end(ints(2), ints(50) * MS)
@@ -65,7 +69,9 @@ def test_what_has_not_ended_is_told_up_to_the_latest_slot_missed():
     bench.absence.tell_so_far(last=True)
     assert [message["goes_on"] for message in bench.told] == [False]
     assert bench.spans() == [(0, 13 * MS, 20 * MS, "link_down")]
-    assert bench.absence.waiting(ints(0, 1)).tolist() == [True, False]
+    assert bench.absence.blocked(ints(0, 1)).tolist() == [True, False]
+    bench.absence.begin(ints(1), ints(30) * MS, "stall")
+    assert bench.absence.blocked(ints(0, 1)).tolist() == [True, False], "it may send, and will"
 
 
 def test_each_cause_is_told_by_itself():

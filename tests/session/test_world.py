@@ -183,6 +183,26 @@ def test_full_rings_and_stalls_are_no_outage(seed, kinds, ring, far_ring, story)
             assert flow["outages"] == [] and flow["counts"]["lost"] == 0
 
 
+def test_a_stall_in_the_dark_makes_nothing_up():
+    with world(6) as network:
+        network.add(0, "udp", rate=500)
+        network.run(500 * MS)
+        network.out.weather = Weather(dark=True)
+        network.run(500 * MS)
+        network.sender_stalled = True
+        network.run(50 * MS)
+        network.sender_stalled = False
+        network.run(200 * MS)
+        network.shut("link_down")
+        network.run(400 * MS)
+        network.shut("")
+        network.run(400 * MS)
+        network.out.weather = Weather()
+        network.run(200 * MS)
+        states = [e["state"] for e in network.events("state", 0)]
+        assert states == ["up", "suspect", "down", "connecting", "down", "up"]
+
+
 @pytest.mark.parametrize("cause", ["link_down", "send_error"])
 def test_what_is_not_sent_up_to_now_is_unobserved_and_not_up(cause):
     with world(6) as network:
