@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import logging
 import mmap
 import os
 import select
@@ -22,7 +23,7 @@ import numpy as np
 
 from probe.border import Channel, SharedState
 from probe.clock import SystemClock
-from probe.errors import HaprobeError, PrivilegeError, UsageError
+from probe.errors import HaprobeError, PeerError, PrivilegeError, UsageError
 from probe.link import bpf, require_raw
 from probe.link.abi import Program
 from probe.link.base import FrameReceiver, FrameSender
@@ -42,6 +43,8 @@ from probe.session.rehearsal import rehearse
 from probe.session.sender import Sender
 
 PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
+log = logging.getLogger(__name__)
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 SMALL, LARGE = 214, 1600  # longest frame of a ring's slots
 SMALL_SLOT = 190  # the same for receiving, where the kernel keeps more beside it
@@ -94,7 +97,10 @@ class SenderLinks:
             ring.set_filter(program)
         if key[1] not in self._receivers:
             octets = max(1 << 17 if self._rate > HIGH_RATE_PPS else 1 << 14, mmap.PAGESIZE)
-            self._receivers[key[1]] = RxBlocks(key[1], program, blocks=512, block_octets=octets)
+            try:
+                self._receivers[key[1]] = RxBlocks(key[1], program, blocks=512, block_octets=octets)
+            except PeerError as error:  # gone since it was looked up: nothing leaves by it either, and sending tells
+                log.warning("not listening: %s", error)
 
     def interface_drops(self) -> int:
         return self._interfaces.take(self._receivers)

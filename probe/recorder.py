@@ -142,6 +142,10 @@ class Recorder:
         track.detail = message["reason"]
         log.warning("flow %s: %s; it is not probed", track.spec.name, track.detail)
 
+    def _take_stayed(self, track: FlowTrack, message: dict[str, Any]) -> None:
+        track.detail = message["reason"]
+        log.warning("flow %s: its new way cannot be taken: %s; it stays on the old one", track.spec.name, track.detail)
+
     def _take_state(self, track: FlowTrack, message: dict[str, Any]) -> None:
         track.state = message["state"]
         track.answered |= track.state == "up"

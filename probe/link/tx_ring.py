@@ -72,8 +72,10 @@ class TxRing:
             self.qdisc_bypass = self._configure(qdisc_bypass)
             self._memory = mmap.mmap(self._socket.fileno(), self._geometry.octets)
             abi.bind_packet(self._socket, 0, ifindex)
-        except BaseException:
+        except BaseException as error:
             self._socket.close()
+            if isinstance(error, OSError) and error.errno in LINK_ERRORS:  # gone since its name was looked up
+                raise PeerError(f"no interface with index {ifindex}") from error
             raise
         np.ndarray((self._geometry.octets,), np.uint8, self._memory).fill(0)  # a page's first touch costs time
         self._status = self._header(np.uint32, abi.TP_STATUS_AT)

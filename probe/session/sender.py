@@ -269,22 +269,28 @@ class Sender:
         self._ids.release(flow.proto, flow.ids)
 
     def retarget(self, message: dict[str, Any]) -> None:
-        """The next hop or source address of a flow has changed."""
+        """The next hop or source address of a flow has changed. Where the new way cannot be opened it keeps the old."""
         flow = self.table.flows.get(int(message["index"]))
         if flow is None:
             return
         frame = bytes.fromhex(message["frame"])
         key = (str(message["transmitter"][0]), int(message["transmitter"][1]))
+        try:
+            # First of all: this may fail, and what `_rewrite` has taken back must come to its queues again.
+            transmitter = self._transmitter(key)
+            self._links.listen(key, self._owned())
+        except HaprobeError as error:  # an interface that comes and goes; the next change of path follows
+            self._tell({"event": "stayed", "flow": flow.index, "reason": str(error)})
+            return
 
         def change() -> None:
             flow.transmitter = key
-            self.table.transmitter[flow.index] = self._transmitter(key)
+            self.table.transmitter[flow.index] = transmitter
             self.table.retarget(flow, frame, int(message["rest"]))
 
         self._rewrite(change)
         if flow.client is not None:
             flow.client.template = frame
-        self._links.listen(key, self._owned())
 
     def renew(self, index: int) -> None:
         """Give a kept TCP flow whose session is over a new one, on another port; its sequences go on."""
@@ -366,9 +372,10 @@ class Sender:
     def _transmitter(self, key: tuple[str, int]) -> int:
         """Number of a link, opened with its control link when it is first needed."""
         if key not in self._transmitters:
-            self._transmitters[key] = len(self._queues)
-            self._queues.append(Queue(self._links.transmitter(key), self.table, self.ledger, self._clock, self.anchor))
-            self._connections.add_link(self._links.transmitter((f"{key[0]}-control", key[1])))
+            link, control = self._links.transmitter(key), self._links.transmitter((f"{key[0]}-control", key[1]))
+            self._transmitters[key] = len(self._queues)  # now that both are there
+            self._queues.append(Queue(link, self.table, self.ledger, self._clock, self.anchor))
+            self._connections.add_link(control)
         return self._transmitters[key]
 
     def _begin(self, flow: Flow) -> None:

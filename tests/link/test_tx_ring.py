@@ -240,6 +240,12 @@ def test_no_such_interface(lone_namespace):
         TxRing(4711)
 
 
+def test_an_interface_that_goes_while_it_is_opened(lone_namespace, monkeypatch):
+    monkeypatch.setattr("socket.if_indextoname", lambda _: "gone0")
+    with inside(lone_namespace), pytest.raises(PeerError, match="no interface with index 99"):
+        TxRing(99)
+
+
 def test_through_the_queueing_discipline(wire):
     a, b = wire
     with a.inside():

@@ -26,7 +26,7 @@ from probe.border import SharedState
 from probe.clock import ManualClock
 from probe.core.events import FlowSpec
 from probe.core.fate import COLUMN, DROPPED, LATE, LOST, LOST_FORWARD, LOST_REVERSE, RECEIVED
-from probe.errors import UsageError
+from probe.errors import PeerError, UsageError
 from probe.link.base import SendResult
 from probe.link.memory import MemoryLink, MemorySender
 from probe.recorder import FlowTrack, Recorder
@@ -178,6 +178,8 @@ class SenderLinks:
 
     def transmitter(self, key: tuple[str, int]) -> Door:
         door = Door(self._world.out, 4096, 256)
+        if key[1] in self._world.vanished:
+            raise PeerError(f"no interface with index {key[1]}")
         self._world.doors.append(door)
         return door
 
@@ -185,7 +187,9 @@ class SenderLinks:
         return [self._world.back.receiver]
 
     def listen(self, key: tuple[str, int], owned: dict[str, list[int]]) -> None:
-        """Everything is heard."""
+        """Everything is heard, on interfaces that are there."""
+        if key[1] in self._world.deaf:
+            raise PeerError(f"no interface with index {key[1]}")
 
     def interface_drops(self) -> int:
         self._world.looks.append(self._world.clock.mono)
@@ -244,6 +248,8 @@ class World:
         self.told: list[dict[str, Any]] = []
         self.recorder = Recorder()
         self.recorder.attach(self.shared)
+        self.vanished: set[int] = set()  # interfaces of the sender that cannot be opened
+        self.deaf: set[int] = set()  # and those that were gone a moment later
         self.ports = Ports()
         self.sender = Sender(SenderLinks(self), self.ports, self.clock, self.shared, self._tell, random.Random(seed))
         self.flows: dict[int, Life] = {}
@@ -330,6 +336,13 @@ class World:
         self.flows.pop(index).present = False
         self.sender.remove(index)
         self.recorder.remove(index)
+    def retarget(self, index: int, ifindex: int) -> None:
+        """The flow's way leads out of another interface, with a frame as before."""
+        table, length = self.sender.table, int(self.sender.table.length[index])
+        frame, rest = table.template[index, :length].tobytes().hex(), int(table.rest[index])
+        self.sender.retarget({"index": index, "frame": frame, "rest": rest, "transmitter": ["ethernet", ifindex]})
+        self._wake = 0
+
 
     # --- the truth ---------------------------------------------------------------------------------------------
 
