@@ -29,6 +29,7 @@ from probe.link.abi import Program
 from probe.link.base import FrameReceiver, FrameSender
 from probe.link.interface_drops import InterfaceDrops
 from probe.link.kernel_tcp import KernelStack
+from probe.link.local_addresses import is_local
 from probe.link.quiet import QuietPorts
 from probe.link.raw_ip import RawIpSender
 from probe.link.rx_blocks import RxBlocks
@@ -42,9 +43,9 @@ from probe.session.recording import Recording
 from probe.session.rehearsal import rehearse
 from probe.session.sender import Sender
 
-PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
 log = logging.getLogger(__name__)
 
+PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 SMALL, LARGE = 214, 1600  # longest frame of a ring's slots
 SMALL_SLOT = 190  # the same for receiving, where the kernel keeps more beside it
@@ -152,6 +153,9 @@ class ReflectorLinks:
                 sender = TxGso if self._fast and ifindex in self._cut else TxRing
                 self._transmitters[key] = sender(ifindex, slots=4096, slot_octets=size, qdisc_bypass=self._fast)
         return self._transmitters[key]
+
+    def is_local(self, address: bytes, ifindex: int) -> bool:
+        return is_local(address, ifindex)
 
     def interface_drops(self) -> int:
         return self._interfaces.take(self._listened)

@@ -117,7 +117,7 @@ def _form(family: int, proto: int) -> _Form:
     name = "udp" if udp else "tcp"
     length = "ip_length" if family == 4 else "payload_length"
     l4 = layout.l4_offset(family)
-    read = ("ttl", "src", "sport", "dport", *(_UDP_READ if udp else _TCP_READ))
+    read = ("ttl", "src", "dst", "sport", "dport", *(_UDP_READ if udp else _TCP_READ))
     return _Form(
         l4=l4,
         covered=offset(name, family, "src"),
@@ -155,6 +155,7 @@ class Prompt:
         replier: Sends.
         ports: Port by transport; what is not in it is not read.
         allowed: Whether a source address may use the reflector.
+        ours: Whether an address is this host's, on the interface of that index.
         error_estimate: STAMP Error Estimate of our clock.
     """
 
@@ -167,10 +168,11 @@ class Prompt:
         *,
         ports: Mapping[int, int],
         allowed: Callable[[bytes], bool],
+        ours: Callable[[bytes, int], bool],
         error_estimate: int,
     ):
         self._clock, self._peers, self._listener, self._replier = clock, peers, listener, replier
-        self._ports, self._allowed, self._error_estimate = ports, allowed, error_estimate
+        self._ports, self._allowed, self._ours, self._error_estimate = ports, allowed, ours, error_estimate
 
     def read(self, kind: Kind, frames: Frames, rows: list[int]) -> list[Request] | None:
         """The probes in a part; None if anything else is in it, or a probe that is not whole."""
@@ -189,9 +191,11 @@ class Prompt:
     def _read_one(
         self, kind: Kind, form: _Form, port: int, row: bytes, stamp_ns: int, status: int, kept: int
     ) -> Request | None:
-        length, ttl, source, sport, dport, *rest = form.read.unpack_from(row)
+        length, ttl, source, target, sport, dport, *rest = form.read.unpack_from(row)
         end = length + form.before_length
         if dport != port or not form.least <= end <= min(kept, LONGEST_REQUEST) or not self._allowed(source):
+            return None
+        if not self._ours(target, kind.ifindex):
             return None
         frame = bytearray(row[:end])
         if status & CHECKSUM_NOT_READY == 0 and _sum(kind, form, frame) % MODULUS and not _unsummed(kind, form, frame):

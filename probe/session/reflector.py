@@ -28,6 +28,7 @@ from probe.clock import Clock
 from probe.core.arrays import distinct, pick, where_all
 from probe.link.base import FrameReceiver, Frames
 from probe.session.listener import Listener
+from probe.session.ours import Ours
 from probe.session.peers import SEQUENCES, Peers
 from probe.session.prompt import FEW, Prompt, parts
 from probe.session.replier import ReflectorLinks, Replier
@@ -93,6 +94,7 @@ class Reflector:
         self._udp, self._tcp = udp, tcp
         self._allow = [ipaddress.ip_network(net) for net in allow]
         self._permitted = lru_cache(PERMITS)(self._is_allowed)
+        self._ours = Ours(links.is_local, clock)
         self._error_estimate = error_estimate
         self._key = key
         self._rng = rng or random.SystemRandom()
@@ -107,6 +109,7 @@ class Reflector:
             self._replier,
             ports={layout.IPPROTO_TCP: tcp} if key else {layout.IPPROTO_UDP: udp, layout.IPPROTO_TCP: tcp},
             allowed=self._permitted,
+            ours=self._ours.one,
             error_estimate=error_estimate,
         )
         self._drops = 0  # requests that our ring or interface had no room for, and replies that could not be sent
@@ -188,6 +191,10 @@ class Reflector:
             came_by = pick(frames.ifindex, batch.rows)
             for index in distinct(came_by):
                 rows, part_ends = where_all(good & (came_by == index), batch.rows, ends)
+                if len(rows):
+                    ours = self._ours.among(pick(layout.records(octets, "network", batch.family), rows), index)
+                    if ours is not True:
+                        rows, part_ends = where_all(np.broadcast_to(ours, len(rows)), rows, part_ends)
                 if not len(rows):
                     continue
                 part = Batch(batch.family, batch.proto, rows)

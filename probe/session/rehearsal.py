@@ -119,6 +119,9 @@ class _Opposite:
     def expect(self, rate_pps: float) -> None:
         """Any rate will do."""
 
+    def is_local(self, address: bytes, ifindex: int) -> bool:
+        return True
+
     def interface_drops(self) -> int:
         return 0
 

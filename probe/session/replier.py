@@ -11,6 +11,7 @@ import numpy.typing as npt
 from probe.border import SharedState
 from probe.clock import Clock
 from probe.core.arrays import distinct, pick
+from probe.errors import PeerError
 from probe.link.base import FrameReceiver, FrameSender
 from probe.session.turning import REPLY_TTL
 from probe.wire import layout
@@ -33,6 +34,9 @@ class ReflectorLinks(Protocol):
 
     def expect(self, rate_pps: float) -> None:
         """How many replies a second there are at present: links may be chosen by it."""
+
+    def is_local(self, address: bytes, ifindex: int) -> bool:
+        """Whether an address is this host's, on that interface."""
 
     def interface_drops(self) -> int:
         """Frames that the interfaces we receive on have dropped since the last call."""
@@ -88,7 +92,9 @@ class Replier:
                 reply["comp"][compensated] = 0
         total = _transport_sums(frames, ends, family) + np.uint64(int(reply["proto"][0]))
         longest = int(ends.max())
-        link = self._links.transmitter_on(ifindex, longest)
+        link = self._link(ifindex, longest)
+        if link is None:
+            return len(frames)
         slots, lengths = self._slots(link), ends.astype(np.int32)
         done = 0
         while done < len(frames):
@@ -135,7 +141,9 @@ class Replier:
         Returns:
             How many could not be sent.
         """
-        link = self._links.transmitter_on(ifindex, max(map(len, replies)))
+        link = self._link(ifindex, max(map(len, replies)))
+        if link is None:
+            return len(replies)
         slots = self._slots(link)
         sent = 0
         for reply in replies:
@@ -152,11 +160,18 @@ class Replier:
 
     def send_one(self, frame: bytes, ifindex: int) -> None:
         """Send a control segment; if the link is busy it is lost, as on any network."""
-        link = self._links.transmitter_on(ifindex, len(frame))
-        first, count = link.free(1)
-        if count:
+        link = self._link(ifindex, len(frame))
+        first, count = (0, 0) if link is None else link.free(1)
+        if link is not None and count:
             self._slots(link)[first, : len(frame)] = np.frombuffer(frame, np.uint8)
             link.send_one(len(frame))
+
+    def _link(self, ifindex: int, octets: int) -> FrameSender | None:
+        """The way out of an interface; None if that has gone since the request came in by it."""
+        try:
+            return self._links.transmitter_on(ifindex, octets)
+        except (PeerError, OSError):
+            return None
 
     def _slots(self, link: FrameSender) -> npt.NDArray[Any]:
         if id(link) not in self._raw:

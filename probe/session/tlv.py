@@ -91,6 +91,9 @@ class Extensions:
             padded = _padded(frames, at, rows, ends[rows])
             frames[rows[padded], at] = 0
             for i in rows[~padded].tolist():
+                # A chain without a flag, which every sender of one sets, is the padding of a sender that knows none.
+                if not frames[i, at : int(ends[i])].any():
+                    continue
                 self._walk(frames[i, : int(ends[i])], family, start, first, (i, int(key[i]), int(q[i])))
 
     def left(self, count: int) -> None:

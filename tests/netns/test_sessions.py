@@ -121,6 +121,18 @@ def test_a_listener_that_repeats_its_lost_answers_hides_no_outage(triple: Triple
     assert flow["rtt_ns"]["max"] < 900 * MS
 
 
+def test_a_router_that_reflects_answers_for_nobody_else(triple: Triple):
+    """Its interface takes what it passes on for its own: both have its MAC address."""
+    triple.reflect(triple.router)
+    targets = [TARGETS[kind] for kind in ("udp", "udp6")]
+    own = ["udp://10.211.1.1", "udp://[fd11:1::1]"]
+    fresh = triple.start_measure(*targets, *own, rate=100, duration=1, session="both", loss_threshold=0.3)
+    for flow in fresh.document(status=5)["flows"]:
+        counts = flow["counts"]
+        far = any(address in flow["name"] for address in (IPV4, IPV6.replace(":", ".")))
+        assert counts["received"] == (0 if far else counts["sent"]) and counts["sent"] > 0, flow["name"]
+
+
 def counted(triple: Triple, name: str) -> int:
     """Packets that a counter of the router's table has seen."""
     return int(triple.run(triple.router, "nft", f"list counter inet faults {name}").split("packets")[1].split()[0])

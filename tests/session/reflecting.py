@@ -29,6 +29,7 @@ class Bench:
         self.clock = ManualClock(wall=WALL)
         self.inward = MemoryLink(self.clock, slot_octets=SLOT)
         self.outward = MemoryLink(self.clock, slot_octets=SLOT)
+        self.elsewhere = set()  # addresses that are not the reflector's
         options = {"udp": 862, "tcp": 8620, "allow": [], "error_estimate": ESTIMATE, "rng": random.Random(1), **more}
         shared = SimpleNamespace(header=np.zeros(1, HEADER))  # a memory file each would be too many
         self.reflector = Reflector(self, self.clock, shared, **options)
@@ -41,6 +42,9 @@ class Bench:
 
     def expect(self, rate_pps):
         pass
+
+    def is_local(self, address, ifindex):
+        return address not in self.elsewhere
 
     def interface_drops(self):
         return 0

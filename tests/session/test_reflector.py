@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import struct
+from ipaddress import ip_address
 
 import pytest
 from scapy.contrib import stamp as scapy_stamp
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
+from probe.session.ours import KEPT_NS
 from tests.wire import rfc
 
 from .reflecting import ESTIMATE, WALL, Bench
@@ -68,6 +71,45 @@ def test_a_session_is_addresses_port_and_ssid(family, other):
     frames = [rfc.udp_frame(family, plain), rfc.udp_frame(family, tagged, **changed)]
     numbers = [rfc.Reply.parse(p).sequence for p in payloads(bench.answers(*frames, *frames, frames[0]))]
     assert numbers == [0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("ask_for", [1, 30])
+def test_what_is_only_passed_on_is_left_alone(family, ask_for):
+    """A router sees the probes of others, to other reflectors, with its own MAC address."""
+    bench = Bench()
+    here, there = rfc.ADDRESSES[family]
+    further = {4: "192.0.2.77", 6: "2001:db8::77"}[family]
+    bench.elsewhere = {ip_address(further).packed}
+    to = [there, further] * ask_for
+    frames = [rfc.udp_frame(family, rfc.request(n, (0, 0)), ends=(here, end)) for n, end in enumerate(to)]
+    assert bench.answers(*(frame for frame, end in zip(frames, to, strict=True) if end == further)) == []
+    replies = [rfc.Reply.parse(p).sender_sequence for p in payloads(bench.answers(*frames))]
+    assert replies == [n for n, end in enumerate(to) if end == there]
+
+
+def test_an_address_that_has_come_is_found():
+    bench = Bench()
+    there = rfc.ADDRESSES[4][1]
+    bench.elsewhere = {ip_address(there).packed}
+    assert ask(bench, rfc.request(0, (0, 0))) == []
+    bench.elsewhere = set()
+    assert ask(bench, rfc.request(1, (0, 0))) == [], "not asked again yet"
+    bench.clock.advance(KEPT_NS)
+    assert len(ask(bench, rfc.request(2, (0, 0)))) == 1
+
+
+def test_an_interface_that_has_gone_meanwhile_costs_a_reply_and_no_more():
+    bench = Bench()
+    outward, bench.transmitter_on = bench.transmitter_on, gone
+    assert ask(bench, rfc.request(0, (0, 0))) == []
+    assert ask(bench, *(rfc.request(n, (0, 0)) for n in range(1, 30))) == []
+    bench.transmitter_on = outward
+    assert len(ask(bench, rfc.request(30, (0, 0)))) == 1
+
+
+def gone(_ifindex: int, _octets: int) -> None:
+    raise OSError(errno.ENXIO, "No such device or address")
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import json
 import random
+import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -177,9 +178,9 @@ class SenderLinks:
         self._world = world
 
     def transmitter(self, key: tuple[str, int]) -> Door:
-        door = Door(self._world.out, 4096, 256)
         if key[1] in self._world.vanished:
             raise PeerError(f"no interface with index {key[1]}")
+        door = Door(self._world.out, 4096, 256)
         self._world.doors.append(door)
         return door
 
@@ -208,6 +209,9 @@ class FarLinks:
 
     def expect(self, rate_pps: float) -> None:
         """One link is enough."""
+
+    def is_local(self, address: bytes, ifindex: int) -> bool:
+        return address == socket.inet_aton("192.0.2.2")
 
     def interface_drops(self) -> int:
         return self._world.out.interface_drops()
@@ -244,12 +248,12 @@ class World:
         self.out = Wire(self, "out", latency=latency, slots=far_ring)
         self.back = Wire(self, "back", latency=latency, slots=ring)
         self.doors: list[Door] = []
+        self.vanished: set[int] = set()  # interfaces of the sender that cannot be opened
+        self.deaf: set[int] = set()  # and those that were gone a moment later
         self.shared, self.far_shared = SharedState.create(8), SharedState.create(1)
         self.told: list[dict[str, Any]] = []
         self.recorder = Recorder()
         self.recorder.attach(self.shared)
-        self.vanished: set[int] = set()  # interfaces of the sender that cannot be opened
-        self.deaf: set[int] = set()  # and those that were gone a moment later
         self.ports = Ports()
         self.sender = Sender(SenderLinks(self), self.ports, self.clock, self.shared, self._tell, random.Random(seed))
         self.flows: dict[int, Life] = {}
@@ -332,10 +336,6 @@ class World:
         self._wake = 0  # a command comes between two turns
         return life
 
-    def remove(self, index: int) -> None:
-        self.flows.pop(index).present = False
-        self.sender.remove(index)
-        self.recorder.remove(index)
     def retarget(self, index: int, ifindex: int) -> None:
         """The flow's way leads out of another interface, with a frame as before."""
         table, length = self.sender.table, int(self.sender.table.length[index])
@@ -343,6 +343,10 @@ class World:
         self.sender.retarget({"index": index, "frame": frame, "rest": rest, "transmitter": ["ethernet", ifindex]})
         self._wake = 0
 
+    def remove(self, index: int) -> None:
+        self.flows.pop(index).present = False
+        self.sender.remove(index)
+        self.recorder.remove(index)
 
     # --- the truth ---------------------------------------------------------------------------------------------
 
