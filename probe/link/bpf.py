@@ -33,7 +33,9 @@ SKF_AD_OFF = 0xFFFFF000  # -0x1000
 AD_PROTOCOL = SKF_AD_OFF + 0
 AD_PKTTYPE = SKF_AD_OFF + 4
 AD_HATYPE = SKF_AD_OFF + 28
+AD_VLAN_TAG = SKF_AD_OFF + 44
 AD_VLAN_TAG_PRESENT = SKF_AD_OFF + 48
+VLAN_ID = 0xFFF  # of a tag; the rest is its priority
 
 UDP, TCP = 17, 6
 
@@ -135,7 +137,7 @@ def probe_filter(
 ) -> Program:
     """The filter of a receive ring (SOCK_RAW, ETH_P_ALL).
 
-    Lets through, from IPv4 without options or fragmentation and IPv6 without extension headers, untagged and
+    Lets through, from IPv4 without options or fragmentation and IPv6 without extension headers, of no VLAN and
     addressed to this host: UDP and TCP to the given destination ports, ICMP echo replies with the given
     identifiers and, when any of these ranges is given, ICMP destination-unreachable and time-exceeded. Checksums
     and payloads are left to the reader.
@@ -169,7 +171,11 @@ def probe_filter(
         asm.jump(JGE, shortest, no="drop")
         asm.jump(JGT, MAX_FRAME if longest is None else longest, yes="drop")
     asm.load(LD_W, AD_VLAN_TAG_PRESENT)
-    asm.jump(JEQ, 0, no="drop")
+    asm.jump(JEQ, 0, yes="untagged")
+    asm.load(LD_W, AD_VLAN_TAG)
+    asm.mask(VLAN_ID)
+    asm.jump(JEQ, 0, no="drop")  # of no VLAN: a priority alone (IEEE 802.1Q), which the kernel looks past as well
+    asm.label("untagged")
     asm.load(LD_W, AD_PKTTYPE)  # a sniffer's promiscuous mode shows us other hosts' frames
     asm.jump(JEQ, PACKET_HOST, no="drop")
     asm.load(LD_W, AD_HATYPE)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SKF_AD_OFF = -0x1000
-ANCILLARY = {0: "protocol", 4: "pkttype", 28: "hatype", 48: "vlan_tag_present"}
+ANCILLARY = {0: "protocol", 4: "pkttype", 28: "hatype", 44: "vlan_tag", 48: "vlan_tag_present"}
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Skb:
     protocol: int
     pkttype: int = 0
     hatype: int = 1
+    vlan_tag: int = 0
     vlan_tag_present: int = 0
 
 

@@ -107,10 +107,18 @@ def test_only_frames_of_some_lengths(octets, passes):
 
 
 @pytest.mark.parametrize(
-    "metadata", [{"vlan_tag_present": 1}, {"pkttype": 3}, {"pkttype": 4}, {"hatype": 65534}], ids=str
+    "metadata",
+    [{"vlan_tag_present": 1, "vlan_tag": 0xE005}, {"pkttype": 3}, {"pkttype": 4}, {"hatype": 65534}],
+    ids=str,
 )
 def test_drops_by_metadata(metadata):
     assert run(FILTER, skb(ACCEPTED["udp, lowest port"], **metadata)) == 0
+
+
+@pytest.mark.parametrize("priority", range(8))
+def test_a_tag_of_priority_alone_is_no_vlan(priority):
+    assert run(FILTER, skb(ACCEPTED["udp6"], vlan_tag_present=1, vlan_tag=priority << 13)) == SNAP
+    assert run(FILTER, skb(DROPPED["udp above"], vlan_tag_present=1, vlan_tag=priority << 13)) == 0
 
 
 def test_loopback_counts_as_ethernet():

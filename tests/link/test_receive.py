@@ -170,6 +170,21 @@ def test_the_filter_on_a_real_socket(kind, wire):
         assert heads == [bytes(packet)[:34] for packet in wanted]
 
 
+def test_a_tag_of_priority_alone_is_looked_past(kind, wire):
+    """IEEE 802.1p: VLAN 0 and a priority, as some switches and network cards send."""
+    tx, rx = open_rings(kind, wire)
+    plain = template(*wire)
+    with closing(tx), closing(rx):
+        for n, vlan in enumerate((0xA000, 0x0005, 0x0000)):
+            tagged = plain[:12] + b"\x81\x00" + vlan.to_bytes(2, "big") + plain[12:-8] + n.to_bytes(8, "big")
+            first, _ = tx.free(1)
+            tx.view(f"V{len(tagged)}")[first] = np.void(tagged)
+            assert tx.send(1, np.array([len(tagged)], np.int32)).error == ""
+        frames = taken(rx, 2)
+        assert numbers(frames) == [0, 2]
+        assert frames.octets[0, :34].tobytes() == plain[:34] and frames.kept.tolist() == [OCTETS, OCTETS]
+
+
 def test_filter_can_be_replaced_while_running(kind, wire):
     tx, rx = open_rings(kind, wire, program=probe_filter(udp_ports=[(1, 1)], snaplen=128))
     with closing(tx), closing(rx):
