@@ -51,7 +51,7 @@ from probe.reflect import echo_engine, reflector_engine
 from probe.report.document import new_document
 from probe.store.journal import Journal
 from probe.supervise import Engine, Placement
-from probe.timesync import host_clock
+from probe.timesync import HostClock, host_clock
 from probe.watch.aws import AwsWatcher
 from probe.watch.fortigate import FortigateWatcher
 from probe.watch.poller import NO_ANSWER_YET, Vigil
@@ -62,6 +62,7 @@ FAST_WATCH_S = 10.0  # watchers poll fast for this long at least after a flow we
 EVENTS_KEPT = 10_000
 WATCHER_PATIENCE_NS = 10_000_000_000  # for the first answer of a watcher whose question hangs, in a resolver say
 NEEDS_RESTART = ("reflector", "engines", "remote_write")  # of a config file
+STEP_TOLD_NS = 10_000_000
 TOLD = {"outage", "flow_state", "session_end", "ha_change", "watcher"}
 
 
@@ -83,7 +84,7 @@ class Agent:
             log.warning("%s", notice)
         self._clock = SystemClock()
         self._anchor = wall_offset_ns(self._clock)
-        self._started_ns = time.time_ns()
+        self._started_ns = self._now_ns()
         self._host = socket.gethostname()
         self.name = os.environ.get("HAPROBE_AGENT") or self._host
         self._lock = threading.RLock()
@@ -114,6 +115,8 @@ class Agent:
         except BaseException:
             self._stop_reflector()
             raise
+        self._anchor = int(self._prober.engine.shared.header["wall_anchor"][0])  # the one clock of all that is told
+        self._told_step_ns = 0
         self._tables = FlowTables(self._prober.recorder)
         drop_privileges()
 
@@ -152,6 +155,7 @@ class Agent:
             HaprobeError: If an engine has ended: without it the agent is worth nothing, and a supervisor should know.
         """
         self._prober.recorder.sample()
+        self._notice_step()
         self._tables.renew(self._ordered())
         for engine in (self._prober.engine, self._reflector, self._echo):
             if engine is not None:
@@ -273,7 +277,7 @@ class Agent:
     def _change_watchers(self, fortigate: FortigateWatcher | None) -> None:
         for watcher in self._watching():
             watcher.stop()
-        now_ns = self._clock.mono_ns() + self._anchor
+        now_ns = self._now_ns()
         for event in untold_ups(self._events, now_ns, "the watchers were configured anew"):
             self._watched(event)
         self._aws, self._fortigate = None, fortigate
@@ -412,13 +416,31 @@ class Agent:
             return False, f"flows that have not been answered yet: {', '.join(waiting)}{detail}"
         for one in self.watchers():
             # A watcher that cannot see says so from then on; probing does not wait for it.
-            waited_ns = time.time_ns() - self._started_ns
+            waited_ns = self._now_ns() - self._started_ns
             if NO_ANSWER_YET in one.reason and waited_ns < WATCHER_PATIENCE_NS:
                 return False, f"the {one.name} watcher: {one.reason}"
         return True, ""
 
     def clock_max_error_ns(self) -> int | None:
-        return host_clock().max_error_ns
+        return self._host_clock().max_error_ns
+
+    def _now_ns(self) -> int:
+        """Unix time on the clock of the measurements, which goes on as it was when the agent began."""
+        return self._clock.mono_ns() + self._anchor
+
+    def _host_clock(self) -> HostClock:
+        """How far off our times may be: steps of the wall clock do not move them."""
+        return host_clock().stepped(self._prober.engine.shared.clock_step_ns())
+
+    def _notice_step(self) -> None:
+        step_ns = self._prober.engine.shared.clock_step_ns()
+        if abs(step_ns - self._told_step_ns) > STEP_TOLD_NS:
+            self._told_step_ns = step_ns
+            log.warning(
+                "the clock was set by %+.3f s since this agent began: durations stay exact, but its times are those of "
+                "the clock as it was; restart it to take over the new one",
+                step_ns / 1e9,
+            )
 
     def watchers(self) -> Sequence[WatcherSnapshot]:
         return [watcher.snapshot() for watcher in self._watching()]
@@ -489,7 +511,7 @@ class Agent:
             "host": self._host,
             "version": __version__,
             "started_ns": self._started_ns,
-            "now_ns": time.time_ns(),
+            "now_ns": self._now_ns(),
         }
 
     def status(self) -> dict[str, Any]:
@@ -520,8 +542,8 @@ class Agent:
 
     def report(self, start_ns: int | None = None, end_ns: int | None = None) -> dict[str, Any]:
         self._prober.refresh()
-        clock = host_clock()
-        now = time.time_ns()
+        clock = self._host_clock()
+        now = self._now_ns()
         first, last = _span(start_ns, end_ns, self._started_ns, now)
         return new_document(
             run={

@@ -53,6 +53,7 @@ FLOW = np.dtype(
         ("state", np.int64),  # index into FLOW_STATES
     ]
 )
+LEAST_STEP_NS = 1_000_000  # two readings of both clocks differ by less
 FLOW_STATES = ("connecting", "up", "suspect", "down", "ended")
 
 
@@ -101,6 +102,11 @@ class SharedState:
         fd = os.memfd_create("haprobe-counters")
         os.posix_fallocate(fd, 0, cls.octets(capacity))  # all of it now: a page's first touch costs time
         return cls(fd, capacity)
+
+    def clock_step_ns(self) -> int:
+        """By how much the wall clock was set since the engine began, whose times stay on the clock as it was then."""
+        anchor, offset = int(self.header["wall_anchor"][0]), int(self.header["wall_offset"][0])
+        return offset - anchor if offset and abs(offset - anchor) > LEAST_STEP_NS else 0
 
     def publish(self, settled_to: int, settled: Ints) -> None:
         """Replace `settled` and `settled_to` in one step, as readers see it."""

@@ -100,6 +100,7 @@ def measure(
                     _connect(prober, tracks, interrupted)
                     _wait(prober, tracks, duration_s, loss_threshold_ns / 1e9, progress, interrupted)
                 failure = _failure(prober)
+                run["clock"] = clock.stepped(prober.engine.shared.clock_step_ns()).to_document()
             finally:
                 answered = prober.close()
         run["ended_ns"] = time.time_ns()

@@ -73,6 +73,10 @@ class HostClock:
         """The bound; where there is none, the kernel's own limit."""
         return UNKNOWN_ERROR_NS if self.max_error_ns is None else self.max_error_ns
 
+    def stepped(self, step_ns: int) -> HostClock:
+        """The same, for times that are still on the clock as it was before it was set by so much."""
+        return replace(self, max_error_ns=self.error_ns + abs(step_ns)) if step_ns else self
+
     def to_document(self) -> dict[str, Any]:
         """The contract's `run.clock`."""
         return {"synchronised": self.synchronised, "max_error_ns": self.error_ns, "source": self.source}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,8 +46,10 @@ def agent() -> Agent:
     bare._fortigate = FortigateWatcher()
     bare._reflector = bare._echo = None
     bare._prober = SimpleNamespace(
-        recorder=SimpleNamespace(sample=lambda: None), engine=SimpleNamespace(check=lambda: None)
+        recorder=SimpleNamespace(sample=lambda: None),
+        engine=SimpleNamespace(check=lambda: None, shared=SimpleNamespace(clock_step_ns=lambda: bare.step_ns)),
     )
+    bare.step_ns = bare._told_step_ns = bare._anchor = 0
     bare._tables = SimpleNamespace(renew=lambda tracks: None)
     bare._ordered = lambda: bare.tracks
     bare.tracks = [SimpleNamespace(spec=SimpleNamespace(name=name), state="up") for name in ("a", "b")]
@@ -56,7 +57,7 @@ def agent() -> Agent:
 
 
 def test_a_watcher_that_a_reload_takes_away_is_blind_no_more(agent: Any) -> None:
-    agent._lock, agent._anchor, agent._remote = threading.RLock(), 0, None
+    agent._lock, agent._remote = threading.RLock(), None
     agent._journal = SimpleNamespace(append=lambda *_, **__: None)
     agent._listeners, agent._events = [], []
     agent._watching = lambda: []
@@ -71,6 +72,19 @@ def test_a_watcher_that_a_reload_takes_away_is_blind_no_more(agent: Any) -> None
     assert len(agent._events) == 4
     agent._change_watchers(None)
     assert len(agent._events) == 4
+
+
+def test_a_clock_that_is_set_is_told_once_and_widens_the_bound(agent: Any, caplog: pytest.LogCaptureFixture) -> None:
+    agent._anchor = 5 * S
+    before, bound = agent._now_ns(), agent.clock_max_error_ns()
+    agent.sample()
+    agent._clock.step_wall(8 * S)
+    agent.step_ns = 8 * S
+    for _ in range(3):
+        agent.sample()
+    assert caplog.text.count("the clock was set by +8.000 s") == 1
+    assert agent._now_ns() == before, "on the clock of what it has measured"
+    assert agent.clock_max_error_ns() >= 8 * S + (bound or 0) - S
 
 
 def test_while_anything_is_dark_and_until_recovery_has_held(agent: Any) -> None:
@@ -108,7 +122,7 @@ def test_a_drill_may_ask_for_it_and_no_watcher_is_fine(agent: Any) -> None:
 
 def ready(agent: Any, reason: str, age_s: float = 0) -> bool:
     agent._begun = True
-    agent._started_ns = time.time_ns() - round(age_s * S)
+    agent._started_ns = agent._now_ns() - round(age_s * S)
     agent._ordered = list
     agent.watchers = lambda: [SimpleNamespace(name="aws", reason=reason)]
     return bool(agent.ready()[0])

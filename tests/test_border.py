@@ -159,3 +159,15 @@ def test_the_other_side_s_end_is_noticed(ends):
     assert list(b.receive()) == [{"last": "words"}] and b.closed
     b.send({"to": "nobody"})
     assert b.closed and b.flush()
+
+
+def test_a_step_of_the_wall_clock_shows_and_the_noise_of_two_readings_does_not() -> None:
+    shared = SharedState.create(1)
+    try:
+        shared.header["wall_anchor"] = 1_700_000_000 * 10**9
+        assert shared.clock_step_ns() == 0, "not read again yet"
+        for step, told in ((0, 0), (900_000, 0), (-900_000, 0), (-2_000_000, -2_000_000), (8 * 10**9, 8 * 10**9)):
+            shared.header["wall_offset"] = 1_700_000_000 * 10**9 + step
+            assert shared.clock_step_ns() == told
+    finally:
+        shared.close()

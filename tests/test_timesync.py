@@ -11,6 +11,7 @@ import pytest
 
 from probe import timesync
 from probe.timesync import (
+    UNKNOWN_ERROR_NS,
     HostClock,
     ask_chrony,
     ask_clockbound,
@@ -224,3 +225,11 @@ def test_the_error_estimate_is_that_of_the_bound(error):
     assert encoded & 0xC000 == 0x8000 and error <= rfc.error_ns(encoded) <= error * 1.02 + 1
     unknown = HostClock(False, None).error_estimate()
     assert unknown & 0xC000 == 0 and rfc.error_ns(unknown) == 16 * S
+
+
+@pytest.mark.parametrize(
+    ("bound", "step", "grown"), [(812_000, 0, 812_000), (812_000, -8, 812_008), (None, 5, UNKNOWN_ERROR_NS + 5)]
+)
+def test_a_step_adds_to_the_bound(bound, step, grown):
+    stepped = HostClock(synchronised=True, max_error_ns=bound).stepped(step)
+    assert stepped.to_document()["max_error_ns"] == grown
