@@ -457,7 +457,7 @@ def resolve_hosts(config: AgentConfig) -> dict[tuple[str, str | None], str]:
 
 
 def look_up(host: str, *, like: str | None = None) -> str:
-    """Address of a host, of the family of the address `like` if given.
+    """Address of a host, of the family of the address `like` if given; a link-local one with `%interface`, where known.
 
     Raises:
         OSError: If there is none.
@@ -466,7 +466,9 @@ def look_up(host: str, *, like: str | None = None) -> str:
     if like is not None:
         family = socket.AF_INET6 if ipaddress.ip_address(like).version == 6 else socket.AF_INET
     try:
-        return str(socket.getaddrinfo(host, None, family, socket.SOCK_DGRAM)[0][4][0])
+        address, _port, *rest = socket.getaddrinfo(host, None, family, socket.SOCK_DGRAM)[0][4]
+        zone = int(rest[1]) if rest else 0  # behind the flow label, of IPv6 only; the address itself is without it
+        return f"{address}%{socket.if_indextoname(zone)}" if zone else str(address)
     except UnicodeError as error:  # a label that is empty or too long for DNS
         raise OSError(None, f"no host name: {error}") from error
 

@@ -198,7 +198,7 @@ class Recorder:
 
     def _take_session_end(self, track: FlowTrack, message: dict[str, Any]) -> None:
         cause, source, ttl, peer_ttl = (message[name] for name in ("cause", "from", "ttl", "peer_ttl"))
-        by = ended_by(source, track.address, ttl, peer_ttl)
+        by = ended_by(_without_zone(source), _without_zone(track.address), ttl, peer_ttl)
         track.session_end = SessionEnd(track.spec.name, cause, message["at_ns"], source, ttl, peer_ttl, by)
         track.session_ends += 1
         track.resets[cause] = track.resets.get(cause, 0) + 1
@@ -397,7 +397,7 @@ class Recorder:
         run = standing(track.icmp, open_outage) if open_outage is not None else None
         if run is None:
             return SessionEnd(name, "silent", dark[0])
-        by = ended_by(run.source, track.address, run.ttl, run.peer_ttl)
+        by = ended_by(run.source, _without_zone(track.address), run.ttl, run.peer_ttl)
         at_ns = max(run.first_ns, dark[0])
         return SessionEnd(name, "icmp", at_ns, run.source, run.ttl, run.peer_ttl, by, run.type, run.code)
 
@@ -417,6 +417,11 @@ class Recorder:
         high = min(int(row["rtt_max"]), int(edges[filled[-1] + 1]) if filled[-1] < BINS - 1 else int(row["rtt_max"]))
         p50, p99 = (min(max(quantile_ns(counts, q), low), high) for q in (0.5, 0.99))
         return {"min": low, "p50": p50, "p99": p99, "max": high}
+
+
+def _without_zone(address: str) -> str:
+    """A link-local address as packets carry it."""
+    return address.partition("%")[0]
 
 
 def _is_open(stall: dict[str, Any], first: int, last: int) -> bool:

@@ -476,6 +476,12 @@ def test_addresses_need_no_resolver() -> None:
     assert config.resolve_hosts(parse(text)) == {("192.0.2.1", None): "192.0.2.1", ("2001:db8::1", None): "2001:db8::1"}
 
 
+@pytest.mark.parametrize("zone", ["lo", "1"])
+def test_a_link_local_address_keeps_its_interface(zone: str) -> None:
+    assert config.look_up(f"fe80::1%{zone}") == "fe80::1%lo"
+    assert config.look_up("fe80::1") == "fe80::1"
+
+
 def test_unknown_hosts_are_told_with_line_and_field(monkeypatch: pytest.MonkeyPatch) -> None:
     def getaddrinfo(host: str, *_: object) -> list[tuple[object, ...]]:
         if host.startswith("known"):

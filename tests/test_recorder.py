@@ -278,6 +278,13 @@ def test_how_a_session_ended(bench):
     assert bench.document(T0, T0 + 6 * S)["session_end"] == inside
 
 
+@pytest.mark.parametrize("zone", ["", "%eth0"])  # a packet's address has none, that of a stream's connection does
+def test_a_link_local_peer_is_itself_whatever_interface_it_is_named_with(bench, zone):
+    bench.tracks[0].address = "fe80::2%eth0"
+    bench.take("session_end", cause="rst", at_ns=T0, ttl=255, peer_ttl=255, **{"from": f"fe80::2{zone}"})
+    assert bench.document()["session_end"]["by"] == "peer"
+
+
 def icmp(bench: Bench, at_s: float, code: int = 13) -> None:
     where = {"from": "198.51.100.9", "ttl": 63, "peer_ttl": 252, "type": 3, "code": code}
     bench.take("icmp_error", at_ns=T0 + round(at_s * S), **where)

@@ -38,7 +38,7 @@ class Way:
     """Whereto and how.
 
     Attributes:
-        address: The far end's.
+        address: The far end's; a link-local one with `%interface`, or `interface` given.
         source: Our address; "": as the kernel chooses.
         interface: The interface to keep to; "": as the kernel routes.
     """
@@ -85,7 +85,7 @@ class KernelTcp:
                 address = socket.inet_pton(self._socket.family, way.address.partition("%")[0])
                 self._key = Key(address, way.port, self._socket.getsockname()[1])
                 tap.watch(self._key)
-            self._socket.connect((way.address, way.port))
+            self._socket.connect(_socket_address(way.address, way.port, way))
         except BlockingIOError:
             pass
         except OSError as error:
@@ -106,7 +106,7 @@ class KernelTcp:
         if way.interface:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, way.interface.encode())
         # Even without a source: its port is to be known before its SYN leaves.
-        sock.bind((way.source, 0))
+        sock.bind(_socket_address(way.source, 0, way))
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -248,6 +248,13 @@ class KernelStack:
             self._epoll.unregister(self._tap.fileno())
             self._tap.close()
             self._tap = None
+
+
+def _socket_address(address: str, port: int, way: Way) -> tuple[str, int] | tuple[str, int, int, int]:
+    """An address of a way as `socket` takes it: with its zone apart, without which a link-local one means nothing."""
+    host, _, zone = address.partition("%")
+    zone = zone or way.address.partition("%")[2] or way.interface
+    return (host, port, 0, socket.if_nametoindex(zone)) if zone and ":" in way.address else (host, port)
 
 
 def _stamp(ancillary: list[tuple[int, int, bytes]]) -> int:

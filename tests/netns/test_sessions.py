@@ -253,3 +253,22 @@ def _ports(capture: Any) -> dict[int, int]:
         if packet.proto == "udp" and not packet.reply:
             ports[packet.port] = ports.get(packet.port, 0) + 1
     return ports
+
+
+def test_a_link_local_target_is_reached_on_the_interface_that_it_names(triple: Triple):
+    """The router asks the sender, though its first route to all link-local addresses leads the other way."""
+    listed = triple.run(triple.sender, "ip", "-6", "-br", "addr", "show", "dev", "a0", "scope", "link")
+    host = f"{listed.split()[2].partition('/')[0]}%a1"
+    triple.reflect(triple.sender, "--udp", str(UDP_PORT), "--tcp", str(TCP_PORT), "--echo", str(ECHO_PORT))
+    triple.ip(triple.router, "-6 route del fe80::/64 dev a1", "-6 route add fe80::/64 dev a1 metric 300")
+    try:
+        targets = ("icmp://[{}]", "udp://[{}]", f"tcp://[{{}}]:{TCP_PORT}", f"tcp+stream://[{{}}]:{ECHO_PORT}")
+        options = {"rate": 200, "duration": 1.5, "loss_threshold": 0.3}
+        document = triple.start_measure(*(t.format(host) for t in targets), name=triple.router, **options).document()
+    finally:
+        triple.ip(triple.router, "-6 route append fe80::/64 dev a1 metric 256 proto kernel")
+        triple.ip(triple.router, "-6 route del fe80::/64 dev a1 metric 300")
+    assert laws(document, settled=True) == []
+    assert [flow["target"] for flow in document["flows"]] == [host] * len(targets)
+    for flow in document["flows"]:
+        assert flow["counts"]["received"] == flow["counts"]["sent"] > 200, (flow["protocol"], flow["counts"])
