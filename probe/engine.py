@@ -30,6 +30,7 @@ from probe.link.base import FrameReceiver, FrameSender
 from probe.link.interface_drops import InterfaceDrops
 from probe.link.kernel_tcp import KernelStack
 from probe.link.local_addresses import is_local
+from probe.link.members import hands_up
 from probe.link.quiet import QuietPorts
 from probe.link.raw_ip import RawIpSender
 from probe.link.rx_blocks import RxBlocks
@@ -155,7 +156,7 @@ class ReflectorLinks:
         return self._transmitters[key]
 
     def is_local(self, address: bytes, ifindex: int) -> bool:
-        return is_local(address, ifindex)
+        return is_local(address, ifindex) and not (self._listened is None and hands_up(ifindex))
 
     def interface_drops(self) -> int:
         return self._interfaces.take(self._listened)

@@ -1,4 +1,7 @@
-"""Which requests are for this host: a router that reflects must leave alone what it only passes on."""
+"""Which requests are for this host: a router that reflects must leave alone what it only passes on.
+
+Nor may a request be answered twice that comes in on a port of a bridge and then on the bridge.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ class Ours:
     """Whether addresses are this host's. Asks once for each, and again after a while.
 
     Args:
-        ask: Whether an address (4 or 16 octets) is this host's, on the interface of that index.
+        ask: Whether an address (4 or 16 octets) is this host's, and what comes in on the interface of that index does
+            not come again on another.
         clock: For how old an answer is.
     """
 

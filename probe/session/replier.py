@@ -36,7 +36,7 @@ class ReflectorLinks(Protocol):
         """How many replies a second there are at present: links may be chosen by it."""
 
     def is_local(self, address: bytes, ifindex: int) -> bool:
-        """Whether an address is this host's, on that interface."""
+        """Whether an address is this host's, and what comes in on that interface does not come again on another."""
 
     def interface_drops(self) -> int:
         """Frames that the interfaces we receive on have dropped since the last call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,6 +132,22 @@ def test_a_router_that_reflects_answers_for_nobody_else(triple: Triple):
         counts = flow["counts"]
         far = any(address in flow["name"] for address in (IPV4, IPV6.replace(":", ".")))
         assert counts["received"] == (0 if far else counts["sent"]) and counts["sent"] > 0, flow["name"]
+
+
+def test_behind_a_bridge_each_request_is_answered_once(tmp_path: Path):
+    """The reflector's rings see it on the port, and again on the bridge."""
+    triple = Triple.open(tmp_path, "bridge")
+    try:
+        triple.ip(triple.far, f"addr del {IPV4}/24 dev b1", "link add hb0 type bridge", "link set b1 master hb0")
+        triple.ip(triple.far, "link set hb0 up", f"addr add {IPV4}/24 dev hb0", "route add default via 10.211.2.1")
+        own_sysfs = ["unshare", "-m", "sh", "-c", 'mount -t sysfs none /sys && exec "$@"', "sh"]
+        reflector = triple.start(triple.far, "reflect", "--udp", "862", "--tcp", str(TCP_PORT), wrap=own_sysfs)
+        wait_for(lambda: "reflecting" in reflector.said())
+        run = triple.start_measure(TARGETS["udp"], TARGETS["tcp"], rate=200, duration=1, loss_threshold=0.5)
+        for flow in run.document()["flows"]:
+            assert flow["counts"]["received"] == flow["counts"]["sent"] > 0 == flow["counts"]["duplicate"]
+    finally:
+        triple.close()
 
 
 def counted(triple: Triple, name: str) -> int:
