@@ -93,6 +93,7 @@ SO_SNDBUFFORCE = 32
 SO_TIMESTAMPING = 37
 SOF_TIMESTAMPING_RX_SOFTWARE = 1 << 3
 SOF_TIMESTAMPING_SOFTWARE = 1 << 4
+SIOCGIFNAME = 0x8910
 SIOCGIFFLAGS = 0x8913
 SIOCGIFMTU = 0x8921
 SIOCETHTOOL = 0x8946
@@ -109,6 +110,7 @@ TPACKET_STATS3 = struct.Struct("=III")  # the second, then freezes
 SOCK_FILTER = struct.Struct("=HBBI")  # code, jt, jf, k
 SOCK_FPROG = struct.Struct("@HP")  # len, pointer to the filter; linux/filter.h
 SOCKADDR_LL = struct.Struct("=H2siHBB8s")  # family, protocol (network order), ifindex, hatype, pkttype, halen, addr
+IFREQ_INDEX = struct.Struct("=16si20x")
 IFREQ_FLAGS = struct.Struct("=16sH22x")
 IFREQ_MTU = struct.Struct("=16si20x")
 IFREQ_POINTER = struct.Struct("@16sP16x")
@@ -185,6 +187,15 @@ def sendmmsg(fd: int, address: int, count: int) -> int:
     return sent
 
 
+def name_of(sock: socket.socket, ifindex: int) -> str:
+    """The present name of an interface of the namespace of `sock`; empty when it is gone."""
+    try:
+        answer = fcntl.ioctl(sock.fileno(), SIOCGIFNAME, IFREQ_INDEX.pack(b"", ifindex))
+    except OSError:
+        return ""
+    return os.fsdecode(answer[:16].partition(b"\0")[0])
+
+
 def link_is_up(sock: socket.socket, name: str) -> bool:
     """Whether an interface of the namespace of `sock` is up and has a carrier.
 
@@ -219,6 +230,10 @@ class Running:
         self._descriptor = sock.fileno()
         self._request = bytearray(IFREQ_FLAGS.pack(name.encode(), 0))
         self._flags = memoryview(self._request)[16:18].cast("H")
+
+    def rename(self, name: str) -> None:
+        """The interface has this name now."""
+        self._request[:16] = os.fsencode(name).ljust(16, b"\0")
 
     def __call__(self) -> bool:
         try:

@@ -122,7 +122,6 @@ class TxGso:
             except PermissionError:  # needs CAP_NET_ADMIN; up to net.core.wmem_max without
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_OCTETS)
             abi.bind_packet(self._socket, 0, ifindex)
-            self._running = abi.Running(self._socket, self._ring.interface)
         except BaseException:
             self.close()
             raise
@@ -168,7 +167,7 @@ class TxGso:
             most = max(min(max(together, MOST), MOST_OCTETS // (length - shape.header)), 1)
             while done < stop:
                 n = min(most, stop - done)
-                if not self._running():
+                if not self._ring.running():
                     return done, calls, "link_down"
                 before_ns = time.monotonic_ns()
                 failure = self._send_piece(shape, first + done, n, length)

@@ -10,6 +10,9 @@ Past the queueing discipline the kernel itself looks for a carrier. On the way t
 without a word: by the driver at first, by the discipline as soon as the kernel has taken the interface out of service
 (link_watch.c, at most a second later). So the interface is looked at before each call, and `blind_ns` says how long it
 may have been without a carrier.
+
+The socket holds on to its interface whatever that is called, but what it is asked is asked by name. So the name is
+looked up again now and then.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from probe.link.geometry import ring_geometry
 
 log = logging.getLogger(__name__)
 
-_MTU_NS = 100_000_000
+_ASK_NS = 100_000_000
 BLIND_NS = 1_100_000_000  # a second, and until the kernel's worker has run
 CLOSING_NS = 10_000_000  # an interface that goes down is not gone at once
 _REFUSED = abi.TP_STATUS_SEND_REQUEST | abi.TP_STATUS_WRONG_FORMAT
@@ -82,7 +85,7 @@ class TxRing:
         self._length = self._header(np.int32, abi.TP_LEN_AT)
         self._copied = self._header(np.uint16, abi.VNET_HEADER_AT + 2)  # its hdr_len
         self.blind_ns = CLOSING_NS
-        self._running = abi.Running(self._socket, self.interface)
+        self.running = abi.Running(self._socket, self.interface)
         self._head = 0
         self._known = np.zeros(self.slots, np.int32)  # lengths written into the slots, and allowed
         self._longest = 0  # what the interface takes, octets
@@ -127,7 +130,7 @@ class TxRing:
 
     def free(self, n: int) -> tuple[int, int]:
         """(first slot, count <= n) of the writable run at the head; count 0 while the ring is full."""
-        self._ask_mtu()
+        self._ask()
         first = self._head
         taken = self._status[first : first + n] != abi.TP_STATUS_AVAILABLE
         if not taken.any():
@@ -192,21 +195,30 @@ class TxRing:
 
     def longest(self) -> int:
         """The longest frame that the interface takes, octets, Ethernet header included; as of the last 100 ms."""
-        self._ask_mtu()
+        self._ask()
         return self._longest
 
-    def _ask_mtu(self) -> None:
+    def _ask(self) -> None:
         """Look now and then how long a frame may be: with a virtio_net_hdr the kernel leaves that to us."""
         now_ns = time.monotonic_ns()
-        if now_ns - self._asked_ns > _MTU_NS:
+        if now_ns - self._asked_ns > _ASK_NS:
+            self._follow_name()
             longest = abi.mtu(self._socket, self.interface) + abi.ETHERNET_OCTETS
             if longest < self._longest:
                 self._known[:] = 0
             self._longest, self._asked_ns = longest, now_ns
 
+    def _follow_name(self) -> None:
+        """Ask about our own interface from now on, though it has been renamed and another may have taken its name."""
+        name = abi.name_of(self._socket, self.ifindex)
+        if name not in ("", self.interface):
+            log.info("%s is called %s now", self.interface, name)
+            self.interface = name
+            self.running.rename(name)
+
     def _in_service(self) -> bool:
         """Whether what the kernel is given now has a way out, as far as the kernel knows or will say by itself."""
-        if self.qdisc_bypass or self._running():
+        if self.qdisc_bypass or self.running():
             return True
         self.blind_ns = BLIND_NS
         return False
@@ -234,6 +246,7 @@ class TxRing:
 
     def carries(self) -> bool:
         """Whether the interface is up and has a carrier."""
+        self._follow_name()
         return abi.link_is_up(self._socket, self.interface)
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ def test_layouts_have_the_kernels_sizes():
     assert abi.SOCK_FILTER.size == 8
     assert abi.SOCK_FPROG.size == 16
     assert abi.SOCKADDR_LL.size == 20
-    assert abi.IFREQ_FLAGS.size == abi.IFREQ_POINTER.size == 40
+    assert abi.IFREQ_FLAGS.size == abi.IFREQ_POINTER.size == abi.IFREQ_INDEX.size == 40
     assert abi.MMSGHDR.itemsize == 64
     assert abi.IOVEC.itemsize == 16
     assert abi.SOCKADDR_IN.itemsize == 16
@@ -80,3 +80,9 @@ def test_fence_can_be_passed_again_and_again(monkeypatch):
     monkeypatch.setattr(abi, "_STRONGLY_ORDERED", False)  # the path of aarch64
     for _ in range(3):
         abi.fence()
+
+
+def test_the_name_of_an_interface():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        assert abi.name_of(sock, socket.if_nametoindex("lo")) == "lo"
+        assert abi.name_of(sock, 4711) == ""

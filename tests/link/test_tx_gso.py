@@ -147,6 +147,22 @@ def test_flows_that_take_turns_go_by_the_ring(ends):
     assert receive(rx, 100) == list(range(100))
 
 
+def test_pieces_go_on_under_another_name(ends, wire):
+    tx, rx, frame = ends
+    wire[0].set_link("down")
+    wire[0].ip("link", "set", "veth0", "name", "wan0")
+    wire[0].ip("link", "add", "veth0", "type", "veth", "peer", "name", "peer0")  # which is down
+    wire[0].ip("link", "set", "wan0", "up")
+    wait_for(lambda: "LOWER_UP" in wire[0].ip("link", "show", "wan0"))
+
+    def sends_all() -> bool:
+        count = write(tx, frame, range(40))
+        return pieces(tx.send(count, lengths(count, frame))) == [1, 39]
+
+    wait_for(sends_all)
+    assert receive(rx, 40)[-40:] == list(range(40))
+
+
 @pytest.mark.parametrize("what", ["icmp", "without a payload"])
 def test_what_is_no_datagram_goes_by_the_ring(ends, wire, what):
     tx, _, frame = ends

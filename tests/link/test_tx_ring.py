@@ -24,7 +24,7 @@ from .frames import (
     template,
     write,
 )
-from .netns import inside, wait_for
+from .netns import End, inside, wait_for
 
 pytestmark = pytest.mark.netns
 
@@ -244,6 +244,40 @@ def test_an_interface_that_goes_while_it_is_opened(lone_namespace, monkeypatch):
     monkeypatch.setattr("socket.if_indextoname", lambda _: "gone0")
     with inside(lone_namespace), pytest.raises(PeerError, match="no interface with index 99"):
         TxRing(99)
+
+
+def rename(end: End, name: str, stranger_mtu: int = 0) -> None:
+    """Give an interface another name; with `stranger_mtu`, one without a carrier takes the old one at once."""
+    end.set_link("down")
+    end.ip("link", "set", end.interface, "name", name)
+    if stranger_mtu:
+        end.ip("link", "add", end.interface, "mtu", str(stranger_mtu), "type", "veth", "peer", "name", "peer0")
+        end.set_link("up")
+    end.ip("link", "set", name, "up")
+    wait_for(lambda: "LOWER_UP" in end.ip("link", "show", name))
+
+
+@pytest.mark.parametrize("stranger_mtu", [0, 68])
+@pytest.mark.parametrize("bypass", [False, True])
+def test_an_interface_keeps_its_ring_under_another_name(wire, bypass, stranger_mtu):
+    a, b = wire
+    with a.inside():
+        tx = TxRing(a.ifindex, slots=64, slot_octets=214, qdisc_bypass=bypass)
+    with b.inside():
+        rx = RxRing(b.ifindex, FILTER)
+    frame = template(a, b) + bytes(100)
+    with closing(tx), closing(rx):
+        send_all(tx, frame, range(3))
+        rename(a, "wan0", stranger_mtu)
+        wait_for(lambda: send(tx, frame, range(10, 11)).error == "")
+        write(tx, frame, range(11, 12))
+        assert tx.send_one(len(frame))[2] == ""
+        assert receive(rx, 5) == [0, 1, 2, 10, 11]
+        assert tx.carries() and tx.longest() == 1514
+        a.ip("link", "set", "wan0", "mtu", "100")
+        wait_for(lambda: tx.longest() == 114)
+        a.ip("link", "set", "wan0", "down")
+        assert send(tx, frame[:50], range(1)).error == "link_down" and not tx.carries()
 
 
 def test_through_the_queueing_discipline(wire):
