@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 import threading
+import time
 from typing import Any
 
-from probe.errors import UsageError
+from probe.errors import HaprobeError, UsageError
 from probe.interrupts import interruptible
 from probe.keys import read_key
 from probe.link.offload import cut_options
 from probe.supervise import ANYWHERE, Engine, Placement
-from probe.timesync import host_clock
+from probe.timesync import HostClock, host_clock
+
+CLOCK_ASKED_EVERY_S = 60.0
 
 
 def reflector_engine(
@@ -35,8 +39,24 @@ def reflector_engine(
     options += ["--error-estimate", str(clock.error_estimate()), "--sync-source", str(clock.reference)]
     options += [*_admission(interface, allow), *cut_options()]
     if key_file is None:
-        return Engine("reflector", options, _ignore)
-    return Engine("reflector", [*options, "--authenticated"], _ignore, first={"key": read_key(key_file).hex()})
+        engine = Engine("reflector", options, _ignore)
+    else:
+        first = {"key": read_key(key_file).hex()}
+        engine = Engine("reflector", [*options, "--authenticated"], _ignore, first=first)
+    threading.Thread(target=_tell_of_clock, args=(engine, clock), name="reflector-clock", daemon=True).start()
+    return engine
+
+
+def _tell_of_clock(engine: Engine, told: HostClock) -> None:
+    """For as long as a reflector lives: what its replies say of our clock is what is known of it now."""
+    while engine.alive():
+        time.sleep(CLOCK_ASKED_EVERY_S)
+        clock = host_clock()
+        if (clock.error_estimate(), clock.reference) == (told.error_estimate(), told.reference):
+            continue
+        told = clock
+        with contextlib.suppress(OSError, ValueError, HaprobeError):  # it has just ended
+            engine.send({"error_estimate": clock.error_estimate(), "sync_source": clock.reference})
 
 
 def echo_engine(port: int, *, interface: str | None = None, allow: tuple[str, ...] = ()) -> Engine:

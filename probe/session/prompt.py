@@ -172,7 +172,7 @@ class Prompt:
         error_estimate: int,
     ):
         self._clock, self._peers, self._listener, self._replier = clock, peers, listener, replier
-        self._ports, self._allowed, self._ours, self._error_estimate = ports, allowed, ours, error_estimate
+        self._ports, self._allowed, self._ours, self.error_estimate = ports, allowed, ours, error_estimate
 
     def read(self, kind: Kind, frames: Frames, rows: list[int]) -> list[Request] | None:
         """The probes in a part; None if anything else is in it, or a probe that is not whole."""
@@ -235,7 +235,7 @@ class Prompt:
 
     def _write_udp(self, form: _Form, request: Request, q: int) -> None:
         frame, (sequence, sent, estimate) = request.frame, request.told
-        form.header.write(frame, REPLY_CHECKSUM, q & _U32, 0, self._error_estimate)
+        form.header.write(frame, REPLY_CHECKSUM, q & _U32, 0, self.error_estimate)
         form.received.write(frame, ntp_time(request.stamp_ns))
         assert form.sender is not None
         form.sender.write(frame, sequence, sent, estimate, 0, request.ttl, bytes(3), 0)

@@ -50,6 +50,7 @@ Ints = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
 
 MAX_BATCH = 1024
+LISTEN_NS = 1_000_000_000  # for the control process, at least so often
 TICK_NS = 200_000_000
 MANY = 64  # frames that share the cost of a batch
 MANY_PAUSE_NS = 500_000
@@ -117,6 +118,11 @@ class Reflector:
         self._reflected = self._ticked = 0  # replies at the last tick, and its time
         self._pause = SHORTEST_PAUSE_NS  # by the busiest session's rate
         self._cost = 0  # of the last small batches, ns on average
+
+    def tell_clock(self, error_estimate: int, sync_source: int) -> None:
+        """How good our clock is has changed: a daemon has synchronised it, or has lost its sources."""
+        self._error_estimate = self._prompt.error_estimate = error_estimate
+        self._extensions.sync_source = sync_source
 
     def turn(self) -> int:
         """Answer what has arrived; how many frames there were."""
@@ -381,14 +387,20 @@ def run(reflector: Reflector, channel: Channel, receivers: list[FrameReceiver], 
     for receiver in receivers:
         poll.register(receiver.fileno(), select.POLLIN)
     poll.register(channel.fileno(), select.POLLIN)
+    listened_ns = 0
     while not stop():
         answered = reflector.turn()
+        now = time.monotonic_ns()
+        if now >= listened_ns + LISTEN_NS:
+            listened_ns = now
+            for message in channel.receive():
+                reflector.tell_clock(int(message["error_estimate"]), int(message["sync_source"]))
         if answered:
             time.sleep(reflector.pause_ns(answered) / 1e9)
             continue
         for fd, event in poll.poll(100):
             if fd == channel.fileno():
-                list(channel.receive())
+                listened_ns = 0
             elif event & select.POLLERR:
                 for receiver in receivers:
                     receiver.take_error()

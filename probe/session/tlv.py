@@ -55,7 +55,7 @@ class Extensions:
     """
 
     def __init__(self, clock: Clock, key: bytes = b"", sync_source: int = SYNC_UNKNOWN):
-        self._clock, self._key, self._sync_source = clock, key, sync_source
+        self._clock, self._key, self.sync_source = clock, key, sync_source
         self._left: dict[int, tuple[int, int]] = {}  # session to the number and NTP time of the last reply that left
         self._leaving: list[tuple[int, int, int]] = []  # row, session and number of those that are about to
 
@@ -133,8 +133,8 @@ class Extensions:
 
     def _understood(self, packet: bytearray, tlv: Tlv, reply: tuple[int, int, int]) -> bool:
         """Fill in a sound TLV's value; whether there is anything that we can truthfully say."""
-        if tlv.type == TLV_TIMESTAMP_INFORMATION and self._sync_source != SYNC_UNKNOWN:
-            packet[tlv.value] = timestamp_information(bytes(packet[tlv.value]), self._sync_source)
+        if tlv.type == TLV_TIMESTAMP_INFORMATION and self.sync_source != SYNC_UNKNOWN:
+            packet[tlv.value] = timestamp_information(bytes(packet[tlv.value]), self.sync_source)
         elif tlv.type == TLV_FOLLOW_UP:
             self._leaving.append(reply)
             told = self._left.get(reply[1])

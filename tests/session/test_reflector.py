@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import socket
 import struct
 from ipaddress import ip_address
 
@@ -12,7 +13,9 @@ from scapy.contrib import stamp as scapy_stamp
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
+from probe.border import Channel
 from probe.session.ours import KEPT_NS
+from probe.session.reflector import run
 from tests.wire import rfc
 
 from .reflecting import ESTIMATE, WALL, Bench
@@ -86,6 +89,33 @@ def test_what_is_only_passed_on_is_left_alone(family, ask_for):
     assert bench.answers(*(frame for frame, end in zip(frames, to, strict=True) if end == further)) == []
     replies = [rfc.Reply.parse(p).sender_sequence for p in payloads(bench.answers(*frames))]
     assert replies == [n for n, end in enumerate(to) if end == there]
+
+
+@pytest.mark.parametrize("many", [1, 30])
+def test_what_is_said_of_our_clock_is_what_is_known_of_it_now(many):
+    bench = Bench()
+    requests = [rfc.request(n, (0, 0)) for n in range(many)]
+    assert {rfc.Reply.parse(p).error for p in ask(bench, *requests)} == {ESTIMATE}
+    bench.reflector.tell_clock(0x1234, 0)
+    assert {rfc.Reply.parse(p).error for p in ask(bench, *requests)} == {0x1234}
+
+
+def test_the_control_process_tells_it_between_two_packets_or_many():
+    """A reflector that is never idle listens as well."""
+    bench, said = Bench(), [{"error_estimate": 0x1234, "sync_source": 0}]
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        Channel(theirs).send(said[0])
+        seen: list[int] = []
+
+        def enough() -> bool:
+            seen.extend(rfc.Reply.parse(payload).error for payload in payloads([f for _, f in bench.outward.arrived()]))
+            bench.inward.carry(rfc.udp_frame(4, rfc.request(len(seen), (0, 0))))
+            bench.clock.advance(1000)
+            return 0x1234 in seen or len(seen) > 1000
+
+        run(bench.reflector, Channel(ours), [], enough)
+    assert seen[0] == ESTIMATE and seen[-1] == 0x1234
 
 
 def test_an_address_that_has_come_is_found():
