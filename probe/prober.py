@@ -156,8 +156,10 @@ class Prober:
         return self.engine.alive() and self.recorder.refresh(lambda: self.engine.send({"command": "tell"}))
 
     def renew(self, track: FlowTrack) -> None:
-        """Begin a new session for a kept TCP flow whose session has ended."""
-        self.engine.send({"command": "renew", "index": track.index})
+        """Begin a new session for a kept TCP flow whose session has ended, from the address that the kernel prefers."""
+        with self._lock:
+            self.engine.send({"command": "renew", "index": track.index})
+            self._watch(track, anew=True)
 
     def close(self) -> bool:
         """End every session and the engine; the record stays readable.
@@ -174,14 +176,18 @@ class Prober:
         self.recorder.sample()
         return answered
 
-    def _watch(self, track: FlowTrack) -> None:
+    def _watch(self, track: FlowTrack, *, anew: bool = False) -> None:
+        """Follow the way of a flow. A kept one keeps its source address, or, `anew`, the next that is found."""
         if track.spec.stack == "kernel":
             return  # the kernel follows the way of its connections by itself
         prepared = self._flows.get(track.index)
         if self._monitor is not None:
             path = prepared.path if prepared is not None else None
             spec = track.spec
-            self._monitor.watch(track.index, track.address, source=spec.source, interface=spec.interface, path=path)
+            keep = None if spec.session == "fresh" else "" if path is None or anew else path.source_ip
+            self._monitor.watch(
+                track.index, track.address, source=spec.source, interface=spec.interface, path=path, keep=keep
+            )
 
     def _path_changed(self, key: Hashable, path: Path | None) -> None:
         with self._lock:

@@ -146,6 +146,11 @@ class Recorder:
         track.detail = message["reason"]
         log.warning("flow %s: its new way cannot be taken: %s; it stays on the old one", track.spec.name, track.detail)
 
+    def _take_moved(self, track: FlowTrack, message: dict[str, Any]) -> None:
+        if track.spec.session == "kept":  # probes are answered again, but not those of the session that was
+            track.translations_ns.append(message["at_ns"])
+            log.warning("flow %s: this host has lost the address that it was sent from", track.spec.name)
+
     def _take_state(self, track: FlowTrack, message: dict[str, Any]) -> None:
         track.state = message["state"]
         track.answered |= track.state == "up"

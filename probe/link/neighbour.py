@@ -67,11 +67,19 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What to look up."""
+    """What to look up.
+
+    Attributes:
+        target: The address to reach.
+        source: To send from; None: as the kernel chooses.
+        interface: To leave by; None: as the kernel routes.
+        kept: To send from as long as this host has that address, as the kernel does in a session that it began with it.
+    """
 
     target: str
     source: str | None = None
     interface: str | None = None
+    kept: str = ""
 
 
 def check_address(text: str) -> str:
@@ -86,7 +94,7 @@ def look_up(ipr: Any, want: Want) -> tuple[Path, int]:
     """Path as the kernel's tables have it now, and its neighbour's state; no MAC yet: empty `destination_mac`."""
     if want.source is not None:
         _check_own(want.source)
-    route = _route(ipr, want)
+    want, route = _chosen(ipr, want)
     ifindex = int(route.get("oif"))
     try:
         link = ipr.link("get", index=ifindex)[0]
@@ -121,6 +129,29 @@ def _check_own(source: str) -> None:
             sock.bind((source, 0))
         except OSError as error:
             raise UsageError(f"source {source} is not an address of this host") from error
+
+
+def _chosen(ipr: Any, want: Want) -> tuple[Want, Any]:
+    """The route to take; from the kept address, if the kernel would choose another and this host has that one still."""
+    try:
+        route = _route(ipr, want)
+    except PeerError:  # there may be one for packets from the kept address alone
+        if not _keeps(ipr, want):
+            raise
+    else:
+        if not want.kept or route.get("prefsrc") == want.kept or not _keeps(ipr, want):
+            return want, route
+    want = replace(want, source=want.kept)
+    return want, _route(ipr, want)
+
+
+def _keeps(ipr: Any, want: Want) -> bool:
+    """Whether this host has the kept address, be its interface up or down: so long a session of the kernel's has it."""
+    if want.source is not None or not want.kept:
+        return False
+    family = socket.AF_INET6 if ":" in want.kept else socket.AF_INET
+    own = (address.get("local") or address.get("address") for address in ipr.addr("dump", family=family))
+    return want.kept in own
 
 
 def _route(ipr: Any, want: Want) -> Any:

@@ -80,6 +80,7 @@ def resolve(target_ip: str, *, source: str | None = None, interface: str | None 
 class _Watched:
     want: Want
     path: Path | None
+    keep_source: bool
     unresolved_since: float = 0.0  # monotonic seconds; 0 while the next hop is known
 
 
@@ -117,13 +118,24 @@ class PathMonitor:
         source: str | None = None,
         interface: str | None = None,
         path: Path | None = None,
+        keep: str | None = None,
     ) -> None:
         """Follow a target; `path` is what the caller knows already, so that only a difference is told.
 
         Watching a key again replaces what it stood for.
+
+        Args:
+            key: What `changed` is called with.
+            target_ip: As of `resolve`.
+            source: Likewise.
+            interface: Likewise.
+            path: The way as known, if it is.
+            keep: For a session: stay with this source address as long as this host has it ("": with the first that is
+                found), then with the next. None: always the one that the kernel prefers.
         """
         with self._lock:
-            self._watched[key] = _Watched(Want(check_address(target_ip), source, interface), path)
+            want = Want(check_address(target_ip), source, interface, keep or "")
+            self._watched[key] = _Watched(want, path, keep is not None)
         self._wake()
 
     def unwatch(self, key: Hashable) -> None:
@@ -213,6 +225,8 @@ class PathMonitor:
             if item.want not in found:
                 found[item.want] = _sought(ipr, item.want)
             path = self._settle(item, found[item.want])
+            if path is not None and item.keep_source:
+                item.want = replace(item.want, kept=path.source_ip)
             if path == item.path:
                 continue
             item.path = path

@@ -45,9 +45,9 @@ def run(
                 try:
                     command(sender, message)
                 except HaprobeError as error:
-                    if added is not None or message["command"] != "add":
+                    if added is not None or message["command"] not in ("add", "renew"):
                         raise
-                    sender.refuse(message, error)  # those that are running have nothing to do with it
+                    sender.refuse(message, error)  # the other flows have nothing to do with it
                 wake = now  # the slots of a flow that begins may come before the next turn that was planned
             channel.flush()
             if channel.closed:

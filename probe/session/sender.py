@@ -232,7 +232,7 @@ class Sender:
         self._tell({"event": "added", **describe(flow)})
 
     def refuse(self, message: dict[str, Any], error: HaprobeError) -> None:
-        """Tell that the flow of an `add` command cannot be."""
+        """Tell that the flow of a command cannot be, or has no session any more."""
         self._tell({"event": "refused", "flow": int(message["index"]), "reason": str(error)})
 
     def begin(self) -> None:
@@ -288,9 +288,24 @@ class Sender:
             self.table.transmitter[flow.index] = transmitter
             self.table.retarget(flow, frame, int(message["rest"]))
 
+        before = _source(self.table.template[flow.index].tobytes(), flow.family)
         self._rewrite(change)
         if flow.client is not None:
             flow.client.template = frame
+        if _source(frame, flow.family) != before:
+            self._moved(flow)
+
+    def _moved(self, flow: Flow) -> None:
+        """A flow has another source address: its session is not the one it was. Of TCP it needs a new one.
+
+        That has the old port, by which replies that are still on their way are known.
+        """
+        client = flow.client
+        if client is None or client.state in (State.ACKED, State.ESTABLISHED):
+            self._tell({"event": "moved", "flow": flow.index, "at_ns": self._clock.mono_ns() + self.anchor})
+        if client is not None and client.state not in (State.CLOSED, State.ENDED):
+            self._stop(flow)  # without a RST, which nobody would know by the new address
+            self._connect(flow)
 
     def renew(self, index: int) -> None:
         """Give a kept TCP flow whose session is over a new one, on another port; its sequences go on."""
@@ -308,11 +323,16 @@ class Sender:
         self.table.owner["tcp"][flow.ids] = index
         self.table.pool[self.table.pool_at[index]] = flow.ids[0]
         self._ids.release("tcp", old)
-        flow.client = TcpClient(flow.client.template, flow.family, flow.ids[0], self._rng.getrandbits(32))
-        self._intake.renew(index)
-        self._liveness.add(index, flow.interval_ns, flow.min_probes, flow.threshold_ns)
         self._links.listen(flow.transmitter, self._owned())
-        self._connections.open(flow)
+        self._connect(flow)
+
+    def _connect(self, flow: Flow) -> None:
+        """Open a new connection for a kept TCP flow."""
+        if flow.client is not None:
+            flow.client = TcpClient(flow.client.template, flow.family, flow.ids[0], self._rng.getrandbits(32))
+            self._intake.renew(flow.index)
+            self._liveness.add(flow.index, flow.interval_ns, flow.min_probes, flow.threshold_ns)
+            self._connections.open(flow)
 
     def halt(self) -> None:
         """Send no further probe; replies to those on the way still count."""
@@ -674,6 +694,11 @@ def breath(rate: float, shortest_ns: int, *, fine: bool, spin: bool) -> int:
 def latest(rate: float) -> int:
     """The longest stall, ns, whose slots are still sent, with so many probes per second in all."""
     return min(LATEST_NS, max(STALL_NS, int(LATEST_TOGETHER * 1e9 / rate))) if rate else LATEST_NS
+
+
+def _source(frame: bytes, family: int) -> bytes:
+    """The source address of a frame."""
+    return frame[26:30] if family == 4 else frame[22:38]
 
 
 def _cause(error: str) -> str:

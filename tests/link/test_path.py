@@ -293,6 +293,91 @@ def test_a_new_source_address(wire):
         assert path.source_ip == "10.66.0.51"
 
 
+@pytest.fixture
+def two_uplinks(wire):
+    """a with a second address and uplink, veth9, to b; b is the router of both."""
+    a, b = wire
+    a.ip("link", "add", "veth9", "type", "veth", "peer", "name", "veth9", "netns", b.namespace)
+    for end, number in ((a, 1), (b, 2)):
+        end.ip("addr", "add", f"10.99.0.{number}/24", "dev", "veth9")
+        end.ip("-6", "addr", "add", f"fd99::{number}/64", "dev", "veth9", "nodad")
+        end.ip("link", "set", "veth9", "up")
+    a.ip("route", "add", "default", "via", b.ipv4)
+    a.ip("-6", "route", "add", "default", "via", b.ipv6)
+    return a, b
+
+
+@pytest.mark.parametrize(
+    ("target", "own", "other", "router"),
+    [("203.0.113.1", "10.66.0.1/24", "10.99.0.1", "10.99.0.2"), ("2001:db8::1", "fd66::1/64", "fd99::1", "fd99::2")],
+    ids=["4", "6"],
+)
+def test_a_session_keeps_its_address_as_long_as_this_host_has_it(two_uplinks, target, own, other, router):
+    a, _ = two_uplinks
+    changes = Changes()
+    address = own.split("/")[0]
+    with a.inside():
+        monitor = PathMonitor(changes, refresh_s=60)
+        for key, keep in (("fresh", None), ("kept", address)):
+            monitor.watch(key, target, path=resolve(target), keep=keep)
+        monitor.start()
+    try:
+        a.ip("route", "replace", "default", "via", router)  # the kernel prefers the other address now
+        told = dict(changes.next() for _ in range(2))
+        assert {path.interface for path in told.values()} == {"veth9"}
+        assert (told["fresh"].source_ip, told["kept"].source_ip) == (other, address)
+        if target == "203.0.113.1":  # of IPv6 the kernel takes the addresses away with the link
+            a.set_link("down")
+            a.set_link("up")
+        a.ip("addr", "del", own, "dev", "veth0")
+        key, path = changes.next()
+        assert (key, path.source_ip) == ("kept", other)
+        a.ip("addr", "add", own, "dev", "veth0", "nodad")  # a session that has moved stays where it is
+        a.ip("route", "del", "default", "via", router)
+        assert dict(changes.next() for _ in range(2)) == {"fresh": None, "kept": None}
+        a.ip("route", "add", "default", "via", router, "src", address)
+        told = dict(changes.next() for _ in range(2))
+        assert (told["fresh"].source_ip, told["kept"].source_ip) == (address, other)
+    finally:
+        monitor.close()
+
+
+def test_the_first_address_that_is_found_is_kept_if_none_is_known(two_uplinks):
+    a, b = two_uplinks
+    a.ip("route", "del", "default")
+    changes = Changes()
+    with a.inside():
+        monitor = PathMonitor(changes, refresh_s=60)
+        monitor.watch("kept", "203.0.113.1", keep="")
+        monitor.start()
+    try:
+        a.ip("route", "add", "default", "via", b.ipv4)
+        assert changes.next()[1].source_ip == a.ipv4
+        a.ip("route", "replace", "default", "via", "10.99.0.2")
+        path = changes.next()[1]
+        assert (path.source_ip, path.gateway) == (a.ipv4, "10.99.0.2")
+    finally:
+        monitor.close()
+
+
+def test_where_only_the_kept_address_has_a_route_that_is_taken(two_uplinks):
+    a, b = two_uplinks
+    changes = Changes()
+    with a.inside():
+        monitor = PathMonitor(changes, refresh_s=60)
+        monitor.watch("kept", "203.0.113.1", path=resolve("203.0.113.1"), keep=a.ipv4)
+        monitor.start()
+    try:
+        a.ip("rule", "add", "from", a.ipv4, "lookup", "77")
+        a.ip("route", "add", "203.0.113.0/24", "via", "10.66.0.99", "table", "77")
+        a.ip("neigh", "add", "10.66.0.99", "lladdr", b.mac.hex(":"), "dev", "veth0")
+        a.ip("route", "del", "default")
+        assert changes.next()[1].gateway == "10.66.0.99"
+        assert changes.none_so_far()
+    finally:
+        monitor.close()
+
+
 def test_a_listeners_mistake_does_not_end_the_watching(wire, caplog):
     a, b = wire
     changes = Changes()

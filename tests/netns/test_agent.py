@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -359,3 +360,35 @@ def _free_port() -> int:
 
     with socket.create_server(("127.0.0.1", 0)) as one:
         return one.getsockname()[1]
+
+
+def sources(agent: Agent) -> dict[str, str]:
+    """The address that each flow is sent from."""
+    info = re.findall(r'haprobe_flow_info{.*?flow="([^"]+)".*?source="([^"]+)"', agent.ask("/metrics")[1])
+    return dict(info)
+
+
+def test_kept_flows_keep_their_address_as_long_as_this_host_has_it(agent: Agent, triple: Triple):
+    """Then they go on from another, which is another session; nothing has to be restarted."""
+    old, new = "10.211.1.2", "10.211.7.2"
+    kept = ("icmp", "udp", "tcp")
+    assert sources(agent) == dict.fromkeys((*kept, "udp-fresh"), old)
+    triple.ip(triple.router, "addr add 10.211.7.1/24 dev a1")
+    triple.ip(triple.sender, f"addr add {new}/24 dev a0")
+    try:
+        triple.ip(triple.sender, "route replace default via 10.211.7.1")
+        wait_for(lambda: sources(agent) == {**dict.fromkeys(kept, old), "udp-fresh": new}, what="for the new route")
+        answered = {name: agent.flow(name)["counts"]["received"] for name in kept}
+        wait_for(lambda: all(agent.flow(name)["counts"]["received"] > answered[name] + 200 for name in kept))
+        assert agent.outages() == []
+        assert {agent.flow(name)["verdict"] for name in kept} == {"unaffected"}
+        triple.ip(triple.sender, f"addr del {old}/24 dev a0")
+        wait_for(lambda: set(sources(agent).values()) == {new}, what="for the new address")
+        answered = {name: agent.flow(name)["counts"]["received"] for name in kept}
+        wait_for(lambda: all(agent.flow(name)["counts"]["received"] > answered[name] + 200 for name in kept))
+        assert {agent.flow(name)["verdict"] for name in kept} == {"rebound"}
+        assert agent.flow("udp-fresh")["verdict"] in ("unaffected", "survived")
+    finally:
+        triple.link_up()
+        triple.ip(triple.sender, f"addr del {new}/24 dev a0")
+        triple.ip(triple.router, "addr del 10.211.7.1/24 dev a1")

@@ -20,12 +20,12 @@ KINDS = {
 KEY = b"0123456789abcdef"
 
 
-def template(name: str, family: int, *, session: int = 0x1234567890ABCDEF, **more: Any):
-    source, target = ADDRESSES[family]
+def template(name: str, family: int, *, session: int = 0x1234567890ABCDEF, source: str = "", **more: Any):
+    own, target = ADDRESSES[family]
     fields = {"session": "kept", "port": 862, **KINDS[name], **more}
     spec = FlowSpec(name, path="p", target=target, rate_pps=1000.0, **fields)
     macs = {"source_mac": bytes.fromhex("020000000001"), "target_mac": bytes.fromhex("020000000002")}
-    return flow_template(spec, source=source, target=target, session=session, error_estimate=0x8587, **macs)
+    return flow_template(spec, source=source or own, target=target, session=session, error_estimate=0x8587, **macs)
 
 
 def add(

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from probe.core.fate import COLUMN
+from probe.core.fate import COLUMN, LOST, LOST_FORWARD, LOST_REVERSE, RECEIVED
 from probe.report.document import laws
 from probe.session.sender import breath, latest
+from tests.core.network import COLUMN_OF, expected_outages, shrink_rings
 
 from .world import MS, S, Weather, World, world
 
@@ -564,6 +565,44 @@ def test_the_interface_is_asked_five_times_a_second_and_once_more_at_the_end():
         assert (flow["counts"]["dropped_locally"], flow["counts"]["lost"], flow["outages"]) == (5, 0, [])
 
 
+# --- outages that outlast the ring -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("longer", ["out", "back", "neither"])
+def test_an_outage_of_both_ways_that_outlasts_the_ring_is_told_once(monkeypatch, kind, longer):
+    """Both fail at once, with replies on their way. They come back together, or one of them a second later."""
+    shrink_rings(monkeypatch, 512)
+    with world(7) as network:
+        life = network.add(0, kind, rate=500, threshold=100 * MS)
+        assert network.sender.ledger._rings.slots[0] * 2 * MS < 6 * S
+        network.run(S)
+        network.out.weather = network.back.weather = Weather(dark=True)
+        network.run(6 * S)
+        for name, wire in (("out", network.out), ("back", network.back)):
+            wire.weather = Weather(dark=name == longer)
+        network.run(S)
+        network.settle()
+        times = network.recorder.history._times
+        for start, end in [(None, None), *zip(times[::3], times[2::4], strict=False)]:
+            assert laws(network.document(start, end), settled=start is None) == []
+        [flow] = network.document()["flows"]
+    sent = [probe for _, probe in sorted(life.probes.items())]
+    ways = [RECEIVED if p.answered else LOST_REVERSE if p.reached else LOST_FORWARD for p in sent]
+    assert {LOST_FORWARD, LOST_REVERSE} <= set(ways)
+    unknown = kind in ("icmp", "udp_base")  # one tells nothing; the other's numbers cannot tell what is mixed
+    fates = [LOST if unknown and way != RECEIVED else way for way in ways]
+    told = {(o["direction"], o["first_lost_seq"], o["last_lost_seq"], o["lost"]) for o in flow["outages"]}
+    assert told == {entry[:4] for entry in expected_outages(fates, [probe.sent for probe in sent], life.k)}
+    for fate, name in COLUMN_OF.items():
+        assert flow["counts"][name] == fates.count(fate)
+    main = max(flow["outages"], key=lambda o: o["lost"])
+    assert main["direction"] == ("round_trip" if unknown else "forward")
+    true = 7 * S if longer == "out" or (unknown and longer == "back") else 6 * S
+    assert main["duration_ns"]["lower"] - 5 * MS <= true <= main["duration_ns"]["upper"] + 5 * MS
+    assert abs(main["duration_ns"]["estimate"] - true) <= 7 * MS
+
+
 # --- spans ---------------------------------------------------------------------------------------------------------
 
 
@@ -717,6 +756,68 @@ def test_a_way_that_has_gone_again_leaves_every_flow_on_the_old_one(gone):
         network.check()
         for flow in network.document()["flows"]:
             assert flow["counts"]["unsent"] == 0 and flow["unobserved"] == []
+
+
+@pytest.mark.parametrize("kind", ["icmp", "udp", "udp_base"])
+def test_from_another_address_it_is_another_session(kind):
+    with world(9) as network:
+        life = network.add(0, kind, rate=500)
+        network.run(300 * MS)
+        network.retarget(0, 2)
+        network.run(300 * MS)
+        assert [*network.events("moved")] == [], "another interface is none"
+        network.retarget(0, 2, source="198.51.100.7")
+        network.run(300 * MS)
+        assert len([*network.events("moved", 0)]) == 1
+        network.settle()
+        network.check()
+        [flow] = network.document()["flows"]
+        assert flow["rebound"] and flow["counts"]["lost"] == 0
+        assert len(life.probes) == flow["counts"]["sent"]
+
+
+def test_from_another_address_tcp_has_a_new_connection():
+    with world(9) as network:
+        network.add(0, "tcp", rate=500)
+        network.run(600 * MS)
+        network.retarget(0, 1, source="198.51.100.7")
+        network.run(900 * MS)
+        assert [e["event"] for e in network.told if e["event"] in ("established", "moved", "session_end")] == [
+            "established",
+            "moved",
+            "established",
+        ]
+        network.settle()
+        network.check()
+        [flow] = network.document()["flows"]
+        assert flow["rebound"] and flow["outages"] == [] and flow["counts"]["reset"] == 0
+        assert flow["counts"]["received"] == flow["counts"]["sent"] > 500
+
+
+@pytest.mark.parametrize("after_ms", [0, 3, 30])
+def test_a_connection_that_is_being_opened_is_opened_anew_from_another_address(after_ms):
+    """Before the SYN/ACK comes, or before the first probe leaves."""
+    with world(9) as network:
+        network.add(0, "tcp", rate=500)
+        network.run(after_ms * MS)
+        network.retarget(0, 1, source="198.51.100.7")
+        network.run(S)
+        assert len([*network.events("established", 0)]) == 1
+        network.settle()
+        network.check()
+        assert network.document()["flows"][0]["counts"]["received"] > 300
+
+
+def test_a_session_that_had_ended_is_not_renewed_by_another_address():
+    with world(9) as network:
+        network.add(0, "tcp", rate=500)
+        network.run(600 * MS)
+        network.restart_reflector()
+        network.run(300 * MS)
+        assert len([*network.events("session_end", 0)]) == 1
+        network.retarget(0, 1, source="198.51.100.7")
+        network.run(600 * MS)
+        assert len([*network.events("established", 0)]) == 1 and [*network.events("moved", 0)] == []
 
 
 # --- early notice --------------------------------------------------------------------------------------------------

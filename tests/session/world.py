@@ -336,11 +336,12 @@ class World:
         self._wake = 0  # a command comes between two turns
         return life
 
-    def retarget(self, index: int, ifindex: int) -> None:
-        """The flow's way leads out of another interface, with a frame as before."""
-        table, length = self.sender.table, int(self.sender.table.length[index])
-        frame, rest = table.template[index, :length].tobytes().hex(), int(table.rest[index])
-        self.sender.retarget({"index": index, "frame": frame, "rest": rest, "transmitter": ["ethernet", ifindex]})
+    def retarget(self, index: int, ifindex: int, source: str = "") -> None:
+        """The flow's way leads out of another interface, perhaps from another address."""
+        life, session = self.flows[index], int(self.sender.table.session[index])
+        made = template(life.kind, 4, session=session, port=life.track.spec.port, source=source)
+        way = {"frame": made.frame.hex(), "rest": made.rest, "transmitter": ["ethernet", ifindex]}
+        self.sender.retarget({"index": index, **way})
         self._wake = 0
 
     def remove(self, index: int) -> None:
