@@ -192,12 +192,12 @@ class Recorder:
                     track.unobserved.remove(before)
                     start, track.unobserved_so_far = before.start_ns, None
                 span = Unobserved(track.spec.name, start, end, cause)
-                if message["goes_on"]:
+                if message.get("goes_on", False):
                     track.unobserved_so_far = span
                 track.unobserved.append(span)
                 del track.unobserved[:-MOST_SPANS]
                 track.version += 1
-                if not message["goes_on"]:
+                if not message.get("goes_on", False):
                     data = {"flow": track.spec.name, "start_ns": start, "end_ns": end, "cause": cause}
                     self._listener("unobserved", data)
 
