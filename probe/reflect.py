@@ -9,7 +9,7 @@ import threading
 import time
 from typing import Any
 
-from probe.errors import HaprobeError, UsageError
+from probe.errors import HaprobeError, PeerError, UsageError
 from probe.interrupts import interruptible
 from probe.keys import read_key
 from probe.link.offload import cut_options
@@ -73,13 +73,26 @@ def _admission(interface: str | None, allow: tuple[str, ...]) -> list[str]:
     """Who is answered, and where, for an engine's command line."""
     options: list[str] = []
     if interface is not None:
-        try:
-            options += ["--ifindex", str(socket.if_nametoindex(interface))]
-        except OSError as error:
-            raise UsageError(f"no interface named {interface}") from error
+        options += ["--ifindex", str(_index(interface))]
     for network in allow:
         options += ["--allow", network]
     return options
+
+
+def _index(interface: str) -> int:
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError as error:
+        raise UsageError(f"no interface named {interface}") from error
+
+
+def _see_that_it_is_there(ifindex: int, interface: str) -> None:
+    try:
+        socket.if_indextoname(ifindex)
+    except OSError as error:
+        raise PeerError(
+            f"interface {interface} is gone; one that is made anew under that name is another one"
+        ) from error
 
 
 def _ignore(message: dict[str, Any]) -> None:
@@ -98,12 +111,14 @@ def reflect(
     """Reflect until interrupted.
 
     Raises:
-        UsageError: If a port is taken, or given twice.
+        UsageError: If a port is taken, or given twice, or the interface does not exist.
         ConfigError: If the key cannot be used.
+        PeerError: If the interface is gone for good: a supervisor then starts it on the one that has come in its place.
         HaprobeError: If a process ends by itself.
     """
     if echo_port and echo_port == tcp_port:
         raise UsageError(f"--tcp and --echo cannot share port {tcp_port}: one keeps the kernel away, one needs it")
+    ifindex = _index(interface) if interface is not None else None
     stop = threading.Event()
     engines: list[Engine] = []
     with interruptible(stop.set):
@@ -120,6 +135,8 @@ def reflect(
             while not stop.wait(0.2):
                 for engine in engines:
                     engine.check()
+                if ifindex is not None and interface is not None:
+                    _see_that_it_is_there(ifindex, interface)
         finally:
             for engine in engines:
                 engine.stop()

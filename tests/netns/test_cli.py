@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,14 @@ def test_a_cpu_that_is_not_there_is_named(triple: Triple):
     run = triple.start(triple.sender, "measure", TARGETS["icmp"], "--cpu", "4095")
     assert run.end() == 2
     assert "no CPU 4095 to run on; allowed: 0" in run.said()
+
+
+def test_a_reflector_ends_when_its_interface_is_gone_and_not_when_that_is_down(triple: Triple):
+    triple.ip(triple.far, "link add x0 type veth peer name x1", "link set x0 up", "link set x1 up")
+    run = triple.reflect(triple.far, "--udp", "8862", "--echo", "8863", "--interface", "x0")
+    triple.ip(triple.far, "link set x0 down", "link set x0 name y0", "link set y0 up", "link set y0 down")
+    with pytest.raises(subprocess.TimeoutExpired):
+        run.end(1.0)
+    triple.ip(triple.far, "link del y0", "link add x0 type veth peer name x1", "link del x0")
+    assert run.end() == 5
+    assert "interface x0 is gone" in run.said() and "Traceback" not in run.said()
