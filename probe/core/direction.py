@@ -125,15 +125,13 @@ class ReflectorView:
             known &= sequences < self._hole
         return known, self._gaps.contains(sequences) & known
 
-    def covers(self, first: int, last: int) -> bool | None:
-        """Whether all of [first, last] was lost on the way out (True), none of it (False), or neither is known."""
+    def forward_within(self, first: int, last: int) -> Ranges | None:
+        """What of [first, last] was lost on the way out, if that is known of all of it."""
         if first < self.floor or last > self.frontier or self._holes.touches(first, last):
             return None
         if self._hole is not None and last >= self._hole:
             return None
-        if not self._gaps.touches(first, last):
-            return False
-        return True if self._gaps.covers(first, last) else None
+        return self._gaps.between(first, last)
 
     # --- our own reflector -------------------------------------------------------------------------------------
 

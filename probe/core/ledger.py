@@ -6,7 +6,8 @@ lost something.
 
 Memory depends on rates and the loss threshold, never on how long a run lasts: a ring holds about a minute of a
 flow's probes, within bounds, which is also how long a late reply can still correct the record. Of a flow that lost
-something, the runs below a *floor* within its ring are kept in summary, so that an outage may outlast the ring.
+something, the runs below a *floor* within its ring are kept in summary (core/summary.py), so that an outage may
+outlast the ring.
 
 All flows settle together, when the longest loss threshold of them has passed: `settled` is an exact account of the
 probes sent up to `settled_to`.
@@ -45,6 +46,7 @@ from probe.core.fate import (
 )
 from probe.core.outage import FlowOutages, RunFinder, TxError
 from probe.core.rings import Rings
+from probe.core.summary import Change, Summary
 from probe.core.told import Reports, Told
 from probe.core.unsettled import Unsettled
 
@@ -55,7 +57,6 @@ Fates = npt.NDArray[np.uint8]
 RETENTION_S = 60
 MIN_SLOTS, MAX_SLOTS = 1 << 6, 1 << 18
 ON_ITS_WAY_NS = 1_000_000_000  # a reply, at most, when a link of ours goes: some once took seconds
-MOST_PARTS = 1 << 12  # of the account of a run that outlasts its ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +107,10 @@ class Ledger:
         # Flows that lost something that is still in their ring: the last sequence missed, and the state of their runs
         # before `_floor`. Nothing below that can be corrected.
         self._missed: dict[int, int] = {}
-        self._past: dict[int, RunFinder] = {}
-        self._past_parts: dict[int, list[tuple[int, int]]] = {}  # (step, probes) of the round-trip run open there
+        self._past: dict[int, Summary] = {}
         self._floor = np.zeros(capacity, np.int64)
+        # Below, losses that are not settled yet get no direction: they belong to an outage that has none as a whole.
+        self._undirected = np.zeros(capacity, np.int64)
         self._max_rtt = 0
         # Called, if set, with (flow, first, last, was, fate): arrays of runs of sequences that have another fate from
         # now on. Of the runs, only probes with the fate `was` are meant. What a reply changes is not told.
@@ -133,7 +135,7 @@ class Ledger:
             array[flow] = 0
         self.max_seen[flow] = self._clean_seq[flow] = -1
         self._troubled[flow] = False
-        self._floor[flow] = 0
+        self._floor[flow] = self._undirected[flow] = 0
         self._account.add(flow)
         self._told.add(flow)
         if threshold_ns > self._longest:
@@ -159,7 +161,6 @@ class Ledger:
             self._dirty,
             self._missed,
             self._past,
-            self._past_parts,
         )
         for table in tables:
             table.pop(flow, None)
@@ -345,12 +346,16 @@ class Ledger:
             self._dirty[f] = min(self._dirty.get(f, lowest), lowest)
 
     def fates(self, flow: int, sequence: Ints) -> Fates:
-        """What became of these probes so far (`fate`); EMPTY of those that are not remembered or were not sent."""
+        """What became of these probes so far (`fate`); EMPTY of those that are not remembered or were not sent.
+
+        Of an outage that outlasts the ring, the probes that it no longer holds are remembered once their ways are told.
+        """
         held = (sequence >= self._oldest(flow)) & (sequence < self.next_seq[flow])
         fates: Fates = np.where(
             held, self._rings.fate[np.where(held, self._rings.places(flow, sequence), 0)], np.uint8(EMPTY)
         )
-        return fates
+        past = self._past.get(flow)
+        return fates if past is None or held.all() else np.where(held, fates, past.fates(sequence))
 
     def unanswered(self, flow: Ints, sequence: Ints) -> Bools:
         """Which of these probes have left and have no answer so far; none of those that are not remembered."""
@@ -461,8 +466,10 @@ class Ledger:
         first, last = self._awaiting[flow]
         if view.frontier < first:
             return
+        if not self._resolve_past(flow, view):
+            return
+        first, last = self._awaiting[flow]
         upto = min(last, view.frontier)
-        self._resolve_past(flow, view)
         sequence = np.arange(max(first, self._oldest(flow)), upto + 1)
         sequence = sequence[self._rings.fate[self._rings.places(flow, sequence)] == LOST]
         known, forward = view.resolve(sequence)
@@ -471,7 +478,7 @@ class Ledger:
         if upto >= last:
             del self._awaiting[flow]
         else:
-            self._awaiting[flow] = (upto + 1, last)
+            self._awaiting[flow] = (max(first, upto + 1), last)
 
     def _oldest(self, flow: int) -> int:
         """The lowest sequence whose fate is at hand and may be corrected."""
@@ -487,29 +494,49 @@ class Ledger:
         self._account.move(flow, self._rings.sent_at[slot], fate, FATE_COLUMN[to])
         self._dirty[flow] = min(self._dirty.get(flow, int(sequence[0])), int(sequence[0]))
 
-    def _take_back(self, flow: int, first: int, last: int, to: int) -> None:
-        """These were not lost on the way out, or perhaps not."""
+    def _take_back(self, flow: int, first: int, last: int, to: int, fate: int = LOST_FORWARD) -> None:
+        """These were not lost as `fate` says, or perhaps not."""
         last = min(last, int(self._settled_seq[flow]) - 1)
         sequence = np.arange(max(first, self._oldest(flow)), last + 1)
-        wrong = sequence[self._rings.fate[self._rings.places(flow, sequence)] == LOST_FORWARD]
-        self._attribute(flow, wrong, LOST_FORWARD, to)
+        wrong = sequence[self._rings.fate[self._rings.places(flow, sequence)] == fate]
+        self._attribute(flow, wrong, fate, to)
 
-    def _resolve_past(self, flow: int, view: ReflectorView) -> None:
-        """Losses below the floor: an open run holds them in summary. They take a direction all together or not."""
-        past, parts = self._past.get(flow), self._past_parts.get(flow)
-        if past is None or not parts:
-            return
-        run = next((s for s in past.open_runs() if s.direction == "round_trip"), None)
-        forward = view.covers(run.first_seq, run.last_seq) if run is not None else None
-        if run is None or forward is None:
-            return
-        past.attribute("forward" if forward else "reverse")
-        if self.on_fate is not None:
-            first, last = np.array([run.first_seq]), np.array([run.last_seq])
-            self.on_fate(flow, first, last, LOST, LOST_FORWARD if forward else LOST_REVERSE)
-        steps, counts = np.array(parts, np.int64).T
-        self._account.move(flow, steps, LOST, FATE_COLUMN[LOST_FORWARD if forward else LOST_REVERSE], counts)
-        del self._past_parts[flow]
+    def _resolve_past(self, flow: int, view: ReflectorView) -> bool:
+        """Give an outage that has outlasted the ring its directions. It gets them as a whole, or is one of round trips:
+        not one way as far as the ring holds it, and unknown before.
+
+        Returns:
+            Whether that is done, so that losses in the ring may get theirs.
+        """
+        past = self._past.get(flow)
+        stretch = past.stretch() if past is not None else None
+        if past is None or stretch is None:
+            return True
+        end = self._first_passed(flow)
+        if view.frontier < end - 1:
+            self._undirected[flow] = end
+            return False
+        first, last = self._awaiting[flow]
+        forward = view.forward_within(stretch[0], end - 1)
+        changes = past.tell_apart(forward) if forward is not None else None
+        if changes is not None:
+            self._undirected[flow] = 0
+            self._awaiting[flow] = (self._oldest(flow), max(last, end - 1))
+        else:
+            changes = past.make_one()
+            self._undirected[flow] = end
+            self._awaiting[flow] = (max(first, end), last)
+            for fate in (LOST_FORWARD, LOST_REVERSE):
+                self._take_back(flow, 0, end - 1, LOST, fate)
+        self._change(flow, changes)
+        return True
+
+    def _change(self, flow: int, changes: list[Change]) -> None:
+        """Losses below the floor have other fates from now on."""
+        for parts, was, to in changes:
+            self._account.move(flow, parts["last_at"], was, FATE_COLUMN[to], parts["count"])
+            if self.on_fate is not None:
+                self.on_fate(flow, parts["first"], parts["last"], was, to)
         self._dirty[flow] = self._oldest(flow)
 
     # --- settling ----------------------------------------------------------------------------------------------
@@ -643,13 +670,14 @@ class Ledger:
             return
         if flow not in self._missed:
             # All that is in the ring so far has passed: the oldest of it will do as the state to begin with.
-            self._past[flow] = past = RunFinder()
+            past = RunFinder()
             oldest = self._oldest(flow)
             if 0 < oldest < sequence[0]:
                 self._begin_at(past, flow, oldest)
                 self._floor[flow] = oldest + 1
             elif oldest and self._clean_seq[flow] >= 0:
                 self._passed(past, flow)
+            self._past[flow] = Summary(past, int(self._rate[flow] * self._threshold[flow] / 1e9) + 2)
         self._missed[flow] = int(sequence[missed[-1]])
 
     def _crowded(self) -> list[int]:
@@ -673,33 +701,13 @@ class Ledger:
         sequence = np.arange(self._oldest(flow), floor)
         slot = self._rings.places(flow, sequence)
         past = self._past[flow]
-        past.feed(sequence, *self._columns(slot))
-        self._note_parts(flow, sequence, slot)
+        at, fate, error = self._columns(slot)
+        past.feed(sequence, at, fate, error, self._account.step_of)
         self._floor[flow] = max(floor, int(self._floor[flow]))
-        self._outages[flow].forget_below(floor)
+        self._outages[flow].forget_below(min(floor, past.open_from()))
         self._stirred.add(flow)
-        if past.quiet() and self._missed[flow] < floor:
+        if past.finder.quiet() and self._missed[flow] < floor and flow not in self._dirty:
             del self._missed[flow], self._past[flow]
-            self._past_parts.pop(flow, None)
-
-    def _note_parts(self, flow: int, sequence: Ints, slot: Ints) -> None:
-        """Remember when the members of the round-trip run that is open below the floor were sent, by steps."""
-        run = next((s for s in self._past[flow].open_runs() if s.direction == "round_trip"), None)
-        if run is None:
-            self._past_parts.pop(flow, None)
-            return
-        if run.first_seq >= int(sequence[0]):
-            self._past_parts.pop(flow, None)
-        parts = self._past_parts.setdefault(flow, [])
-        at = self._rings.sent_at[slot[(self._rings.fate[slot] == LOST) & (sequence >= run.first_seq)]]
-        place = self._account.step_of(at)
-        for n in distinct(place):
-            mine = at[place == n]
-            parts.append((int(mine[-1]), len(mine)))
-        while len(parts) > MOST_PARTS:
-            # An outage of a quarter of an hour and more: its oldest part is told apart less finely.
-            half = len(parts) // 2 & ~1
-            parts[:half] = [(b[0], a[1] + b[1]) for a, b in zip(parts[0:half:2], parts[1:half:2], strict=True)]
 
     def _classify(self, flow: Ints, sequence: Ints, at: Ints) -> Fates:
         """Fates of probes that were not answered in time."""
@@ -708,6 +716,7 @@ class Ledger:
             view = self._told.view(f)
             mine = np.flatnonzero(flow == f)
             known, forward = view.resolve(sequence[mine])
+            known &= sequence[mine] >= self._undirected[f]
             fate[mine[known & forward]] = LOST_FORWARD
             fate[mine[known & ~forward]] = LOST_REVERSE
             unknown = sequence[mine[~known]]
@@ -757,16 +766,18 @@ class Ledger:
         """Find the runs of `flow` anew, from the last probe before `lowest` that passed both ways or from the floor."""
         outages = self._outages[flow]
         settled, oldest = int(self._settled_seq[flow]), self._oldest(flow)
-        if lowest >= settled or oldest >= settled:
+        past = self._past.get(flow)
+        if max(lowest, oldest) >= settled and past is None:
             return
         begin = self._last_passed(flow, oldest, max(lowest, oldest))
         if begin is None:
-            start, finder = oldest, self._past[flow].copy() if flow in self._past else RunFinder()
+            start, finder = oldest, RunFinder() if past is None else past.finder.copy()
         else:
             start, finder = begin + 1, RunFinder()
             self._begin_at(finder, flow, begin)
         self._stirred.add(flow)
-        forgotten = outages.restart(start, finder)
+        renewed, closed = past.take_renewed() if past is not None else (start, [])
+        forgotten = outages.restart(min(start, renewed), finder, closed)
         sequence = np.arange(start, settled)
         slot = self._rings.places(flow, sequence)
         at, fate, error = self._columns(slot)
@@ -789,3 +800,11 @@ class Ledger:
             end -= len(sequence)
             step *= 4
         return None
+
+    def _first_passed(self, flow: int) -> int:
+        """The first sequence in the ring that passed both ways; else the next to be sent."""
+        following = int(self.next_seq[flow])
+        sequence = np.arange(self._oldest(flow), following)
+        fate = self._rings.fate[self._rings.places(flow, sequence)]
+        passed = (fate == RECEIVED) | (fate == LATE)
+        return int(sequence[passed.argmax()]) if passed.any() else following

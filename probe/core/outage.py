@@ -99,25 +99,14 @@ class RunFinder:
         twin._runs = {direction: replace(run) for direction, run in self._runs.items()}
         return twin
 
-    def attribute(self, to: Direction) -> None:
-        """All that was lost in the open run of round trips is now known to have been lost in direction `to`."""
-        run, into = self._runs["round_trip"], self._runs[to]
-        if into.count == 0:
-            first = last = run
-        else:
-            first = min(into, run, key=lambda one: one.first_seq)
-            last = max(into, run, key=lambda one: one.last_seq)
-        into.first_at, into.first_seq, into.first_later = first.first_at, first.first_seq, first.first_later
-        into.last_at, into.last_seq, into.last_earlier = last.last_at, last.last_seq, last.last_earlier
-        into.count += run.count
-        run.count = 0
-
     def passed(self, at: int, sequence: int, earlier: int = 0) -> None:
         """A probe that passed both ways, before anything else is fed; it may have left so much earlier."""
         for direction in DIRECTIONS:
             self._runs[direction] = _Run(ok_at=at, ok_seq=sequence, has_ok=True, ok_earlier=earlier)
 
-    def feed(self, sequences: Ints, at: Ints, fates: Fates, error: TxError | None = None) -> list[Span]:
+    def feed(
+        self, sequences: Ints, at: Ints, fates: Fates, error: TxError | None = None, each: Ints | None = None
+    ) -> list[Span]:
         """Take in probes, ascending by sequence, and return the runs that ended among them.
 
         Args:
@@ -125,18 +114,26 @@ class RunFinder:
             at: TX times, ns.
             fates: What became of each.
             error: How much earlier and how much later than `at` each may have left; None: no more than is common.
+            each: How many of that fate, in a row, each stands for; None: for itself.
         """
         closed: list[Span] = []
         for direction in DIRECTIONS:
             said = MEANING[direction][fates]
-            closed += self._feed(direction, sequences, at, said, error)
+            closed += self._feed(direction, sequences, at, said, error, each)
         return closed
 
     def _feed(
-        self, direction: Direction, sequences: Ints, at: Ints, said: npt.NDArray[np.uint8], error: TxError | None
+        self,
+        direction: Direction,
+        sequences: Ints,
+        at: Ints,
+        said: npt.NDArray[np.uint8],
+        error: TxError | None,
+        each: Ints | None,
     ) -> list[Span]:
         run = self._runs[direction]
         gone = np.flatnonzero(said == GONE)
+        before = None if each is None else np.r_[0, np.cumsum(each[gone])]
         passed = np.flatnonzero(said == OK)
         closed: list[Span] = []
         g = p = 0
@@ -155,7 +152,7 @@ class RunFinder:
                 p = 0
             end = int(np.searchsorted(gone, passed[p])) if p < len(passed) else len(gone)
             if end > g:
-                run.count += end - g
+                run.count += end - g if before is None else int(before[end] - before[g])
                 run.last_at, run.last_seq = int(at[gone[end - 1]]), int(sequences[gone[end - 1]])
                 run.last_earlier = int(error.earlier[gone[end - 1]]) if error else 0
             g = end
@@ -242,8 +239,13 @@ class FlowOutages:
             self._close(span)
         self._open()
 
-    def restart(self, start: int, finder: RunFinder) -> list[tuple[int, Span]]:
-        """Go back to `finder`, the state before sequence `start`; everything from there on is to be fed again.
+    def restart(self, start: int, finder: RunFinder, closed: Iterable[Span] = ()) -> list[tuple[int, Span]]:
+        """Go back to `finder`, an earlier state; everything behind it is to be fed again.
+
+        Args:
+            start: From which sequence on the runs are found anew.
+            finder: The state of the runs there or, where some have been found already, behind those.
+            closed: Those of them that have ended.
 
         Returns:
             (id, run) of each outage that this forgets, for `rematch`.
@@ -257,6 +259,8 @@ class FlowOutages:
         self._open_ids = {}
         self._mark = self._next_id
         self.finder = finder
+        for span in closed:
+            self._close(span)
         return forgotten
 
     def rematch(self, forgotten: list[tuple[int, Span]]) -> None:

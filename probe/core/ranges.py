@@ -46,6 +46,14 @@ class Ranges:
         place = bisect_right(self.starts, first) - 1
         return place >= 0 and self.ends[place] >= last
 
+    def between(self, first: int, last: int) -> Ranges:
+        """What of [first, last] lies in the ranges."""
+        part = Ranges()
+        a, b = bisect_left(self.ends, first), bisect_right(self.starts, last)
+        part.starts = [max(first, start) for start in self.starts[a:b]]
+        part.ends = [min(last, end) for end in self.ends[a:b]]
+        return part
+
     def contains(self, sequences: Ints) -> Bools:
         """Which of the numbers, ascending, lie in one of the ranges."""
         if not len(sequences) or not self.starts:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from probe.core import account as account_module
+from probe.core import summary as summary_module
 from probe.core.direction import FILLED, REORDER_REACH, SENT_GAPS, ReflectorView
-from probe.core.fate import COLUMN, LOST, LOST_FATES, LOST_FORWARD, LOST_REVERSE
+from probe.core.fate import COLUMN, LOST, LOST_FATES, LOST_FORWARD, LOST_REVERSE, RECEIVED
 from probe.core.ledger import Ledger
 from probe.core.ranges import Ranges
 from probe.core.told import Reports
@@ -303,6 +305,205 @@ def test_an_outage_that_outlasts_the_ring_gets_its_direction_whole(monkeypatch, 
         before = settled
 
 
+# Outages of which the first or the last probes were not lost the same way as the others, or those in between.
+LONG = {
+    "the way back fails first": (span((210, 4000)), span((200, 4000))),
+    "the way back fails first, seen by one probe": (span((201, 4000)), span((200, 4000))),
+    "the way out fails first": (span((200, 209)), span((210, 4000))),
+    "the way out comes back first": (span((200, 3800)), span((200, 4000))),
+    "both ends": (span((210, 3800)), span((200, 4000))),
+    "the way out flaps as it fails": (span((200, 204), (207, 211), (215, 4000)), span((200, 4000))),
+    "the way out flaps as it comes back": (span((200, 3790), (3795, 3900)), span((200, 4000))),
+    "short before long": (span((150, 154), (210, 4000)), span((200, 4000))),
+}
+# What is about a change of ways long before the end: it is known only roughly when those probes left.
+CHANGING = {
+    "the way back fails much later": (span((200, 1200)), span((1201, 4000))),
+    "the way out fails much later": (span((1201, 4000)), span((200, 4000))),
+    "the way out fails in between": (span((1201, 1210), (1300, 1700)), span((200, 4000))),
+    "single losses in between": (span(*((s, s) for s in range(900, 1500, 31))), span((200, 4000))),
+    "the ways take turns": (span((200, 900), (1300, 1900), (3000, 3100)), span((200, 4000))),
+}
+
+
+def long_path(monkeypatch, forward, reverse, *, end: int = 4100, seed: int = 1, **options) -> Path:
+    """An outage that is over at `end`, in a ring of half its length."""
+    shrink_rings(monkeypatch, 512)
+    path = Path(seed, forward, reverse, threshold=20 * MS, batch=12, **options)
+    assert int(path.ledger._rings.slots[0]) == 2048
+    path.run(end)
+    path.finish(calm=300)
+    return path
+
+
+def check_counts(path: Path) -> None:
+    """Each way has its count, at the end and between any two readings."""
+    truth = path.truth()
+    counts = counts_of(path.ledger.live[0])
+    assert counts.lost_unattributed == 0
+    assert (counts.lost_forward, counts.lost_reverse) == (truth.count(LOST_FORWARD), truth.count(LOST_REVERSE))
+    before = np.zeros_like(path.ledger.settled)
+    for _, settled in path.account.samples:
+        assert counts_of(settled[0] - before[0]).broken_laws() == []
+        before = settled
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_an_outage_that_outlasts_the_ring_is_told_as_one_that_does_not(monkeypatch, name):
+    path = long_path(monkeypatch, *LONG[name])
+    told = {as_expected(o) for o in path.account.outages.values()}
+    assert told == expected_outages(path.truth(), path.at, path.k)
+    assert path.wrong() == [] and path.fates()[200:1200] == path.truth()[200:1200]
+    check_counts(path)
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_where_its_ways_change_long_before_the_end_its_bounds_hold_what_is_not_known(monkeypatch, name):
+    path = long_path(monkeypatch, *CHANGING[name])
+    told = {as_expected(o)[:4]: o for o in path.account.outages.values()}
+    expected = {entry[:4]: entry for entry in expected_outages(path.truth(), path.at, path.k)}
+    assert told.keys() == expected.keys()
+    for key, outage in told.items():
+        *_, lower, upper, censored = expected[key]
+        assert outage.lower_ns <= lower <= upper <= outage.upper_ns and outage.censored == censored
+        assert outage.tx_error_ns <= 4 * 250 * MS  # at most a step of the account at each of four edges
+        assert abs(2 * outage.estimate_ns - (lower + upper)) <= 2 * MS
+    check_counts(path)
+
+
+def whole(path: Path) -> set[tuple]:
+    """The outages, were nothing known of directions."""
+    return expected_outages([LOST if fate in LOST_FATES else fate for fate in path.truth()], path.at, path.k)
+
+
+@pytest.mark.parametrize(
+    ("name", "lose_at"), [*((name, 1500) for name in (*LONG, *CHANGING)), ("both ends", 210), ("both ends", 3990)]
+)
+def test_where_the_reflector_forgot_an_outage_that_outlasts_the_ring_is_one_of_round_trips(monkeypatch, name, lose_at):
+    forward, reverse = {**LONG, **CHANGING}[name]
+    shrink_rings(monkeypatch, 512)
+    path = Path(1, forward, reverse, threshold=20 * MS, batch=12)
+    path.run(lose_at)
+    path.restart_reflector()
+    path.run(4100 - lose_at)
+    path.finish(calm=300)
+    told = {as_expected(o) for o in path.account.outages.values() if o.last_lost_seq > 1000}
+    assert told == {entry for entry in whole(path) if entry[2] > 1000}
+    assert counts_of(path.ledger.live[0]).broken_laws() == []
+
+
+def test_an_outage_with_more_gaps_than_the_reflector_repeats_is_one_of_round_trips(monkeypatch):
+    """Of the first half nothing is known any more. One way for the second half alone would be a wrong length."""
+    path = long_path(monkeypatch, span(*((s, s + 3) for s in range(300, 3900, 20))), span((200, 4000)))
+    assert {as_expected(o) for o in path.account.outages.values()} == whole(path)
+    assert path.fates()[-300:] == [RECEIVED] * 300
+
+
+@pytest.mark.parametrize("name", [*LONG, *CHANGING])
+def test_of_a_very_long_outage_less_is_kept_and_what_is_told_is_true_all_the_same(monkeypatch, name):
+    """It is as if the account told 1 s apart, and the outage took 4 s. Both its ends are known exactly."""
+    monkeypatch.setattr(account_module, "KEPT_STEPS", 3)
+    monkeypatch.setattr(summary_module, "MOST_PARTS", 4)
+    path = long_path(monkeypatch, *{**LONG, **CHANGING}[name])
+    told = {as_expected(o) for o in path.account.outages.values()}
+    expected = expected_outages(path.truth(), path.at, path.k)
+    if name in LONG:
+        assert told == expected
+    elif told != whole(path):
+        true = {entry[:4]: entry for entry in expected}
+        assert {entry[:4] for entry in told} == true.keys()
+        assert all(entry[4] <= true[entry[:4]][4] <= true[entry[:4]][5] <= entry[5] for entry in told)
+    counts, truth = counts_of(path.ledger.live[0]), path.truth()
+    assert counts.lost == sum(fate in LOST_FATES for fate in truth) and counts.broken_laws() == []
+    if told != whole(path):
+        assert (counts.lost_forward, counts.lost_reverse) == (truth.count(LOST_FORWARD), truth.count(LOST_REVERSE))
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_where_too_little_is_kept_it_is_one_of_round_trips(monkeypatch, name):
+    monkeypatch.setattr(summary_module, "LONGEST_NS", 20 * MS)
+    path = long_path(monkeypatch, *CHANGING[name])
+    assert {as_expected(o) for o in path.account.outages.values()} == whole(path)
+    assert counts_of(path.ledger.live[0]).lost_unattributed == 3801
+
+
+@pytest.mark.parametrize(("dropped_at", "direction"), [(1150, "round_trip"), (1500, "reverse")])
+def test_where_our_own_drops_lie_at_a_change_of_ways_nobody_can_tell_which_of_them_were_lost(
+    monkeypatch, dropped_at, direction
+):
+    shrink_rings(monkeypatch, 512)
+    path = Path(1, span((1201, 4000)), span((200, 4000)), threshold=20 * MS, batch=12)
+    path.run(dropped_at)
+    path.ledger.dropped(path.now, path.now + 100 * MS, 20)
+    path.run(4100 - dropped_at)
+    path.finish(calm=300)
+    outages = sorted(path.account.outages.values(), key=lambda o: o.first_lost_seq)
+    assert (outages[0].direction, outages[0].first_lost_seq) == (direction, 200)
+    assert sum(o.lost for o in outages) == counts_of(path.ledger.live[0]).lost == 3781
+    assert [o.direction for o in outages[1:]] == ([] if direction == "round_trip" else ["forward"])
+
+
+def test_a_later_outage_has_its_direction_whatever_one_that_outlasted_the_ring_was(monkeypatch):
+    shrink_rings(monkeypatch, 512)
+    path = Path(1, span((200, 3000), (3100, 3140)), span((200, 3000), (3060, 3080)), threshold=20 * MS, batch=12)
+    path.run(1000)
+    path.restart_reflector()
+    path.run(2200)
+    path.finish(calm=300)
+    told = sorted((o.direction, o.first_lost_seq, o.last_lost_seq) for o in path.account.outages.values())
+    assert told == [("forward", 3100, 3140), ("reverse", 3060, 3080), ("round_trip", 200, 3000)]
+
+
+def overlapping(outages: list) -> list:
+    """Pairs of told outages, one of round trips, that share time in which no probe passed both ways."""
+    trips = [o for o in outages if o.direction == "round_trip"]
+    return [
+        (t, o) for t in trips for o in outages if o is not t and o.last_ok_ns < t.end_ns and t.last_ok_ns < o.end_ns
+    ]
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    seed=st.integers(0, 10**6),
+    out=st.lists(st.tuples(st.integers(100, 5000), st.sampled_from([3, 40, 900, 2500, 4000])), max_size=3),
+    back=st.lists(st.tuples(st.integers(100, 5000), st.sampled_from([3, 40, 900, 2500, 4000])), max_size=3),
+    loss=st.sampled_from([0.0, 0.0, 0.002, 0.05]),
+    restart=st.one_of(st.none(), st.integers(100, 6000)),
+)
+def test_however_long_and_mixed_outages_are_none_has_a_wrong_length(monkeypatch, seed, out, back, loss, restart):
+    shrink_rings(monkeypatch, 512)
+    some, others = at_random(seed, loss), at_random(seed + 1, loss)
+    dark, back_dark = (span(*((a, a + n) for a, n in spans)) for spans in (out, back))
+    path = Path(seed, lambda s: dark(s) or some(s), lambda s: back_dark(s) or others(s), threshold=20 * MS, batch=12)
+    path.run(restart or 0)
+    if restart:
+        path.restart_reflector()
+    path.run(9200 - (restart or 0))
+    path.finish(calm=300)
+    assert path.wrong() == []
+    true = {entry[:4]: entry for entry in expected_outages(path.truth(), path.at, path.k)}
+    trips = {entry[:4]: entry for entry in whole(path)}
+    outages = list(path.account.outages.values())
+    long = [o for o in outages if o.last_lost_seq - o.first_lost_seq > 2048]
+    for outage in long:
+        expected = {**trips, **true}[as_expected(outage)[:4]]
+        assert outage.lower_ns <= expected[4] <= expected[5] <= outage.upper_ns
+        assert outage.direction != "round_trip" or as_expected(outage) == expected
+    assert not [pair for pair in overlapping(outages) if pair[0] in long]
+    counts, truth = counts_of(path.ledger.live[0]), path.truth()
+    assert counts.broken_laws() == [] and counts.lost == sum(fate in LOST_FATES for fate in truth)
+    assert counts.lost_forward <= truth.count(LOST_FORWARD) and counts.lost_reverse <= truth.count(LOST_REVERSE)
+    before = np.zeros_like(path.ledger.settled)
+    for _, settled in path.account.samples:
+        assert counts_of(settled[0] - before[0]).broken_laws() == []
+        before = settled
+
+
 def test_direction_is_known_while_probes_are_still_pending():
     # Told in time, it is right from the start: never published as a round trip.
     path = Path(1, span((300, 340)), never)
@@ -325,7 +526,7 @@ def test_a_slow_flow_is_told_at_once():
     path.run(407)
     view = path.ledger._told.view(0)
     assert view.complete and view.frontier == 406
-    assert view.covers(400, 404) is True
+    assert told(view, *range(399, 406)) == ["reverse", *["forward"] * 5, "reverse"]
 
 
 # --- the view alone ------------------------------------------------------------------------------------------------
@@ -527,6 +728,24 @@ def test_a_mixed_gap_stays_unknown():
 def test_a_stateless_reflector_tells_nothing():
     ledger, truth = probe_foreign(1, Foreign(stateful=False), span((300, 340)), span((500, 520)))
     assert wrong_and_known(ledger, truth) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("out", "back", "told"),
+    [
+        ((300, 6000), (0, -1), ["forward"]),
+        ((0, -1), (300, 6000), ["reverse"]),
+        ((310, 6000), (300, 6000), ["round_trip"]),
+        ((300, 5500), (300, 6000), ["round_trip"]),
+    ],
+)
+def test_what_a_foreign_reflector_tells_of_an_outage_that_outlasts_the_ring(monkeypatch, out, back, told):
+    shrink_rings(monkeypatch, 512)
+    ledger, truth = probe_foreign(1, Foreign(stateful=True, first_q=3), span(out), span(back), n=6500)
+    assert ledger._rings.slots[0] < 5700
+    assert wrong_and_known(ledger, truth)[0] == 0
+    final = {o.id: o for _, o in ledger.drain_outages(open_too=True) if not o.withdrawn}
+    assert [(o.direction, o.first_lost_seq, o.last_lost_seq) for o in final.values()] == [(told[0], 300, 6000)]
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

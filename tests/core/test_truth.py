@@ -195,6 +195,32 @@ def test_a_blackout_of_both_ways_at_one_point_keeps_the_edges_of_the_way_out():
             assert o.lower_ns <= one.length <= o.upper_ns
 
 
+def test_a_blackout_of_both_ways_that_outlasts_the_ring_keeps_the_edges_of_the_way_out(monkeypatch):
+    """However long it lasts: the probes beyond the point of failure lost their replies, the others never came there."""
+    monkeypatch.setattr(ledger_module, "RETENTION_S", 8)
+    lines = []
+    for rate in (100, 400, 1500):
+        windows, now = [], T0 + S
+        for n in range(4):
+            length, apart = (11 + 6 * n) * S + n * 137_000, (3 + 40 * n) * MS
+            windows += [Window("forward", now, now + length), Window("reverse", now - apart, now + length - apart)]
+            now += length + 9 * S
+        lines.append(Line(round(1e9 / rate), 150 * MS, windows=windows))
+    fleet = Fleet(lines, k=K)
+    fleet.run(now - T0 + CALM, step=S // 5)
+    fleet.finish()
+    fleet.check_counts()
+    judged = judge(fleet)
+    assert len([one for one in judged if one.truth.window.way == "forward"]) == 12
+    assert all(slots * line.interval < 11 * S for slots, line in zip(fleet.ledger._rings.slots, lines, strict=True))
+    for one in judged:
+        if one.truth.window.way == "forward":
+            one.check()
+        else:
+            assert one.outage.lost == one.truth.lost
+            assert one.outage.lower_ns <= one.length <= one.outage.upper_ns
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_delay_that_varies_up_to_the_failing_point_widens_the_bounds_by_its_variation(way):
     # 3 ms of jitter at a probe a millisecond. Probes overtake each other at the point, so that single ones slip
