@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,10 +51,11 @@ def check(documents: Sequence[Mapping[str, Any]], budgets: Sequence[Budget]) -> 
     """Hold runs against budgets; of several runs the worst counts.
 
     Returns:
-        In the contract's form, in the budgets' order: `{"name", "limit", "value", "ok"}`. Outages in ns, judged by
-        their upper bound (an outage that may have been longer is over) and never ok while still open; verdicts as
-        words. A budget that applies to no flow is not ok and has the value None: a misspelt path must not pass. Nor
-        may a flow of which nothing was observed: `unobserved` names such flows.
+        In the contract's form, in the budgets' order: `{"name", "limit", "value", "ok"}`. Absences in ns, judged by
+        their upper bound (one that may have been longer is over), and never ok where they have none: `unbounded` names
+        the flows that were still away at the end, or away when the run began. Verdicts as words. A budget that applies
+        to no flow is not ok and has the value None: a misspelt path must not pass. Nor may a flow of which nothing was
+        observed: `unobserved` names such flows.
     """
     results = []
     for budget in budgets:
@@ -67,12 +68,30 @@ def check(documents: Sequence[Mapping[str, Any]], budgets: Sequence[Budget]) -> 
 
 
 def _check_outage(budget: Budget, limit_ns: int, flows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    longest = [(say.away(f), _slack(f)) for f in flows if say.observed(f)]
-    value = max((a.ns + slack for a, slack in longest), default=None)
-    blind = list(dict.fromkeys(say.label(f) for f in flows if not say.observed(f)))
-    ok = value is not None and value <= limit_ns and not any(a.still for a, _ in longest) and not blind
+    observed = [f for f in flows if say.observed(f)]
+    value = max(map(_longest_ns, observed), default=None)
+    told = {
+        "unobserved": _labels(f for f in flows if not say.observed(f)),
+        "unbounded": _labels(f for f in observed if not _is_bounded(f)),
+    }
+    ok = value is not None and value <= limit_ns and not any(told.values())
     result = {"name": budget.name, "limit": limit_ns, "value": value, "ok": ok}
-    return {**result, "unobserved": blind} if blind else result
+    return result | {word: labels for word, labels in told.items() if labels}
+
+
+def _longest_ns(flow: Mapping[str, Any]) -> int:
+    """How long a flow may have been away at once; without an upper bound, how long it was away as far as seen."""
+    return max((a.ns if a.upper_ns is None else a.upper_ns for a in say.absences(flow)), default=0)
+
+
+def _is_bounded(flow: Mapping[str, Any]) -> bool:
+    """Whether each of a flow's absences was seen from its start to its end."""
+    return all(a.upper_ns is not None for a in say.absences(flow))
+
+
+def _labels(flows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Each flow's label, once: it is the same in several runs."""
+    return list(dict.fromkeys(map(say.label, flows)))
 
 
 def _check_verdict(budget: Budget, flows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -81,12 +100,6 @@ def _check_verdict(budget: Budget, flows: Sequence[Mapping[str, Any]]) -> dict[s
     over = [f["verdict"] for f in flows if f["verdict"] not in allowed]
     value = over[0] if over else worst(f["verdict"] for f in flows) if flows else None
     return {"name": budget.name, "limit": list(budget.verdicts), "value": value, "ok": bool(flows) and not over}
-
-
-def _slack(flow: Mapping[str, Any]) -> int:
-    """How much longer than first lost to first answered an absence of this flow may have been."""
-    gaps = [o["edges_ns"]["first_lost"] - o["edges_ns"]["last_ok"] for o in flow["outages"] if o["edges_ns"]["last_ok"]]
-    return max(gaps, default=0)
 
 
 # --- reading them ----------------------------------------------------------------------------------------------------

@@ -333,6 +333,10 @@ class BudgetModel(_Model):
     unobserved: list[str] = Field(
         default_factory=list, description="Flows that it applies to and of which nothing is known: not ok either."
     )
+    unbounded: list[str] = Field(
+        default_factory=list,
+        description="Flows that were away for longer than is known, still or since before the run: over every limit.",
+    )
 
 
 class Document(_Model):

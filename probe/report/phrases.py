@@ -108,6 +108,7 @@ class Away:
 
     ns: int = 0
     still: bool = False  # not back when the run ended: `ns` is a lower bound
+    # As the bounds of its outages, with what was not observed and how well TX times are known.
     lower_ns: int = 0  # first to last lost
     upper_ns: int | None = 0  # last answered before to first answered after; None where either was not seen
 
@@ -131,10 +132,14 @@ def observed(flow: Mapping[str, Any]) -> bool:
 
 
 def away(flow: Mapping[str, Any]) -> Away:
-    """Longest absence of a flow: outages that touch (forward, then reverse) count as one; of a stream its stalls."""
+    """The absence of a flow to show: one that never ended, however long an earlier one was, else the longest."""
+    return max(absences(flow), key=lambda a: (a.still, a.ns), default=Away())
+
+
+def absences(flow: Mapping[str, Any]) -> list[Away]:
+    """All absences of a flow: outages that touch (forward, then reverse) count as one; of a stream its stalls."""
     if is_stream(flow):
-        stalls = [Away(s["duration_ns"], s["censored"] == "end", s["duration_ns"]) for s in _stalls(flow)]
-        return max(stalls, key=lambda a: (a.still, a.ns), default=Away())
+        return list(map(_frozen_for, _stalls(flow)))
     joined: list[list[Mapping[str, Any]]] = []
     until = 0
     for outage in sorted(flow["outages"], key=lambda o: (o["start_ns"], o["end_ns"])):
@@ -144,18 +149,32 @@ def away(flow: Mapping[str, Any]) -> Away:
         else:
             joined.append([outage])
             until = outage["end_ns"]
-    # An absence that never ended is the one to show, however long an earlier one was.
-    return max(map(_absence, joined), key=lambda a: (a.still, a.ns), default=Away())
+    return list(map(_absence, joined))
+
+
+def _frozen_for(stall: Mapping[str, Any]) -> Away:
+    """A stall as an absence: its times are exact."""
+    length = stall["duration_ns"]
+    return Away(length, stall["censored"] == "end", length, length if stall["censored"] == "no" else None)
 
 
 def _absence(outages: Sequence[Mapping[str, Any]]) -> Away:
     """Outages that touch, the first to start first, as one."""
     start, end = outages[0]["start_ns"], max(o["end_ns"] for o in outages)
     edges = [o["edges_ns"] for o in outages]
-    lower = max(e["last_lost"] for e in edges) - min(e["first_lost"] for e in edges)
-    seen = all(o["censored"] == "no" for o in outages)
-    upper = end - min(e["last_ok"] for e in edges) if seen else None
+    inner = max(e["last_lost"] for e in edges) - min(e["first_lost"] for e in edges)
+    lower = max(0, inner + sum(_beyond(o, "lower", "first_lost", "last_lost") for o in outages))
+    upper = None
+    if all(o["censored"] == "no" for o in outages):
+        outer = end - min(e["last_ok"] for e in edges)
+        upper = outer + sum(_beyond(o, "upper", "last_ok", "first_ok") for o in outages)
     return Away(end - start, any(o["censored"] == "end" for o in outages), lower, upper)
+
+
+def _beyond(outage: Mapping[str, Any], bound: str, first: str, last: str) -> int:
+    """How much longer an outage's bound is than the time between two of its edges, in ns; the lower one is shorter."""
+    edges = outage["edges_ns"]
+    return int(outage["duration_ns"][bound] - (edges[last] - edges[first]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -594,10 +613,13 @@ def budget_limit(result: Mapping[str, Any]) -> str:
 
 def budget_value(result: Mapping[str, Any]) -> str:
     """What was measured against a budget."""
-    value, unobserved = result["value"], result.get("unobserved", ())
+    value, unobserved, unbounded = result["value"], result.get("unobserved", ()), result.get("unbounded", ())
     if value is None:
         told = "" if unobserved else "nothing was measured that it applies to"
+    elif value == 0 and unbounded:
+        told = ""  # nothing beside what has no bound
     else:
         told = duration(value) if isinstance(value, int | float) else str(value)
+    longer = f"longer than is known on {_short(unbounded)}" if unbounded else ""
     blind = f"nothing is known of {_short(unobserved)}" if unobserved else ""
-    return ", and ".join(filter(None, (told, blind)))
+    return ", and ".join(filter(None, (told, longer, blind)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,9 +114,59 @@ def test_limits_are_held_against_the_upper_bound() -> None:
     assert less["ok"] is False
 
 
+def with_bounds(flow: dict[str, Any], *bounds: tuple[int, int], tx_error_ns: int = 0) -> dict[str, Any]:
+    """A flow whose outages have these lower and upper bounds."""
+    for outage, (lower, upper) in zip(flow["outages"], bounds, strict=True):
+        outage["duration_ns"] = {"lower": lower, "estimate": (lower + upper) // 2, "upper": upper}
+        outage["tx_error_ns"] = tx_error_ns
+    return flow
+
+
+def test_how_well_tx_times_are_known_counts() -> None:
+    flow = build.flow("a", faults=(build.Fault(build.DOWN, build.DOWN + 5 * build.S - 4 * build.MS),))
+    lower, upper = (flow["outages"][0]["duration_ns"][bound] for bound in ("lower", "upper"))
+    assert upper <= 5 * build.S
+    flow = with_bounds(flow, (lower - 3 * build.MS, upper + 5 * build.MS), tx_error_ns=8 * build.MS)
+    [result] = check([new_document(run=build.RUN, flows=[flow])], [Budget("x", max_outage_ns=5 * build.S)])
+    assert (result["value"], result["ok"]) == (upper + 5 * build.MS, False)
+
+
+def test_what_one_outage_leaves_open_is_not_added_to_another() -> None:
+    long = build.Fault(build.DOWN, build.DOWN + 4 * build.S)
+    flow = build.flow("a", faults=(long, build.Fault(build.DOWN + 10 * build.S, build.DOWN + 11 * build.S)))
+    short = flow["outages"][1]
+    short["edges_ns"]["last_ok"] -= 3 * build.S  # nothing was observed before it
+    outer = [o["end_ns"] - o["edges_ns"]["last_ok"] for o in flow["outages"]]
+    flow = with_bounds(
+        flow, *[(o["duration_ns"]["lower"], upper) for o, upper in zip(flow["outages"], outer, strict=True)]
+    )
+    [result] = check([new_document(run=build.RUN, flows=[flow])], [Budget("x", max_outage_ns=5 * build.S)])
+    assert result == {"name": "x", "limit": 5 * build.S, "value": 4 * build.S + 2 * build.MS, "ok": True}
+
+
+def test_outages_that_touch_are_judged_as_one() -> None:
+    flow = build.flow("a", faults=build.path_faults("ingress"))
+    first, last = flow["outages"]
+    whole = last["edges_ns"]["first_ok"] - first["edges_ns"]["last_ok"]
+    bounds = [(o["duration_ns"]["lower"], o["duration_ns"]["upper"] + build.MS) for o in flow["outages"]]
+    flow = with_bounds(flow, *bounds, tx_error_ns=build.MS)
+    [result] = check([new_document(run=build.RUN, flows=[flow])], [Budget("x", max_outage_ns=build.S)])
+    assert result["value"] == whole + 2 * build.MS  # either edge may be that much farther out
+
+
 def test_an_open_outage_is_over_every_limit() -> None:
     [result] = check([build.drill()], [Budget("tcp", "egress", "tcp", "kept", max_outage_ns=3600 * build.S)])
     assert result["ok"] is False
+    assert result["unbounded"] == ["workload-a/egress-tcp"]
+    assert say.budget(result).endswith(" s, and longer than is known on workload-a/egress-tcp (limit 60 min 00.0 s)")
+
+
+def test_an_outage_that_began_before_the_run_is_over_every_limit() -> None:
+    flow = build.flow("a", faults=(build.Fault(build.DOWN, build.DOWN + build.S),))
+    flow["outages"][0]["censored"], flow["outages"][0]["edges_ns"]["last_ok"] = "start", 0
+    [result] = check([new_document(run=build.RUN, flows=[flow])], [Budget("x", max_outage_ns=5 * build.S)])
+    assert not result["ok"] and result["unbounded"] == ["workload-a/a"]
+    assert problems_of({**build.drill(), "budgets": [result]}) == []
 
 
 def test_verdicts() -> None:

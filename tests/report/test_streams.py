@@ -12,7 +12,7 @@ from rich.console import Console
 
 from probe.report import html, text
 from probe.report import phrases as say
-from probe.report.budgets import Budget
+from probe.report.budgets import Budget, check
 from probe.report.document import json_schema, laws, new_document
 
 from . import build
@@ -127,6 +127,14 @@ def test_a_budget_for_outages_does_not_meet_stalls() -> None:
     assert [Budget("b").applies(flow) for flow in (frozen, udp)] == [False, True]
     assert [Budget("b", protocol="stream").applies(flow) for flow in (frozen, udp)] == [True, False]
     assert not Budget("b", protocol="tcp").applies(frozen)
+
+
+def test_a_stall_that_ended_has_exact_bounds() -> None:
+    limit = [Budget("b", protocol="stream", max_outage_ns=60 * S)]
+    [back] = check([document(stream(stall(7_900 * MS)))], limit)
+    assert back == {"name": "b", "limit": 60 * S, "value": 7_900 * MS, "ok": True}
+    [still] = check([document(stream(stall(7_900 * MS, censored="end")))], limit)
+    assert not still["ok"] and still["unbounded"] == ["workload-a/east-west-stream"]
 
 
 def test_a_document_from_before_streams_is_read_as_it_was() -> None:
