@@ -18,7 +18,6 @@ from probe.border import SharedState
 from probe.core.ending import IcmpRun, ended_by, standing
 from probe.core.events import (
     Cause,
-    Censored,
     Counts,
     Direction,
     FlowSpec,
@@ -33,6 +32,7 @@ from probe.core.fate import DIRECTION_FATE, FATE_COLUMN
 from probe.core.histogram import BINS, edges_ns, quantile_ns
 from probe.core.outage import with_episodes
 from probe.core.verdict import FlowRecord
+from probe.cutting import is_open, outage_within, stall_within
 from probe.history import History
 
 log = logging.getLogger(__name__)
@@ -344,7 +344,9 @@ class Recorder:
     @staticmethod
     def _stream(track: FlowTrack, first: int, last: int) -> dict[str, Any]:
         """What a stream has beside other flows, for a span; a stall that goes on beyond it is cut there."""
-        stalls = [_cut(s, first, last) for s in track.stalls.values() if s["start_ns"] < last and s["end_ns"] > first]
+        stalls = [
+            stall_within(s, first, last) for s in track.stalls.values() if s["start_ns"] < last and s["end_ns"] > first
+        ]
         return {
             "stalls": sorted(stalls, key=lambda stall: int(stall["start_ns"])),
             "retransmissions": track.retransmissions,
@@ -373,7 +375,7 @@ class Recorder:
                 else:
                     cut.append(outage)
             for outage in cut:
-                part = _part(outage, begin, end, room, track.spec.interval_ns)
+                part = outage_within(outage, begin, end, room, track.spec.interval_ns)
                 if part is not None:
                     found.append(part)
                     room -= part.lost
@@ -395,7 +397,7 @@ class Recorder:
             renewed = end.at_ns < track.established_ns <= last
             return replace(end, again_ns=track.established_ns) if renewed else end
         dark = [o.start_ns for o in outages if o.censored == "end"]
-        dark += [s["start_ns"] for s in track.stalls.values() if s["start_ns"] < last and _is_open(s, first, last)]
+        dark += [s["start_ns"] for s in track.stalls.values() if s["start_ns"] < last and is_open(s, first, last)]
         if track.spec.session != "kept" or not dark:
             return SessionEnd(name)
         open_outage = next((o for o in outages if o.censored == "end"), None)
@@ -427,74 +429,3 @@ class Recorder:
 def _without_zone(address: str) -> str:
     """A link-local address as packets carry it."""
     return address.partition("%")[0]
-
-
-def _is_open(stall: dict[str, Any], first: int, last: int) -> bool:
-    """Whether a stall had not ended when a span did."""
-    return stall["end_ns"] > first and bool(_cut(stall, first, last)["censored"] == "end")
-
-
-def _cut(stall: dict[str, Any], first: int, last: int) -> dict[str, Any]:
-    """What lies of a stall within a span."""
-    start, end = max(stall["start_ns"], first), min(stall["end_ns"], last)
-    censored = "end" if end < stall["end_ns"] else "start" if start > stall["start_ns"] else stall["censored"]
-    times = [at for at in stall["retransmitted_ns"] if start <= at <= end]
-    return {
-        **stall,
-        "start_ns": start,
-        "end_ns": end,
-        "duration_ns": end - start,
-        "censored": censored,
-        "first_echo_ns": stall["first_echo_ns"] if stall["first_echo_ns"] <= end else 0,
-        "caught_up_ns": stall["caught_up_ns"] if stall["caught_up_ns"] <= last else 0,
-        "retransmitted_ns": times,
-        "retransmissions": stall["retransmissions"] if censored == stall["censored"] else len(times),
-    }
-
-
-def _part(outage: Outage, begin: int | None, end: int | None, room: int, interval_ns: int) -> Outage | None:
-    """What lies of an outage after `begin` and up to `end`, with at most `room` losses; None if nothing does."""
-    lost = outage.lost
-    first, first_seq = outage.first_lost_ns, outage.first_lost_seq
-    censored: Censored = outage.censored
-    if begin is not None and first <= begin:
-        lost = min(lost, room, -(-(outage.last_lost_ns - begin) // interval_ns))
-        first = max(first, outage.last_lost_ns - (lost - 1) * interval_ns)
-        first_seq = max(first_seq, outage.last_lost_seq - lost + 1)
-        censored = "start"
-    last, last_seq, upto = outage.last_lost_ns, outage.last_lost_seq, outage.end_ns
-    left = lost if end is None or last <= end else min(lost, (end - first) // interval_ns + 1)
-    left = min(left, room)
-    if left < 1:
-        return None
-    if left < lost:
-        last, last_seq = min(last, first + (left - 1) * interval_ns), min(last_seq, first_seq + left - 1)
-    if left < lost or outage.censored == "end" or (end is not None and upto > end):
-        upto, censored = last, "end"
-    unobserved = min(outage.unobserved_ns, upto - first)
-    inner = max(0, last - first - unobserved)
-    outer = upto - (outage.last_ok_ns or first if first == outage.first_lost_ns else first)
-    whole = (first, last, upto) == (outage.first_lost_ns, outage.last_lost_ns, outage.end_ns)
-    return replace(
-        outage,
-        start_ns=first,
-        end_ns=upto,
-        last_ok_ns=outage.last_ok_ns if first == outage.first_lost_ns else 0,
-        first_lost_ns=first,
-        last_lost_ns=last,
-        first_ok_ns=0 if censored == "end" else outage.first_ok_ns,
-        lower_ns=outage.lower_ns if whole else max(0, inner - outage.tx_error_ns),
-        estimate_ns=(inner + outer) // 2,
-        upper_ns=outage.upper_ns if whole else outer + outage.tx_error_ns,
-        lost=left,
-        first_lost_seq=first_seq,
-        last_lost_seq=last_seq,
-        censored=censored,
-        unobserved_ns=unobserved,
-        evidence=tuple(
-            record
-            for record in outage.evidence
-            if (first == outage.first_lost_ns or record.sequence > first_seq)
-            and (censored != "end" or record.tx_ns <= last)
-        ),
-    )
