@@ -187,34 +187,30 @@ def _is_whole(parts: Array) -> Bools:
 
 
 def _cut(parts: Array, cuts: Ints) -> Array | None:
-    """The parts, cut before each of these sequences that lies within one; None if one cannot be cut."""
+    """The parts, cut before each of these sequences, ascending, that lies within one; None if one cannot be cut."""
     place = np.searchsorted(parts["first"], cuts) - 1  # the last that begins before
     within = (place >= 0) & (cuts <= parts["last"][place]) & (parts["fate"][place] == LOST)
-    whole = _is_whole(parts)
-    whole &= parts["last_at"] - parts["first_at"] + parts["first_earlier"] + parts["last_later"] <= LONGEST_NS
-    if not whole[place[within]].all():  # which of its probes were lost, or when they left, is not known
+    cuts, of = cuts[within], parts[place[within]]
+    apart = of["last_at"] - of["first_at"] + of["first_earlier"] + of["last_later"]
+    if not (_is_whole(of) & (apart <= LONGEST_NS)).all():  # which were lost, or when they left, is not known
         return None
-    first = np.sort(np.r_[parts["first"], cuts[within]])
-    of = np.searchsorted(parts["first"], first, side="right") - 1
-    pieces = parts[of]
-    goes_on = np.r_[of[1:] == of[:-1], False]
-    _move_edge(pieces, "last", goes_on, np.r_[first[1:], 0] - 1, parts[of])
-    _move_edge(pieces, "first", np.r_[False, goes_on[:-1]], first, parts[of])
-    cut = goes_on | np.r_[False, goes_on[:-1]]
-    pieces["count"][cut] = (pieces["last"] - pieces["first"] + 1)[cut]
+    pieces = np.repeat(parts, 1 + np.bincount(place[within], minlength=len(parts)))
+    row = place[within] + 1 + np.arange(len(cuts))  # of what begins with each cut
+    _move_edge(pieces, "last", row - 1, cuts - 1, of)
+    _move_edge(pieces, "first", row, cuts, of)
+    for changed in (row - 1, row):
+        pieces["count"][changed] = pieces["last"][changed] - pieces["first"][changed] + 1
     return pieces
 
 
-def _move_edge(pieces: Array, edge: str, which: Bools, to: Ints, parts: Array) -> None:
-    """Let an edge of some pieces be another sequence within their part. It left at an even pace, or so: at the most
-    from the part's first to its last.
+def _move_edge(pieces: Array, edge: str, row: Ints, to: Ints, of: Array) -> None:
+    """Let an edge of these pieces be another sequence within the part that each is of. It left when an even pace has
+    it, or at some other time between the part's first and its last.
     """
-    part, to = parts[which], to[which]
-    span = part["last_at"] - part["first_at"]
-    at = part["first_at"] + span * (to - part["first"]) // (part["last"] - part["first"])
-    pieces[edge][which], pieces[f"{edge}_at"][which] = to, at
-    pieces[f"{edge}_earlier"][which] = at - part["first_at"] + part["first_earlier"]
-    pieces[f"{edge}_later"][which] = part["last_at"] - at + part["last_later"]
+    at = of["first_at"] + (of["last_at"] - of["first_at"]) * (to - of["first"]) // (of["last"] - of["first"])
+    pieces[edge][row], pieces[f"{edge}_at"][row] = to, at
+    pieces[f"{edge}_earlier"][row] = at - of["first_at"] + of["first_earlier"]
+    pieces[f"{edge}_later"][row] = of["last_at"] - at + of["last_later"]
 
 
 def _feed(finder: RunFinder, parts: Array, fates: Fates) -> list[Span]:
