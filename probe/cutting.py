@@ -35,22 +35,33 @@ def stall_within(stall: dict[str, Any], first: int, last: int) -> dict[str, Any]
 
 
 def outage_within(outage: Outage, begin: int | None, end: int | None, room: int, interval_ns: int) -> Outage | None:
-    """What lies of an outage after `begin` and up to `end`, with at most `room` losses; None if nothing does."""
+    """What lies of an outage after `begin` and up to `end`, with at most `room` losses; None if nothing does.
+
+    Only the probes at its own edges have known TX times: those at a cut are placed by `interval_ns`, to within one.
+    """
     lost = outage.lost
     first, first_seq = outage.first_lost_ns, outage.first_lost_seq
+    last, last_seq, upto = outage.last_lost_ns, outage.last_lost_seq, outage.end_ns
+    beyond = end is not None and last > end
     censored: Censored = outage.censored
     if begin is not None and first <= begin:
-        lost = min(lost, room, -(-(outage.last_lost_ns - begin) // interval_ns))
-        first = max(first, outage.last_lost_ns - (lost - 1) * interval_ns)
-        first_seq = max(first_seq, outage.last_lost_seq - lost + 1)
+        # Counted back from its own end; where that lies beyond the span, the room there is no measure.
+        lost = min(lost, -(-(last - begin) // interval_ns), lost if beyond else room)
+        # Where there are fewer losses than instants (unsent, or silent about this direction), it was dark all the same.
+        first = min(last - (lost - 1) * interval_ns, begin + interval_ns)
+        first_seq = max(first_seq, last_seq - lost + 1)
         censored = "start"
-    last, last_seq, upto = outage.last_lost_ns, outage.last_lost_seq, outage.end_ns
-    left = lost if end is None or last <= end else min(lost, (end - first) // interval_ns + 1)
-    left = min(left, room)
+    left = min(lost, room)
+    if end is not None and beyond:
+        left = min(left, (end - first) // interval_ns + 1)
     if left < 1:
         return None
     if left < lost:
-        last, last_seq = min(last, first + (left - 1) * interval_ns), min(last_seq, first_seq + left - 1)
+        last = min(last, first + (left - 1) * interval_ns)
+        last_seq = min(last_seq, first_seq + left - 1)
+    if end is not None and beyond:
+        on_time = outage.last_lost_ns - -(-(outage.last_lost_ns - end) // interval_ns) * interval_ns
+        last = min(max(last, on_time), end)
     if left < lost or outage.censored == "end" or (end is not None and upto > end):
         upto, censored = last, "end"
     unobserved = min(outage.unobserved_ns, upto - first)

@@ -13,6 +13,7 @@ from probe.core.events import FlowSpec, Outage, SessionEnd
 from probe.core.fate import COLUMN
 from probe.core.histogram import bins_of
 from probe.recorder import MOST_ICMP_RUNS, FlowTrack, Recorder
+from probe.report.document import laws, new_document
 
 S = 1_000_000_000
 MS = 1_000_000
@@ -58,6 +59,7 @@ class Bench:
         row = self.settled[flow]
         for name, n in counts.items():
             row[COLUMN[name]] += n
+        row[COLUMN["lost"]] += sum(n for name, n in counts.items() if name.startswith("lost_"))
         sent = sum(counts.values())
         row[COLUMN["sent"]] += sent
         row[COLUMN["scheduled"]] += sent
@@ -159,6 +161,71 @@ def test_evidence_ends_with_the_span(bench):
     assert [record["sequence"] for record in outage["evidence"]] == [1, 2]
 
 
+def run_with_an_outage(bench: Bench, first: int, last: int, *, seconds: int = 30, unsent: range = range(0)) -> None:
+    """A probe per millisecond from T0 on, read every 250; those numbered `first` to `last` by their instants are lost,
+    those of `unsent` never left.
+    """
+    for begin in range(0, seconds * 1000, 250):
+        instants = [n for n in range(begin, begin + 250) if n not in unsent]
+        lost = sum(first <= n <= last for n in instants)
+        bench.sample(T0 + (begin + 249) * MS, received=len(instants) - lost, lost_unattributed=lost)
+    span = (T0 + first * MS, T0 + (last + 1) * MS)
+    unobserved = len(unsent) * MS
+    lost = last - first + 1 - len(unsent)
+    length = span[1] - span[0]
+    bench.outage(
+        1,
+        first / 1000,
+        (last + 1) / 1000,
+        lost=lost,
+        first_lost_seq=first,
+        last_lost_seq=first + lost - 1,
+        unobserved_ns=unobserved,
+        lower_ns=length - MS - unobserved,
+        estimate_ns=length - unobserved // 2,
+    )
+    if unsent:
+        bench.unobserved(T0 + unsent[0] * MS, T0 + (unsent[-1] + 1) * MS)
+
+
+def sound(flow: dict[str, Any]) -> dict[str, Any]:
+    """The flow as a document has it, which must obey every law."""
+    document = new_document(run={}, flows=[flow])
+    assert laws(document) == []
+    return document["flows"][0]
+
+
+def edges_of(outage: dict[str, Any]) -> tuple[int, int]:
+    """First and last lost, ms since T0."""
+    edges = outage["edges_ns"]
+    return (edges["first_lost"] - T0) // MS, (edges["last_lost"] - T0) // MS
+
+
+@pytest.mark.parametrize(("begin_s", "end_s"), [(10, 12), (18, 24), (6, 24.5), (23, 23.5), (24.5, 24.75)])
+def test_a_span_within_an_outage_is_dark_from_its_beginning_to_its_end(bench, begin_s, end_s):
+    run_with_an_outage(bench, 5000, 24_999)
+    begin, end = round(begin_s * 1000), round(end_s * 1000)
+    flow = sound(bench.document(T0 + (begin - 1) * MS, T0 + (end - 1) * MS))
+    [outage] = flow["outages"]
+    assert edges_of(outage) == (begin, end - 1) == (outage["first_lost_seq"], outage["last_lost_seq"])
+    assert (outage["lost"], outage["censored"]) == (flow["counts"]["lost"], "end") == (end - begin, "end")
+    assert (flow["verdict"], flow["session_end"]["cause"], flow["session_end"]["at_ns"]) == (
+        "dark",
+        "silent",
+        T0 + begin * MS,
+    )
+
+
+@pytest.mark.parametrize(("begin", "end", "last"), [(10_000, 28_000, 24_999), (10_000, 22_000, 21_999)])
+def test_a_part_in_which_we_did_not_send_is_as_long_as_the_rest_of_it(bench, begin, end, last):
+    run_with_an_outage(bench, 5000, 24_999, unsent=range(12_000, 18_000))
+    flow = sound(bench.document(T0 + (begin - 1) * MS, T0 + (end - 1) * MS))
+    [outage] = flow["outages"]
+    assert edges_of(outage) == (begin, last)
+    assert outage["lost"] == flow["counts"]["lost"] == last + 1 - begin - 6000
+    assert outage["duration_ns"]["lower"] == (last - begin - 6000) * MS
+
+
 def test_an_unobserved_span_told_in_parts_is_one(bench):
     bench.unobserved(T0, T0 + S, "link_down", goes_on=True)
     bench.unobserved(T0 + 500 * MS, T0 + 600 * MS, "ring_drop")
@@ -232,9 +299,7 @@ def test_counts_are_those_of_the_span(bench):
 
 def test_a_correction_amends_the_past(bench):
     bench.sample(T0, received=0)
-    bench.sample(T0 + 10 * S, lost_unattributed=3, lost=0)
-    bench.settled[0, COLUMN["lost"]] = 3
-    bench.shared.live[:] = bench.settled
+    bench.sample(T0 + 10 * S, lost_unattributed=3)
     bench.take(
         "correction",
         at_ns=[T0 + 10 * S],
