@@ -53,9 +53,9 @@ def check(documents: Sequence[Mapping[str, Any]], budgets: Sequence[Budget]) -> 
     Returns:
         In the contract's form, in the budgets' order: `{"name", "limit", "value", "ok"}`. Absences in ns, judged by
         their upper bound (one that may have been longer is over), and never ok where they have none: `unbounded` names
-        the flows that were still away at the end, or away when the run began. Verdicts as words. A budget that applies
-        to no flow is not ok and has the value None: a misspelt path must not pass. Nor may a flow of which nothing was
-        observed: `unobserved` names such flows.
+        the flows that were still away at the end, whose session was ended by a packet, or that were away when the run
+        began. Verdicts as words. A budget that applies to no flow is not ok and has the value None: a misspelt path
+        must not pass. Nor may a flow of which nothing was observed: `unobserved` names such flows.
     """
     results = []
     for budget in budgets:
@@ -85,8 +85,12 @@ def _longest_ns(flow: Mapping[str, Any]) -> int:
 
 
 def _is_bounded(flow: Mapping[str, Any]) -> bool:
-    """Whether each of a flow's absences was seen from its start to its end."""
-    return all(a.upper_ns is not None for a in say.absences(flow))
+    """Whether each of a flow's absences was seen from its start to its end, and its session never ended.
+
+    An ended session is as far from coming back as one that stays dark. That new ones work at once is for budgets on
+    fresh flows to say.
+    """
+    return not say.ended(flow) and all(a.upper_ns is not None for a in say.absences(flow))
 
 
 def _labels(flows: Iterable[Mapping[str, Any]]) -> list[str]:

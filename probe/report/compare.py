@@ -34,7 +34,7 @@ class Summary:
     runs: int
     verdicts: dict[Verdict, int]  # word to number of runs; the worst flow's in each
     median_ns: float | None  # of the longest absence, over runs in which it ended; None if it never did
-    open_runs: int  # runs that ended before it was back
+    open_runs: int  # runs in which it did not come back
 
     @property
     def worst(self) -> Verdict:
@@ -107,11 +107,11 @@ def summarise(documents: Sequence[Mapping[str, Any]]) -> dict[Key, Summary]:
 
 def summary_of(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Summary:
     """Flows of one cell, per run, as one."""
-    longest = [max((say.away(f) for f in flows), key=lambda a: (a.still, a.ns)) for flows in runs]
-    told = [any(map(say.observed, flows)) for flows in runs]
-    closed = [a.ns for a, known in zip(longest, told, strict=True) if known and not a.still]
+    gone = [any(say.away(f).still or say.ended(f) for f in flows) for flows in runs]
+    back = [flows for flows, never in zip(runs, gone, strict=True) if not never and any(map(say.observed, flows))]
+    closed = [max(say.away(f).ns for f in flows) for flows in back]
     verdicts = Counter(worst(f["verdict"] for f in flows) for flows in runs)
-    return Summary(len(runs), dict(verdicts), median(closed) if closed else None, sum(a.still for a in longest))
+    return Summary(len(runs), dict(verdicts), median(closed) if closed else None, sum(gone))
 
 
 def junit(results: Sequence[Mapping[str, Any]], changes: Sequence[Change] = ()) -> str:

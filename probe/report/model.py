@@ -335,7 +335,8 @@ class BudgetModel(_Model):
     )
     unbounded: list[str] = Field(
         default_factory=list,
-        description="Flows that were away for longer than is known, still or since before the run: over every limit.",
+        description="Flows that were away for longer than is known, still or since before the run, or whose session was"
+        " ended: over every limit.",
     )
 
 

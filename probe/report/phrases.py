@@ -131,6 +131,12 @@ def observed(flow: Mapping[str, Any]) -> bool:
     return flow["verdict"] != "unobserved" or bool(flow["outages"] or _stalls(flow))
 
 
+def ended(flow: Mapping[str, Any]) -> bool:
+    """Whether a packet ended its session: that session does not come back, whatever new ones do."""
+    cause = (flow["session_end"] or {}).get("cause", "none")
+    return flow["session"] == "kept" and cause not in ("none", "silent")  # RSTs to new sessions are answers
+
+
 def away(flow: Mapping[str, Any]) -> Away:
     """The absence of a flow to show: one that never ended, however long an earlier one was, else the longest."""
     return max(absences(flow), key=lambda a: (a.still, a.ns), default=Away())
@@ -246,8 +252,7 @@ def frozen(document: Mapping[str, Any]) -> list[Frozen]:
     """
     told = []
     for flow in filter(is_stream, document["flows"]):
-        ended = (flow["session_end"] or {}).get("cause", "none") not in ("none", "silent")
-        if not _stalls(flow) and not ended:
+        if not _stalls(flow) and not ended(flow):
             continue
         beside = [f for f in document["flows"] if (f["agent"], f["path"]) == (flow["agent"], flow["path"])]
         packets = [f for f in beside if not is_stream(f)]
@@ -268,10 +273,10 @@ def _stalls(flow: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def _stall_line(stall: Mapping[str, Any]) -> str:
-    ended = stall["censored"] == "end"
-    length = f"> {duration(stall['duration_ns'])}, still frozen" if ended else duration(stall["duration_ns"])
+    still = stall["censored"] == "end"
+    length = f"> {duration(stall['duration_ns'])}, still frozen" if still else duration(stall["duration_ns"])
     times = "once" if stall["retransmissions"] == 1 else f"{stall['retransmissions']} times"
-    parts = [f"{utc(stall['start_ns'])} {'on' if ended else 'to ' + utc(stall['end_ns'])} UTC: {length}"]
+    parts = [f"{utc(stall['start_ns'])} {'on' if still else 'to ' + utc(stall['end_ns'])} UTC: {length}"]
     parts.append(f"sent again {times}, RTO up to {duration(stall['rto_max_ns'])}")
     parts.append(f"{stall['waiting_max']} keystrokes waiting")
     if stall["next_try_ns"]:

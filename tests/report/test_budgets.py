@@ -169,6 +169,26 @@ def test_an_outage_that_began_before_the_run_is_over_every_limit() -> None:
     assert problems_of({**build.drill(), "budgets": [result]}) == []
 
 
+RESET = {"cause": "rst", "at_ns": build.PRIMARY, "from": "10.99.97.10", "ttl": 62, "peer_ttl": 250}
+
+
+@pytest.mark.parametrize("cause", ["rst", "fin"])
+@pytest.mark.parametrize("twin", [False, True])
+def test_a_session_that_was_ended_is_over_every_limit(cause: str, twin: bool) -> None:
+    flows = [build.flow("a", protocol="tcp", session_end={**RESET, "cause": cause})]
+    flows += [build.flow("a-fresh", protocol="tcp", session="fresh")] if twin else []
+    document = new_document(run=build.RUN, flows=flows)
+    assert (document["flows"][0]["session_end"]["again_ns"] is not None) == twin  # new sessions do not save it
+    [result] = check([document], [Budget("x", session="kept", max_outage_ns=5 * build.S)])
+    assert result == {"name": "x", "limit": 5 * build.S, "value": 0, "ok": False, "unbounded": ["workload-a/a"]}
+    assert say.budget(result) == "x: longer than is known on workload-a/a (limit 5.000 s)"
+
+
+def test_the_resets_of_new_sessions_are_answers() -> None:
+    document = new_document(run=build.RUN, flows=[build.flow("a", protocol="tcp", session="fresh", session_end=RESET)])
+    assert check([document], [Budget("x", max_outage_ns=5 * build.S)])[0]["ok"]
+
+
 def test_verdicts() -> None:
     budgets = [
         Budget("new", session="fresh", verdicts=("recovered", "unaffected")),

@@ -44,6 +44,21 @@ def test_a_run_that_never_came_back_is_counted_not_given_a_length() -> None:
     assert change.worse
 
 
+def reset(name: str = "reset") -> dict[str, Any]:
+    """A run in which a RST ended the session, and nothing was lost."""
+    end = {"cause": "rst", "at_ns": build.PRIMARY, "from": "10.99.97.10", "ttl": 62}
+    return new_document(run={**build.RUN, "id": name}, flows=[build.flow("e", session_end=end)])
+
+
+def test_a_session_that_was_ended_has_no_length_either() -> None:
+    back = [run_with(build.DOWN + s * build.S) for s in (1, 3)]
+    change = cell(compare([*back, reset()], [reset(), reset()]))
+    assert change.baseline is not None and change.candidate is not None
+    assert change.baseline.median_ns == pytest.approx(2 * build.S, abs=4 * build.MS)
+    assert (change.baseline.open_runs, change.candidate.open_runs) == (1, 2)
+    assert change.candidate.median_ns is None and change.delta_ns is None
+
+
 def test_better_is_not_worse_and_missing_is() -> None:
     lost, back = run_with(None), run_with(build.DOWN + build.S)
     assert not cell(compare([lost], [back])).worse
