@@ -13,7 +13,7 @@ from typing import Any
 
 from probe.core.diagnosis import RULES
 from probe.core.timeline import origin
-from probe.core.verdict import WORST_FIRST, shown, worst
+from probe.core.verdict import shown, worst
 from probe.report.assess import event_of, record_of
 
 PROTOCOLS = ("icmp", "udp", "tcp", "stream")
@@ -502,15 +502,26 @@ def headline(document: Mapping[str, Any]) -> tuple[str, str]:
         return tone, str(findings[0]["summary"])
     if not document["flows"]:
         return "none", "Nothing was measured."
-    tone = VERDICTS[min((f["verdict"] for f in document["flows"]), key=WORST_FIRST.index)][1]
-    absences = [away(f) for f in document["flows"] if f["outages"]]
-    total = len(document["flows"])
-    if not absences:
-        return tone, "No outage on any flow."
-    longest = max(absences, key=lambda a: (a.still, a.ns))
-    gone = sum(a.still for a in absences)
-    end = f"{gone} not back" if gone else "all answered again"
-    return tone, f"{len(absences)} of {total} flows had an outage, the longest {longest}; {end}."
+    tone = VERDICTS[worst(f["verdict"] for f in document["flows"])][1]
+    return tone, _summary(document["flows"])
+
+
+def _summary(flows: Sequence[Mapping[str, Any]]) -> str:
+    """How many flows were away or frozen, and for how long. Sessions that ended have a diagnosis."""
+    gone = [f for f in flows if absences(f)]
+    if not gone:
+        return "No outage on any flow."
+    longest = max(map(away, gone), key=lambda a: (a.still, a.ns))
+    still = sum(away(f).still for f in gone)
+    end = f"{still} not back" if still else "all answered again"
+    streams = sum(map(is_stream, gone))
+    what = "froze" if streams == len(gone) else "had an outage or froze" if streams else "had an outage"
+    return f"{len(gone)} of {len(flows)} flows {what}, the longest {longest}; {end}."
+
+
+def quiet(document: Mapping[str, Any]) -> bool:
+    """Whether no flow was away or frozen, and no session ended."""
+    return not any(absences(f) or ended(f) for f in document["flows"])
 
 
 def unobserved_lines(document: Mapping[str, Any]) -> list[str]:

@@ -172,8 +172,9 @@ def _questions(document: Mapping[str, Any], console: Console) -> None:
 
 
 def _outages(document: Mapping[str, Any], console: Console) -> None:
-    if not any(f["outages"] for f in document["flows"]):
+    if say.quiet(document):
         console.print(Text("No outage.", style=_STYLE["good"]))
+    if not any(f["outages"] for f in document["flows"]):
         return
     wide = console.width >= WIDE
     table = table_for(console, "Outages: bounds from the TX times of the probes around each edge (UTC)")

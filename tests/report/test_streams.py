@@ -122,6 +122,29 @@ def test_a_stream_that_nothing_happened_to_needs_no_words() -> None:
     assert say.frozen(document(stream())) == []
 
 
+@pytest.mark.parametrize(
+    ("flows", "sentence"),
+    [
+        ([stream(stall(15 * S))], "1 of 1 flows froze, the longest 15.000 s; all answered again."),
+        ([stream(stall(15 * S, censored="end"))], "1 of 1 flows froze, the longest > 15.000 s; 1 not back."),
+        (
+            [stream(stall(15 * S)), build.flow("u", faults=(build.Fault(build.DOWN, build.DOWN + S),))],
+            "2 of 2 flows had an outage or froze, the longest 15.000 s; all answered again.",
+        ),
+    ],
+)
+def test_a_stream_that_froze_is_in_the_headline(flows: list[dict[str, Any]], sentence: str) -> None:
+    assert say.headline(new_document(run={}, flows=flows))[1] == sentence
+
+
+def test_where_a_stream_froze_nothing_says_that_there_was_no_outage() -> None:
+    made = new_document(run=build.RUN, flows=[stream(stall(15 * S))])
+    assert "No outage" not in printed(made) and "stream frozen 15.000 s" in printed(made)
+    page = html.render(made)
+    assert "No outage on any flow" not in page and "stream frozen 15.000 s" in page
+    assert "No outage on any flow." in html.render(new_document(run=build.RUN, flows=[stream()]))
+
+
 def test_a_budget_for_outages_does_not_meet_stalls() -> None:
     frozen, udp = stream(stall(7_900 * MS)), build.flow("u")
     assert [Budget("b").applies(flow) for flow in (frozen, udp)] == [False, True]

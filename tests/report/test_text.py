@@ -95,6 +95,15 @@ def test_measure_is_compact(width: int) -> None:
     assert len(output.splitlines()) < 8
 
 
+def test_a_session_that_was_ended_is_not_passed_over() -> None:
+    end = {"cause": "rst", "at_ns": build.PRIMARY, "from": "10.99.97.10", "ttl": 62, "peer_ttl": 62, "by": "peer"}
+    reset = new_document(run=build.RUN, flows=[build.flow("a", protocol="tcp", session_end=end)])
+    for measure in (True, False):
+        output = printed(reset, 140, measure=measure)
+        assert "No outage.\n" not in output
+        assert "RST from 10.99.97.10" in output
+
+
 def test_measure_tells_outages() -> None:
     document = new_document(
         run=build.RUN, flows=[build.flow("u", faults=(build.Fault(build.DOWN, build.EIP, "reverse"),))]
