@@ -20,7 +20,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from operator import itemgetter
@@ -544,7 +543,9 @@ class Agent:
         self._prober.refresh()
         clock = self._host_clock()
         now = self._now_ns()
-        first, last = _span(start_ns, end_ns, self._started_ns, now)
+        recorder = self._prober.recorder
+        begin, end = recorder.counted(start_ns, end_ns)  # whoever asks is told which span the answer is about
+        first, last = _span(begin, end, self._started_ns, now)
         return new_document(
             run={
                 "id": "",
@@ -556,7 +557,7 @@ class Agent:
                 "config": self._config_dump(),
                 "clock": clock.to_document(),
             },
-            flows=[self._prober.recorder.flow_document(t, start_ns, end_ns) for t in self._ordered()],
+            flows=[recorder.flow_document(t, begin, end) for t in self._ordered()],
             timeline=within(self.timeline(), first, last),
         )
 

@@ -5,10 +5,11 @@ Times are Unix ns on the engine's clock. What was cut off is nobody's to tell: a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from probe.core.events import Censored, Outage
+from probe.core.events import Censored, Outage, Unobserved
 
 
 def is_open(stall: dict[str, Any], first: int, last: int) -> bool:
@@ -34,10 +35,34 @@ def stall_within(stall: dict[str, Any], first: int, last: int) -> dict[str, Any]
     }
 
 
-def outage_within(outage: Outage, begin: int | None, end: int | None, room: int, interval_ns: int) -> Outage | None:
+def unobserved_within(span: Unobserved, first: int, last: int) -> Unobserved | None:
+    """What lies of an unobserved time within a span; None if nothing does."""
+    start, end = max(span.start_ns, first), min(span.end_ns, last)
+    return replace(span, start_ns=start, end_ns=end) if start < end else None
+
+
+def blind_ns(unobserved: Iterable[Unobserved], start: int, end: int) -> int:
+    """How much of a span went unobserved, for whatever cause."""
+    blind, reached = 0, start
+    for one in sorted(unobserved, key=lambda u: u.start_ns):
+        upto = min(one.end_ns, end)
+        blind += max(0, upto - max(one.start_ns, reached))
+        reached = max(reached, upto)
+    return blind
+
+
+def outage_within(
+    outage: Outage,
+    begin: int | None,
+    end: int | None,
+    room: int,
+    interval_ns: int,
+    unobserved: Iterable[Unobserved],
+) -> Outage | None:
     """What lies of an outage after `begin` and up to `end`, with at most `room` losses; None if nothing does.
 
     Only the probes at its own edges have known TX times: those at a cut are placed by `interval_ns`, to within one.
+    `unobserved` are the flow's.
     """
     lost = outage.lost
     first, first_seq = outage.first_lost_ns, outage.first_lost_seq
@@ -64,8 +89,8 @@ def outage_within(outage: Outage, begin: int | None, end: int | None, room: int,
         last = min(max(last, on_time), end)
     if left < lost or outage.censored == "end" or (end is not None and upto > end):
         upto, censored = last, "end"
-    unobserved = min(outage.unobserved_ns, upto - first)
-    inner = max(0, last - first - unobserved)
+    blind = min(outage.unobserved_ns, blind_ns(unobserved, first, upto))
+    inner = max(0, last - first - blind)
     outer = upto - (outage.last_ok_ns or first if first == outage.first_lost_ns else first)
     whole = (first, last, upto) == (outage.first_lost_ns, outage.last_lost_ns, outage.end_ns)
     return replace(
@@ -83,7 +108,7 @@ def outage_within(outage: Outage, begin: int | None, end: int | None, room: int,
         first_lost_seq=first_seq,
         last_lost_seq=last_seq,
         censored=censored,
-        unobserved_ns=unobserved,
+        unobserved_ns=blind,
         evidence=tuple(
             record
             for record in outage.evidence

@@ -32,7 +32,7 @@ from probe.core.fate import DIRECTION_FATE, FATE_COLUMN
 from probe.core.histogram import BINS, edges_ns, quantile_ns
 from probe.core.outage import with_episodes
 from probe.core.verdict import FlowRecord
-from probe.cutting import is_open, outage_within, stall_within
+from probe.cutting import is_open, outage_within, stall_within, unobserved_within
 from probe.history import History
 
 log = logging.getLogger(__name__)
@@ -289,17 +289,17 @@ class Recorder:
         return with_episodes(track.outages.values())
 
     def flow_document(self, track: FlowTrack, start_ns: int | None, end_ns: int | None) -> dict[str, Any]:
-        """A flow of the result document, for a span of Unix nanoseconds."""
-        # No upper end when asked up to now: the engine's times do not follow steps of the wall clock.
-        first, last = start_ns or 0, end_ns if end_ns is not None else 1 << 63
+        """A flow of the result document, for a span of Unix nanoseconds as `counted` widens it."""
         with self._lock:
-            outages = [o for o in self._numbered(track) if o.start_ns < last and o.end_ns > first]
-            unobserved = [u for u in track.unobserved if u.start_ns < last and u.end_ns > first]
+            begin, end = self.counted(start_ns, end_ns)
+            # No upper end up to now: the engine's times do not follow steps of the wall clock.
+            first, last = begin or 0, 1 << 63 if end is None else end
             counts = self.history.counts(track.index, start_ns, end_ns)
-            outages = self._within(track, outages, counts, start_ns, end_ns)
+            outages = self._within(track, counts, begin, end)
+            unobserved = [part for u in track.unobserved if (part := unobserved_within(u, first, last)) is not None]
             rtt = self._rtt(track, start_ns, end_ns)
             rebound = any(first <= at <= last for at in track.translations_ns)
-            end = self._session_end(track, outages, first, last)
+            ended = self._session_end(track, outages, first, last)
             stream = self._stream(track, first, last) if track.spec.stack == "kernel" else None
         return {
             "name": track.spec.name,
@@ -313,7 +313,7 @@ class Recorder:
             "rtt_ns": rtt,
             "outages": [o.to_document() for o in outages],
             "unobserved": [{"start_ns": u.start_ns, "end_ns": u.end_ns, "cause": u.cause} for u in unobserved],
-            "session_end": end.to_document(),
+            "session_end": ended.to_document(),
             "verdict": "unobserved",
             "rebound": rebound,
             **({} if stream is None else {"stack": "kernel", "stream": stream}),
@@ -353,15 +353,25 @@ class Recorder:
             "reconnected": [one for one in track.reconnected if first <= one["at_ns"] <= last],
         }
 
-    def _within(
-        self, track: FlowTrack, outages: list[Outage], counts: Counts, start_ns: int | None, end_ns: int | None
-    ) -> list[Outage]:
+    def counted(self, start_ns: int | None, end_ns: int | None) -> tuple[int | None, int | None]:
+        """The span that a document is about when asked for this one: as far as counts are known by instants.
+
+        Returns:
+            Where it begins and ends, Unix ns; None: with the first probe, now.
+        """
+        return self.history.begin(start_ns), self.history.end(end_ns)
+
+    def _within(self, track: FlowTrack, counts: Counts, begin: int | None, end: int | None) -> list[Outage]:
         """Outages as far as the span's counts hold their losses: those of a part follow from its time, and the counts
         are the limit.
         """
-        begin, end = self.history.begin(start_ns), self.history.end(end_ns)
         latest = self.history.latest
         settled_to = end if end is not None else latest.settled_to if latest is not None else None
+        outages = [
+            outage
+            for outage in self._numbered(track)
+            if (end is None or outage.start_ns <= end) and (begin is None or outage.end_ns > begin)
+        ]
         outages = [self._grown(track, o) for o in outages] if end is None else outages
         found = []
         for direction, fate in DIRECTION_FATE.items():
@@ -375,7 +385,7 @@ class Recorder:
                 else:
                     cut.append(outage)
             for outage in cut:
-                part = outage_within(outage, begin, end, room, track.spec.interval_ns)
+                part = outage_within(outage, begin, end, room, track.spec.interval_ns, track.unobserved)
                 if part is not None:
                     found.append(part)
                     room -= part.lost

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from probe.agent import _span
+from probe.agent import Agent, _span
+from probe.border import SharedState
+from probe.core.events import FlowSpec
+from probe.core.fate import COLUMN
+from probe.recorder import FlowTrack, Recorder
+from probe.report.document import laws
+from probe.timesync import HostClock
 
+S, MS = 1_000_000_000, 1_000_000
 BEGAN, NOW = 1_000, 9_000
+T0 = 1_700_000_000 * S
 
 
 @pytest.mark.parametrize(
@@ -23,3 +35,49 @@ BEGAN, NOW = 1_000, 9_000
 )
 def test_a_span_never_runs_backwards(asked: tuple[int | None, int | None], span: tuple[int, int]) -> None:
     assert _span(*asked, BEGAN, NOW) == span
+
+
+@pytest.fixture
+def agent() -> Iterator[Any]:
+    """The few parts of an agent that have to do with it, of one flow that was read every 250 ms for ten seconds."""
+    bare: Any = object.__new__(Agent)
+    recorder, shared = Recorder(), SharedState.create(1)
+    recorder.attach(shared)
+    bare.shared, bare.track = shared, FlowTrack(FlowSpec("f", "udp", "kept", "p", "x", 862, 1000.0), 0, "192.0.2.1")
+    recorder.add(bare.track)
+    bare._prober = SimpleNamespace(recorder=recorder, refresh=lambda: True)
+    bare._past = SimpleNamespace(outages=[], events=[])
+    bare._tracks = {"f": bare.track}
+    bare._started_ns, bare.name, bare._fortigate = T0, "a", None
+    bare._ordered = lambda: [bare.track]
+    bare._host_clock = lambda: HostClock(True, 0, "")
+    bare._now_ns = lambda: T0 + 12 * S
+    bare._config_dump = dict
+    bare.timeline = list
+    for quarter in range(40):
+        shared.live[0, [COLUMN[name] for name in ("scheduled", "sent", "received")]] = 250 * (quarter + 1)
+        shared.publish(T0 + (quarter + 1) * 250 * MS, shared.live.copy())
+        recorder.sample()
+    yield bare
+    shared.close()
+
+
+@pytest.mark.parametrize(
+    ("asked_ms", "told_ms"),
+    [
+        ((1100, 2100), (1000, 2250)),
+        ((1000, 2250), (1000, 2250)),
+        ((None, 2100), (0, 2250)),
+        ((1100, None), (1000, 12_000)),
+        ((1100, 11_900), (1000, 12_000)),  # not settled yet: all that is known so far
+        ((-5000, 2100), (0, 2250)),  # of the time before it began it knows nothing
+    ],
+)
+def test_a_report_says_which_span_its_counts_are_of(
+    agent: Any, asked_ms: tuple[int | None, int | None], told_ms: tuple[int, int]
+) -> None:
+    document = agent.report(*(None if ms is None else T0 + ms * MS for ms in asked_ms))
+    assert laws(document) == []
+    run, [flow] = document["run"], document["flows"]
+    assert ((run["started_ns"] - T0) // MS, (run["ended_ns"] - T0) // MS) == told_ms
+    assert flow["counts"]["sent"] == min(told_ms[1], 10_000) - told_ms[0]

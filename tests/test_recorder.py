@@ -263,17 +263,55 @@ def test_outages_are_bounded(bench, monkeypatch):
 
 
 def test_a_document_holds_what_touches_its_span(bench):
+    for second in range(41):
+        dark = second >= 10 and second % 10 < 2
+        bench.sample(T0 + second * S + S - MS, **{"lost_unattributed" if dark else "received": 1000})
     for n in range(1, 4):
         bench.outage(n, n * 10, n * 10 + 2)
         bench.unobserved(T0 + n * 10 * S, T0 + n * 10 * S + S)
-    document = bench.document(T0 + 21 * S, T0 + 30 * S)
-    assert [o["start_ns"] for o in document["outages"]] == [T0 + 20 * S]
-    assert document["unobserved"] == []
-    document = bench.document(T0 + 12 * S, T0 + 20 * S + 1)
-    assert [o["start_ns"] for o in document["outages"]] == [T0 + 20 * S]
+    document = bench.document(T0 + 21 * S - MS, T0 + 30 * S - MS)
+    assert [(edges_of(o), o["censored"]) for o in document["outages"]] == [((21_000, 21_999), "start")]
+    assert document["unobserved"] == [{"start_ns": T0 + 21 * S - MS, "end_ns": T0 + 21 * S, "cause": "stall"}]
+    document = bench.document(T0 + 12 * S - MS, T0 + 22 * S - MS)
+    assert [edges_of(o) for o in document["outages"]] == [(20_000, 21_999)]
+    document = bench.document(T0 + 12 * S - MS, T0 + 23 * S - MS)
+    assert [(o["start_ns"], o["censored"]) for o in document["outages"]] == [(T0 + 20 * S, "no")]
     assert [u["cause"] for u in document["unobserved"]] == ["stall"]
-    assert len(bench.document(None, None)["outages"]) == 3
     assert document["outages"][0]["duration_ns"] == {"lower": 1999 * MS, "estimate": 2000 * MS, "upper": 2001 * MS}
+    assert len(bench.document(None, None)["outages"]) == 3
+
+
+def test_what_went_unobserved_before_a_span_says_nothing_of_it(bench):
+    for second in range(100):
+        bench.sample(T0 + second * S + S - MS, received=1000 if second >= 70 else 0)
+    bench.unobserved(T0 + 5 * S, T0 + 70 * S + 500 * MS, "link_down")
+    flow = sound(bench.document(T0 + 70 * S - MS, T0 + 100 * S - MS))
+    assert [(u["start_ns"] - T0, u["end_ns"] - T0) for u in flow["unobserved"]] == [(70 * S - MS, 70 * S + 500 * MS)]
+    assert (flow["verdict"], flow["counts"]["received"]) == ("unaffected", 30_000)
+
+
+def test_every_loss_that_a_span_counts_as_one_of_an_outage_is_in_it(bench):
+    """A span is widened to what is known: counts, outages and the rest are those of the same span."""
+    run_with_an_outage(bench, 5000, 25_199)
+    for begin_ms, end_ms in ((25_210, 27_900), (2100, 5010), (24_900, 25_100), (5010, 5020), (25_300, 26_000)):
+        asked = (T0 + begin_ms * MS, T0 + end_ms * MS)
+        flow = sound(bench.document(*asked))
+        begin, end = bench.recorder.counted(*asked)
+        assert 0 <= asked[0] - begin < 250 * MS and 0 <= end - asked[1] < 250 * MS
+        assert sum(o["lost"] for o in flow["outages"]) == flow["counts"]["lost"]
+        for outage in flow["outages"]:
+            assert begin < outage["start_ns"] <= outage["end_ns"] <= end
+        assert (end - begin) // MS == flow["counts"]["sent"]
+
+
+def test_what_we_did_not_send_counts_in_the_part_that_it_lies_in(bench):
+    """Half of the outage went unobserved, and nothing of its last seconds."""
+    run_with_an_outage(bench, 5000, 24_999, unsent=range(6000, 20_000))
+    flow = sound(bench.document(T0 + 21_999 * MS, T0 + 24_499 * MS))
+    assert (flow["verdict"], flow["outages"][0]["unobserved_ns"]) == ("dark", 0)
+    bench.unobserved(T0 + 18 * S, T0 + 20 * S, "ring_drop")  # at the same time
+    flow = sound(bench.document(T0 + 16_999 * MS, T0 + 24_499 * MS))
+    assert (flow["verdict"], flow["outages"][0]["unobserved_ns"]) == ("dark", 3 * S)
 
 
 def test_a_document_names_its_flow(bench):
@@ -329,7 +367,14 @@ def test_before_anything_is_known(bench):
     Recorder().sample()  # no engine yet
 
 
+def seconds(bench: Bench, upto: int = 30) -> None:
+    """A reading each second from T0 on."""
+    for second in range(upto + 1):
+        bench.sample(T0 + second * S, received=1000 if second else 0)
+
+
 def test_how_a_session_ended(bench):
+    seconds(bench)
     bench.take("established", at_ns=T0)
     assert bench.tracks[0].established_ns == T0
     bench.take("session_end", cause="rst", at_ns=T0 + 5 * S, ttl=63, peer_ttl=252, **{"from": "192.0.2.0"})
@@ -379,6 +424,7 @@ def test_errors_that_pass_end_nothing(bench):
 
 
 def test_a_kept_session_that_stays_dark_ended_silently(bench):
+    seconds(bench)
     bench.outage(1, 5, 9, censored="end")
     end = bench.document(T0, T0 + 10 * S)["session_end"]
     assert end == SessionEnd("f0", "silent", T0 + 5 * S).to_document()
@@ -482,6 +528,7 @@ def test_a_stall_is_kept_under_its_number(streaming: Bench) -> None:
 
 
 def test_a_stall_is_cut_where_the_span_ends(streaming: Bench) -> None:
+    seconds(streaming)
     streaming.take("stall", **a_stall(1, 10, 4))
     document = streaming.recorder.flow_document(streaming.tracks[0], T0, T0 + 12 * S)
     (stall,) = document["stream"]["stalls"]
