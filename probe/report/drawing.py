@@ -169,11 +169,12 @@ def _view(document: Mapping[str, Any], zero: int, full: tuple[float, float]) -> 
 
 def _groups(document: Mapping[str, Any], scale: _Scale, run: tuple[int, int]) -> tuple[Group, ...]:
     places = {id(flow): index for index, flow in enumerate(document["flows"])}
+    named = say.naming(document)
     groups = []
     for path, flows in say.by_path(document).items():
         ordered = worst_first(flows)
         lanes = tuple(
-            _lane(flow, _lane_label(flow, flows), places[id(flow)], scale, run, folded=place >= FEW)
+            _lane(flow, _lane_label(flow, flows, named), places[id(flow)], scale, run, folded=place >= FEW)
             for place, flow in enumerate(ordered)
         )
         groups.append(Group(path, lanes, _folded(ordered[FEW:])))
@@ -190,12 +191,12 @@ def _folded(flows: Sequence[Mapping[str, Any]]) -> str:
     return f"{len(flows)} more {'flow' if len(flows) == 1 else 'flows'}, {rest}"
 
 
-def _lane_label(flow: Mapping[str, Any], beside: Sequence[Mapping[str, Any]]) -> str:
+def _lane_label(flow: Mapping[str, Any], beside: Sequence[Mapping[str, Any]], named: say.Naming) -> str:
     """Protocol and session say enough unless several flows of a path share them."""
     kind = (say.kind(flow), flow["session"])
     alike = sum((say.kind(f), f["session"]) == kind for f in beside)
     if alike > 1:
-        return str(flow["name"])
+        return named(flow)
     if say.is_stream(flow):
         return "stream"
     return f"{flow['protocol'].upper()} {'old' if flow['session'] == 'kept' else 'new'}"

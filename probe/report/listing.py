@@ -157,7 +157,7 @@ def _strip(path: str, kind: str, session: str, flows: Sequence[Flow], high_ns: i
 
 def _dot(members: Iterable[tuple[say.Away, Flow]]) -> str:
     absences = list(members)
-    names = [str(flow["name"]) for _, flow in absences]
+    names = [say.label(flow) for _, flow in absences]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{absences[0][0]}: {', '.join(names[:3])}{more}"
 

@@ -6,7 +6,7 @@ in UTC, and relative to the trigger (or to the first loss where nothing was trig
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -119,6 +119,22 @@ class Away:
 def kind(flow: Mapping[str, Any]) -> str:
     """A flow's protocol, for tables by protocol: a stream is one of its own."""
     return "stream" if is_stream(flow) else str(flow["protocol"])
+
+
+def label(flow: Mapping[str, Any]) -> str:
+    """AGENT/NAME, as documents, evidence and errors name a flow."""
+    return f"{flow['agent']}/{flow['name']}" if flow["agent"] else str(flow["name"])
+
+
+Naming = Callable[[Mapping[str, Any]], str]
+
+
+def naming(document: Mapping[str, Any]) -> Naming:
+    """How to name a document's flows in narrow places: NAME, and AGENT/NAME where several agents have one of it."""
+    agents: dict[str, set[str]] = {}
+    for flow in document["flows"]:
+        agents.setdefault(flow["name"], set()).add(flow["agent"])
+    return lambda flow: label(flow) if len(agents.get(flow["name"], ())) > 1 else str(flow["name"])
 
 
 def is_stream(flow: Mapping[str, Any]) -> bool:
@@ -328,10 +344,11 @@ def timeline_lines(document: Mapping[str, Any]) -> list[Line]:
     """The timeline, with outages that begin or end together, and sessions that end together, told in one line."""
     lines: list[Line] = []
     bunch: dict[str, list[Mapping[str, Any]]] = {}
+    named = naming(document)
 
     def flush(key: str) -> None:
         if bunch.get(key):
-            lines.append(_bunched(bunch.pop(key), len(document["flows"])))
+            lines.append(_bunched(bunch.pop(key), len(document["flows"]), named))
 
     for event in document["timeline"]:
         name = event["event"]
@@ -343,18 +360,19 @@ def timeline_lines(document: Mapping[str, Any]) -> list[Line]:
             bunch.setdefault(key, []).append(event)
         else:
             tone = "ha" if name in HA_EVENTS else "none"
-            lines.append(Line(event["at_ns"], event["uncertainty_ns"], event["source"], name, describe(event), tone))
+            text = describe(event, named)
+            lines.append(Line(event["at_ns"], event["uncertainty_ns"], event["source"], name, text, tone))
     for key in list(bunch):
         flush(key)
     return sorted(lines, key=lambda line: line.at_ns)
 
 
-def _bunched(events: list[Mapping[str, Any]], total: int) -> Line:
+def _bunched(events: list[Mapping[str, Any]], total: int, named: Naming) -> Line:
     first = events[0]
     name, at_ns, uncertainty = first["event"], first["at_ns"], max(e["uncertainty_ns"] for e in events)
     if name == "session_end" and len(events) == 1:
-        return Line(at_ns, uncertainty, first["source"], name, describe(first))
-    names = list(dict.fromkeys(str(e["detail"].get("flow", "?")) for e in events))
+        return Line(at_ns, uncertainty, first["source"], name, describe(first, named))
+    names = list(dict.fromkeys(named(_flow_of(e["detail"])) for e in events))
     who = names[0] if len(names) == 1 else f"{len(names)} of {total} flows: {_short(names)}"
     if name == "session_end":
         return Line(
@@ -377,7 +395,12 @@ def _short(names: Sequence[str]) -> str:
     return ", ".join(folded[:6]) + (f" and {len(folded) - 6} more" if len(folded) > 6 else "")
 
 
-def describe(event: Mapping[str, Any]) -> str:
+def _flow_of(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """What names the flow that an event is about."""
+    return {"agent": detail.get("agent") or "", "name": detail.get("flow") or "?"}
+
+
+def describe(event: Mapping[str, Any], named: Naming = label) -> str:
     """One event as a short sentence; an event this version does not know is told by its detail."""
     d: Mapping[str, Any] = event["detail"]
     name = event["event"]
@@ -417,20 +440,21 @@ def describe(event: Mapping[str, Any]) -> str:
         return f"data plane follows: {_join(d.get('what'), d.get('target'))}" + (
             f" to {d['to']}" if d.get("to") else ""
         )
+    if name in ("watcher_down", "watcher_up"):
+        watcher = f"watcher {d.get('watcher', '?')}" + (f" of {d['agent']}" if d.get("agent") else "")
     if name == "watcher_down" and d.get("answering"):
-        return f"watcher {d.get('watcher', '?')} hears {', '.join(d['answering'])} alone: {d.get('reason', '')}"
+        return f"{watcher} hears {', '.join(d['answering'])} alone: {d.get('reason', '')}"
     if name in ("watcher_down", "watcher_up"):
         word = "blind" if name == "watcher_down" else "sees again"
         last_ns = d.get("last_answer_ns") or d.get("last_success_ns")
         # It finds out by a timeout: what it knows is older than this line.
         since = f", last answer {duration(event['at_ns'] - last_ns)} before" if word == "blind" and last_ns else ""
-        return f"watcher {d.get('watcher', '?')} {word}{since}" + (f": {d['reason']}" if d.get("reason") else "")
+        return f"{watcher} {word}{since}" + (f": {d['reason']}" if d.get("reason") else "")
     if name in ("stall_start", "stall_end"):
-        return (
-            f"{d.get('flow', '?')}: {'what is typed does not come back' if name == 'stall_start' else 'echo is back'}"
-        )
+        what = "what is typed does not come back" if name == "stall_start" else "echo is back"
+        return f"{named(_flow_of(d))}: {what}"
     if name == "session_end":
-        return f"{d.get('flow', '?')}: session ended ({_how_ended(d)})"
+        return f"{named(_flow_of(d))}: session ended ({_how_ended(d)})"
     if name == "forwarding":
         return f"{d.get('unit', '?')} {'forwards' if d.get('enabled') else 'stops forwarding'}"
     if name == "sessions_committed":
@@ -549,11 +573,6 @@ def _unobserved_line(agent: str, causes: str, flows: Sequence[Mapping[str, Any]]
 def _who(agent: str, names: Sequence[str]) -> str:
     who = names[0] if len(names) == 1 else f"{len(names)} flows ({_short(names)})"
     return f"{agent}: {who}" if agent else who
-
-
-def label(flow: Mapping[str, Any]) -> str:
-    """AGENT/NAME, as documents, evidence and errors name a flow."""
-    return f"{flow['agent']}/{flow['name']}" if flow["agent"] else str(flow["name"])
 
 
 def clock_statement(document: Mapping[str, Any]) -> str:

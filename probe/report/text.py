@@ -188,13 +188,13 @@ def _outages(document: Mapping[str, Any], console: Console) -> None:
     else:
         table.add_column("estimate, lower .. upper", no_wrap=True)
     table.add_column("lost", justify="right", no_wrap=True)
-    shown_rows = 0
+    named, shown_rows = say.naming(document), 0
     for path, flows in say.by_path(document).items():
         pairs = [(flow, outage) for flow in flows for outage in flow["outages"]]
         if pairs and shown_rows < MOST_ROWS:
             table.add_row(Text(path, style="bold"))
         for flow, outage in pairs[: max(0, MOST_ROWS - shown_rows)]:
-            table.add_row(_plain(f"  {flow['name']}"), *_outage_cells(outage, wide))
+            table.add_row(_plain(f"  {named(flow)}"), *_outage_cells(outage, wide))
         shown_rows += len(pairs)
     console.print(table)
     _more(shown_rows, console)
@@ -280,7 +280,7 @@ def _counts(document: Mapping[str, Any], console: Console, *, only_odd: bool = F
         console: Where to.
         only_odd: Leave the table out when it would only repeat sent and lost.
     """
-    flows = document["flows"]
+    flows, named = document["flows"], say.naming(document)
     more = [(key, title) for key, title in _MORE_COUNTS if any(f["counts"][key] for f in flows)]
     if not flows or (only_odd and not more and not any(f["counts"]["lost"] for f in flows)):
         return
@@ -289,7 +289,7 @@ def _counts(document: Mapping[str, Any], console: Console, *, only_odd: bool = F
     for _, title in (*_COUNTS, *more):
         table.add_column(title, justify="right", overflow="fold")
     for flow in flows:
-        table.add_row(_plain(flow["name"]), *(str(flow["counts"][key]) for key, _ in (*_COUNTS, *more)))
+        table.add_row(_plain(named(flow)), *(str(flow["counts"][key]) for key, _ in (*_COUNTS, *more)))
     console.print(table)
 
 

@@ -241,6 +241,14 @@ def drill(**options: Any) -> dict[str, Any]:
     return new_document(run=RUN, flows=flows(**options), timeline=events())
 
 
+def alike() -> dict[str, Any]:
+    """A run of two agents whose flows have the same names, all four of which are dark for a second."""
+    down = (Fault(DOWN, DOWN + S),)
+    names = [(f"u{end}", session) for end, session in (("", "kept"), ("-fresh", "fresh"))]
+    made = [flow(name, session=session, agent=agent, faults=down) for agent in "ab" for name, session in names]
+    return new_document(run=RUN, flows=made)
+
+
 def verdicts_page() -> str:
     """docs/verdicts.md: the tables that judge and diagnose, drawn from the code that uses them."""
     return (

@@ -80,6 +80,11 @@ def test_flows_that_share_protocol_and_session_are_named() -> None:
     assert [lane.label for lane in group.lanes] == ["one", "two", "UDP new"]
 
 
+def test_flows_that_share_a_name_are_named_with_their_agent() -> None:
+    [group] = drawing(build.alike()).groups
+    assert [lane.label for lane in group.lanes] == ["a/u", "a/u-fresh", "b/u", "b/u-fresh"]
+
+
 def test_ticks_are_round_and_inside() -> None:
     ticks = drawing(build.drill()).ticks
     assert "0" in [t.relative for t in ticks]

@@ -121,3 +121,9 @@ def test_hostile_names_stay_text() -> None:
 )
 def test_every_kind_of_run_has_a_page(document: dict[str, Any]) -> None:
     assert Page(render(document)).all("h1")
+
+
+def test_outages_of_several_agents_can_be_told_apart() -> None:
+    html = render(build.alike())
+    rows = re.findall(r"<tr><td>([^<]*)</td>", html[html.index('id="outages"') : html.index('id="timeline"')])
+    assert rows == ["a/u", "a/u-fresh", "b/u", "b/u-fresh"]

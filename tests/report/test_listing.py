@@ -87,6 +87,11 @@ def test_absences_by_path_and_session() -> None:
     assert listing.strips(new_document(run=build.RUN, flows=[build.flow("quiet")]))[0] == []
 
 
+def test_a_mark_names_its_flows_with_their_agents() -> None:
+    (old, new), _ = listing.strips(build.alike())
+    assert [words for _, _, words in (*old.dots, *new.dots)] == ["1.000 s: a/u, b/u", "1.000 s: a/u-fresh, b/u-fresh"]
+
+
 def test_a_page_of_many_flows_folds_what_is_well(document: dict[str, Any]) -> None:
     page = Page(html.render(document))
     lanes = page.all("div", css="lane")

@@ -113,6 +113,35 @@ def test_what_the_units_tell(event: str, detail: dict[str, Any], words: str) -> 
     assert say.describe({"event": event, "detail": detail}) == words
 
 
+@pytest.mark.parametrize("event", ["watcher_down", "watcher_up"])
+def test_a_watcher_is_told_with_its_agent_where_there_are_several(event: str) -> None:
+    detail = {"watcher": "aws", "agent": "jumphost", "reason": "timeout"}
+    word = "blind" if event == "watcher_down" else "sees again"
+    assert say.describe({"event": event, "detail": detail}) == f"watcher aws of jumphost {word}: timeout"
+    some = {"event": "watcher_down", "detail": {**detail, "answering": ["b"]}}
+    assert say.describe(some) == "watcher aws of jumphost hears b alone: timeout"
+
+
+def test_flows_of_several_agents_are_counted_and_named_apart() -> None:
+    document = build.alike()
+    assert [line.text for line in say.timeline_lines(document)] == [
+        "loss begins (round trip) on 4 of 4 flows: a/u(-fresh), b/u(-fresh)",
+        "loss ends (round trip) on 4 of 4 flows: a/u(-fresh), b/u(-fresh)",
+    ]
+    one = new_document(run=build.RUN, flows=document["flows"][:2])
+    assert say.timeline_lines(one)[0].text == "loss begins (round trip) on 2 of 2 flows: u(-fresh)"
+
+
+@pytest.mark.parametrize("event", ["session_end", "stall_start", "stall_end"])
+def test_an_event_of_one_flow_names_its_agent_where_that_matters(event: str) -> None:
+    document = build.alike()
+    told = {"event": event, "at_ns": build.DOWN, "uncertainty_ns": 0, "source": "probe"}
+    document["timeline"] = [{**told, "detail": {"flow": "u", "agent": "b", "cause": "rst"}}]
+    assert say.timeline_lines(document)[0].text.startswith("b/u: ")
+    document["flows"] = document["flows"][:2]
+    assert say.timeline_lines(document)[0].text.startswith("u: ")
+
+
 def test_an_end_by_somebody_whom_this_version_does_not_know() -> None:
     detail = {"flow": "a", "cause": "rst", "from": "10.0.0.1", "ttl": 3, "by": "proxy"}
     said = say.describe({"event": "session_end", "detail": detail})

@@ -112,6 +112,12 @@ def test_measure_tells_outages() -> None:
     assert "← rev 12:00:05.014 4.654 s ± 2.0 ms" in output
 
 
+def test_flows_of_several_agents_can_be_told_apart() -> None:
+    _, _, tables = printed(build.alike(), 140).partition("Outages: ")
+    for name in ("a/u", "a/u-fresh", "b/u", "b/u-fresh"):  # among the outages and among the probes
+        assert sum(line.split()[:1] == [name] for line in tables.splitlines()) == 2
+
+
 def test_a_flapping_path_does_not_flood_the_terminal() -> None:
     flaps = tuple(
         build.Fault(build.START + i * 40 * build.MS, build.START + (i * 40 + 20) * build.MS) for i in range(1, 201)
