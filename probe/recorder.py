@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 MOST_SPANS = 10_000  # outages and unobserved spans kept per flow; older ones are in the journal
 MOST_ICMP_RUNS = 100
+MOST_ENDS = 1000  # of sessions, per flow; older ones are in the journal
 MOST_EVIDENCE = 500  # and of so many outages the raw records as well
 Listener = Callable[[str, dict[str, Any]], None]
 
@@ -58,7 +59,7 @@ class FlowTrack:
     lost_before: dict[int, tuple[Direction, int]] = field(default_factory=dict)  # per outage: lost before its start
     unobserved: list[Unobserved] = field(default_factory=list)
     unobserved_so_far: Unobserved | None = None  # the one of these that goes on
-    session_end: SessionEnd | None = None
+    ends: list[SessionEnd] = field(default_factory=list)  # as told, each with when the session after it worked
     session_ends: int = 0
     icmp: list[IcmpRun] = field(default_factory=list)
     resets: dict[str, int] = field(default_factory=lambda: {"rst": 0, "fin": 0, "icmp": 0})
@@ -71,6 +72,11 @@ class FlowTrack:
     done: bool = False
     answered: bool = False
     version: int = 0  # goes up with every change of the above, after it
+
+    @property
+    def session_end(self) -> SessionEnd | None:
+        """How its last session that ended did."""
+        return self.ends[-1] if self.ends else None
 
 
 class Recorder:
@@ -204,10 +210,14 @@ class Recorder:
     def _take_session_end(self, track: FlowTrack, message: dict[str, Any]) -> None:
         cause, source, ttl, peer_ttl = (message[name] for name in ("cause", "from", "ttl", "peer_ttl"))
         by = ended_by(_without_zone(source), _without_zone(track.address), ttl, peer_ttl)
-        track.session_end = SessionEnd(track.spec.name, cause, message["at_ns"], source, ttl, peer_ttl, by)
+        end = SessionEnd(track.spec.name, cause, message["at_ns"], source, ttl, peer_ttl, by)
+        if track.established_ns > end.at_ns:  # the next session was told of first
+            end = replace(end, again_ns=track.established_ns)
+        track.ends.append(end)
+        del track.ends[:-MOST_ENDS]
         track.session_ends += 1
         track.resets[cause] = track.resets.get(cause, 0) + 1
-        self._listener("session_end", {"flow": track.spec.name, **track.session_end.to_document()})
+        self._listener("session_end", {"flow": track.spec.name, **end.to_document()})
 
     def _take_icmp_error(self, track: FlowTrack, message: dict[str, Any]) -> None:
         at_ns = message["at_ns"]
@@ -221,6 +231,9 @@ class Recorder:
 
     def _take_established(self, track: FlowTrack, message: dict[str, Any]) -> None:
         track.established_ns = message["at_ns"]
+        last = track.session_end
+        if last is not None and last.again_ns is None and last.at_ns < track.established_ns:
+            track.ends[-1] = replace(last, again_ns=track.established_ns)
         if "local" in message:  # a stream: the kernel chose the way
             track.source, track.detail = message["local"], ""
         if message.get("connection", 1) > 1:
@@ -402,10 +415,10 @@ class Recorder:
 
     @staticmethod
     def _session_end(track: FlowTrack, outages: list[Outage], first: int, last: int) -> SessionEnd:
-        name, end = track.spec.name, track.session_end
-        if end is not None and first <= end.at_ns <= last:
-            renewed = end.at_ns < track.established_ns <= last
-            return replace(end, again_ns=track.established_ns) if renewed else end
+        name = track.spec.name
+        end = next((end for end in reversed(track.ends) if first <= end.at_ns <= last), None)
+        if end is not None:
+            return replace(end, again_ns=None) if end.again_ns is not None and end.again_ns > last else end
         dark = [o.start_ns for o in outages if o.censored == "end"]
         dark += [s["start_ns"] for s in track.stalls.values() if s["start_ns"] < last and is_open(s, first, last)]
         if track.spec.session != "kept" or not dark:

@@ -388,6 +388,45 @@ def test_how_a_session_ended(bench):
     assert bench.document(T0, T0 + 6 * S)["session_end"] == inside
 
 
+def ends(bench: Bench, at_s: int, cause: str = "rst") -> None:
+    bench.take("session_end", cause=cause, at_ns=T0 + at_s * S, ttl=63, peer_ttl=252, **{"from": "192.0.2.0"})
+
+
+def test_a_session_that_ended_did_so_in_the_documents_of_its_time_whatever_came_after_it(bench):
+    """Asked again after the next session has ended as well."""
+    seconds(bench, 100)
+    bench.take("established", at_ns=T0)
+    ends(bench, 20)
+    bench.take("established", at_ns=T0 + 25 * S)
+    early = sound(bench.document(T0 + 10 * S, T0 + 30 * S))
+    assert (early["verdict"], early["session_end"]["again_ns"]) == ("reset", T0 + 25 * S)
+    ends(bench, 80, "fin")
+    assert sound(bench.document(T0 + 10 * S, T0 + 30 * S)) == early
+    assert bench.document(T0 + 10 * S, T0 + 24 * S)["session_end"]["again_ns"] is None
+    assert bench.document(T0 + 30 * S, T0 + 70 * S)["session_end"]["cause"] == "none"
+    for span in ((T0 + 10 * S, T0 + 100 * S), (None, None)):
+        last = bench.document(*span)["session_end"]
+        assert (last["cause"], last["at_ns"], last["again_ns"]) == ("fin", T0 + 80 * S, None)
+    bench.take("established", at_ns=T0 + 90 * S)
+    assert bench.document()["session_end"]["again_ns"] == T0 + 90 * S
+    assert sound(bench.document(T0 + 10 * S, T0 + 30 * S)) == early
+
+
+def test_a_next_session_that_is_told_of_before_the_end_of_the_last_one_is_the_next(bench):
+    seconds(bench)
+    bench.take("established", at_ns=T0 + 7 * S)
+    ends(bench, 5)
+    assert bench.document()["session_end"]["again_ns"] == T0 + 7 * S
+
+
+def test_session_ends_are_bounded(bench, monkeypatch):
+    monkeypatch.setattr("probe.recorder.MOST_ENDS", 3)
+    for n in range(1, 9):
+        ends(bench, n)
+    assert [(end.at_ns - T0) // S for end in bench.tracks[0].ends] == [6, 7, 8]
+    assert bench.tracks[0].session_ends == bench.tracks[0].resets["rst"] == 8
+
+
 @pytest.mark.parametrize("zone", ["", "%eth0"])  # a packet's address has none, that of a stream's connection does
 def test_a_link_local_peer_is_itself_whatever_interface_it_is_named_with(bench, zone):
     bench.tracks[0].address = "fe80::2%eth0"
