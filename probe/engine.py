@@ -25,7 +25,7 @@ from probe.border import Channel, SharedState
 from probe.clock import SystemClock
 from probe.errors import HaprobeError, PeerError, PrivilegeError, UsageError
 from probe.link import bpf, require_raw
-from probe.link.abi import Program
+from probe.link.abi import ARPHRD_ETHER, ARPHRD_LOOPBACK, DROP_ALL, ETHERNET_OCTETS, Program, hardware_type
 from probe.link.base import FrameReceiver, FrameSender
 from probe.link.interface_drops import InterfaceDrops
 from probe.link.kernel_tcp import KernelStack
@@ -69,17 +69,21 @@ class SenderLinks:
         self._rate, self._cut = rate_pps, cut
         self._transmitters: dict[tuple[str, int], FrameSender] = {}
         self._receivers: dict[int, RxBlocks] = {}
+        self._headers: dict[int, int] = {}  # of each of these, octets of its link header
         self._interfaces = InterfaceDrops()
 
     def transmitter(self, key: tuple[str, int]) -> FrameSender:
         """The link of `key`: (`ethernet` or `local`, with `-large` for frames that need large slots, `-control`;
         ifindex).
+
+        Raises:
+            PeerError: If there is no such interface.
         """
         if key not in self._transmitters:
             kind, ifindex = key
             octets = LARGE if "-large" in kind else SMALL
             if kind.startswith("local"):
-                self._transmitters[key] = RawIpSender(slots=4096, slot_octets=octets)
+                self._transmitters[key] = RawIpSender(routed_by(ifindex), slots=4096, slot_octets=octets)
             else:
                 # A ring that stays in the processor's cache: frames are written only shortly before they leave.
                 sender = TxGso if ifindex in self._cut and not kind.endswith("-control") else TxRing
@@ -92,17 +96,25 @@ class SenderLinks:
 
     def listen(self, key: tuple[str, int], owned: dict[str, list[int]]) -> None:
         """Receive on the interface of `key`, and let the replies to all `owned` ids through, on every ring."""
-        program = bpf.probe_filter(
-            udp_ports=ranges(owned["udp"]), tcp_ports=ranges(owned["tcp"]), icmp_ids=ranges(owned["icmp"]), snaplen=190
-        )
-        for ring in self._receivers.values():
-            ring.set_filter(program)
-        if key[1] not in self._receivers:
+        ifindex = key[1]
+        if ifindex not in self._receivers:
             octets = max(1 << 17 if self._rate > HIGH_RATE_PPS else 1 << 14, mmap.PAGESIZE)
             try:
-                self._receivers[key[1]] = RxBlocks(key[1], program, blocks=512, block_octets=octets)
+                self._receivers[ifindex] = RxBlocks(ifindex, DROP_ALL, blocks=512, block_octets=octets)
+                self._headers[ifindex] = link_header(ifindex)
             except PeerError as error:  # gone since it was looked up: nothing leaves by it either, and sending tells
                 log.warning("not listening: %s", error)
+        for header in set(self._headers.values()):
+            program = bpf.probe_filter(
+                udp_ports=ranges(owned["udp"]),
+                tcp_ports=ranges(owned["tcp"]),
+                icmp_ids=ranges(owned["icmp"]),
+                snaplen=190,
+                link_octets=header,
+            )
+            for one, ring in self._receivers.items():
+                if self._headers[one] == header:
+                    ring.set_filter(program)
 
     def interface_drops(self) -> int:
         return self._interfaces.take(self._receivers)
@@ -142,14 +154,17 @@ class ReflectorLinks:
         self._fast = rate_pps > HIGH_RATE_PPS
 
     def transmitter_on(self, ifindex: int, octets: int) -> FrameSender:
-        """The way back out of an interface for frames of up to `octets`. Loopback has no next hop to name: its replies
-        are routed.
+        """The way back out of an interface for frames of up to `octets`. On loopback and in tunnels, where there is no
+        next hop to name, replies are routed.
+
+        Raises:
+            PeerError: If there is no such interface any more.
         """
         size = SMALL if octets <= SMALL else LARGE
         key = (ifindex, size, self._fast)
         if key not in self._transmitters:
-            if socket.if_indextoname(ifindex) == "lo":
-                self._transmitters[key] = RawIpSender(slots=4096, slot_octets=size)
+            if hardware_type(ifindex) != ARPHRD_ETHER:
+                self._transmitters[key] = RawIpSender(routed_by(ifindex), slots=4096, slot_octets=size)
             else:
                 sender = TxGso if self._fast and ifindex in self._cut else TxRing
                 self._transmitters[key] = sender(ifindex, slots=4096, slot_octets=size, qdisc_bypass=self._fast)
@@ -167,6 +182,26 @@ class ReflectorLinks:
             receiver.close()
         for sender in self._transmitters.values():
             sender.close()
+
+
+def link_header(ifindex: int) -> int:
+    """Octets before the IP packet in a frame of an interface: none in tunnels and the like."""
+    return ETHERNET_OCTETS if hardware_type(ifindex) in (ARPHRD_ETHER, ARPHRD_LOOPBACK) else 0
+
+
+def routed_by(ifindex: int) -> str | None:
+    """The interface that packets are to leave by where the host's routing sends them; None for what stays on this host,
+    which routing knows best.
+
+    Raises:
+        PeerError: If there is no such interface.
+    """
+    if hardware_type(ifindex) == ARPHRD_LOOPBACK:
+        return None
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError as error:
+        raise PeerError(f"no interface with index {ifindex}") from error
 
 
 def ranges(ids: list[int]) -> list[tuple[int, int]]:

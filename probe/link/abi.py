@@ -96,6 +96,7 @@ SOF_TIMESTAMPING_SOFTWARE = 1 << 4
 SIOCGIFNAME = 0x8910
 SIOCGIFFLAGS = 0x8913
 SIOCGIFMTU = 0x8921
+SIOCGIFHWADDR = 0x8927
 SIOCETHTOOL = 0x8946
 ETHTOOL_GLINK = 0x0A  # linux/ethtool.h
 IFF_UP = 0x1
@@ -194,6 +195,16 @@ def name_of(sock: socket.socket, ifindex: int) -> str:
     except OSError:
         return ""
     return os.fsdecode(answer[:16].partition(b"\0")[0])
+
+
+def hardware_type(ifindex: int) -> int:
+    """ARPHRD_* of an interface of the calling thread's namespace; -1 when it is gone."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        name = os.fsencode(name_of(sock, ifindex))
+        try:
+            return int(IFREQ_FLAGS.unpack(fcntl.ioctl(sock.fileno(), SIOCGIFHWADDR, IFREQ_FLAGS.pack(name, 0)))[1])
+        except OSError:
+            return -1
 
 
 def link_is_up(sock: socket.socket, name: str) -> bool:

@@ -1,8 +1,9 @@
 """What a session needs of a link: slots to write frames into, and what has arrived, as rows.
 
-Frames are Ethernet frames throughout. A link without Ethernet ignores (sending) or leaves undefined (receiving)
-the first 14 octets, so that one layout serves all. Slots to send are reached through strided numpy views that share
-memory with the link, and are the writer's only until `send`. Each object belongs to one thread.
+Frames are Ethernet frames throughout, so that one layout serves all. A link without Ethernet ignores the first 14
+octets (sending), or leaves them undefined but for the type in the last two (receiving). Slots to send are reached
+through strided numpy views that share memory with the link, and are the writer's only until `send`. Each object belongs
+to one thread.
 """
 
 from __future__ import annotations

@@ -77,8 +77,12 @@ class Assembler:
         """Go to `label`, however far away, if the accumulator equals `value`."""
         past = f"past {len(self._code)}"
         self.jump(JEQ, value, no=past)
-        self._code.append((JA, 0, label, None))
+        self.go(label)
         self.label(past)
+
+    def go(self, label: str) -> None:
+        """Go to `label`, however far away."""
+        self._code.append((JA, 0, label, None))
 
     def finish(self, accept_octets: int) -> None:
         """End a part of the program: label `drop` of this part, then `accept`, each used by jumps since the last."""
@@ -133,7 +137,7 @@ def probe_filter(
     snaplen: int,
     shortest: int = 0,
     longest: int | None = None,
-    link_octets: int = ETHERNET_OCTETS,
+    link_octets: int | None = None,
 ) -> Program:
     """The filter of a receive ring (SOCK_RAW, ETH_P_ALL).
 
@@ -149,10 +153,10 @@ def probe_filter(
         udp_reflect: Port our Session-Reflector listens on.
         tcp_reflect: Likewise for TCP.
         snaplen: Octets to keep of a frame.
-        shortest: Frames of fewer octets are not let through.
+        shortest: Frames of fewer octets are not let through; counted with an Ethernet header even where there is none.
         longest: Nor are those of more.
-        link_octets: 14 for interfaces with Ethernet headers (and loopback), 0 for those without any. Frames of the
-            other kind are dropped, as a ring on all interfaces sees both.
+        link_octets: 14 for interfaces with Ethernet headers (and loopback), 0 for those without any, such as tunnels;
+            frames of the other kind are dropped. None for a ring on all interfaces, which sees both.
 
     Raises:
         ValueError: If a number is out of range, or there are more ranges than a program can hold.
@@ -166,35 +170,47 @@ def probe_filter(
         snaplen=snaplen,
     )
     asm = Assembler()
+    asm.load(LD_W, AD_HATYPE)
+    asm.jump(JEQ, ARPHRD_ETHER, yes="Ethernet")
+    asm.jump(JEQ, ARPHRD_LOOPBACK, yes="Ethernet")
+    asm.go("no header")
+    for label, octets in (("Ethernet", ETHERNET_OCTETS), ("no header", 0)):
+        asm.label(label)
+        if link_octets in (None, octets):
+            absent = ETHERNET_OCTETS - octets
+            _admission(asm, octets, max(shortest - absent, 0), None if longest is None else longest - absent)
+            _ipv4(asm, octets)
+            _transport(asm, octets + 20, wanted, _ICMP)
+            _ipv6(asm, octets)
+            _transport(asm, octets + 40, wanted, _ICMPV6)
+        else:
+            asm.finish(0)
+    return asm.assemble()
+
+
+def _admission(asm: Assembler, link_octets: int, shortest: int, longest: int | None) -> None:
+    """Drop what has not the right length, belongs to a VLAN or is not addressed to this host; go on by IP version."""
     if shortest or longest is not None:
         asm.load(LD_LEN, 0)
         asm.jump(JGE, shortest, no="drop")
         asm.jump(JGT, MAX_FRAME if longest is None else longest, yes="drop")
+    untagged = f"untagged behind {link_octets}"
     asm.load(LD_W, AD_VLAN_TAG_PRESENT)
-    asm.jump(JEQ, 0, yes="untagged")
+    asm.jump(JEQ, 0, yes=untagged)
     asm.load(LD_W, AD_VLAN_TAG)
     asm.mask(VLAN_ID)
     asm.jump(JEQ, 0, no="drop")  # of no VLAN: a priority alone (IEEE 802.1Q), which the kernel looks past as well
-    asm.label("untagged")
+    asm.label(untagged)
     asm.load(LD_W, AD_PKTTYPE)  # a sniffer's promiscuous mode shows us other hosts' frames
     asm.jump(JEQ, PACKET_HOST, no="drop")
-    asm.load(LD_W, AD_HATYPE)
-    if link_octets == ETHERNET_OCTETS:
-        asm.jump(JEQ, ARPHRD_ETHER, yes="ip")
-        asm.jump(JEQ, ARPHRD_LOOPBACK, no="drop")
-    else:
-        asm.jump(JEQ, ARPHRD_ETHER, yes="drop")
-        asm.jump(JEQ, ARPHRD_LOOPBACK, yes="drop")
-    asm.label("ip")
+    _by_version(asm, link_octets)
+
+
+def _by_version(asm: Assembler, link_octets: int) -> None:
     asm.load(LD_W, AD_PROTOCOL)
-    asm.branch(ETH_P_IP, "IPv4")
-    asm.branch(ETH_P_IPV6, "IPv6")
-    asm.finish(snaplen)
-    _ipv4(asm, link_octets)
-    _transport(asm, link_octets + 20, wanted, _ICMP)
-    _ipv6(asm, link_octets)
-    _transport(asm, link_octets + 40, wanted, _ICMPV6)
-    return asm.assemble()
+    asm.branch(ETH_P_IP, f"IPv4 at {link_octets}")
+    asm.branch(ETH_P_IPV6, f"IPv6 at {link_octets}")
+    asm.finish(0)
 
 
 def flag_filter(flags: int, source_ports: Ranges, snaplen: int) -> Program:
@@ -209,10 +225,7 @@ def flag_filter(flags: int, source_ports: Ranges, snaplen: int) -> Program:
     asm = Assembler()
     asm.load(LD_W, AD_PKTTYPE)
     asm.jump(JEQ, PACKET_HOST, no="drop")
-    asm.load(LD_W, AD_PROTOCOL)
-    asm.branch(ETH_P_IP, "IPv4")
-    asm.branch(ETH_P_IPV6, "IPv6")
-    asm.finish(snaplen)
+    _by_version(asm, 0)
     for ip, at in ((_ipv4, 20), (_ipv6, 40)):
         ip(asm, 0)
         asm.jump(JEQ, TCP, no="drop")
@@ -237,7 +250,7 @@ class _Wanted:
 
 def _ipv4(asm: Assembler, at: int) -> None:
     """Drop what is no plain IPv4; leaves the protocol number in the accumulator."""
-    asm.label("IPv4")
+    asm.label(f"IPv4 at {at}")
     asm.load(LD_B, at)
     asm.jump(JEQ, 0x45, no="drop")
     asm.load(LD_H, at + 6)
@@ -247,7 +260,7 @@ def _ipv4(asm: Assembler, at: int) -> None:
 
 def _ipv6(asm: Assembler, at: int) -> None:
     """Likewise for IPv6."""
-    asm.label("IPv6")
+    asm.label(f"IPv6 at {at}")
     asm.load(LD_B, at)
     asm.mask(0xF0)
     asm.jump(JEQ, 0x60, no="drop")
@@ -258,15 +271,15 @@ def _transport(asm: Assembler, at: int, wanted: _Wanted, icmp: _IcmpNumbers) -> 
     """The part behind the IP header; the accumulator holds the protocol number, `at` is where the payload starts."""
     ports = {UDP: wanted.udp, TCP: wanted.tcp}
     for number in ports:
-        asm.branch(number, f"{number} in {icmp.protocol}")
-    asm.branch(icmp.protocol, f"ICMP {icmp.protocol}")
+        asm.branch(number, f"{number} at {at}")
+    asm.branch(icmp.protocol, f"ICMP at {at}")
     asm.finish(wanted.snaplen)
     for number, pairs in ports.items():
-        asm.label(f"{number} in {icmp.protocol}")
+        asm.label(f"{number} at {at}")
         asm.load(LD_H, at + 2)
         _in_ranges(asm, pairs)
         asm.finish(wanted.snaplen)
-    asm.label(f"ICMP {icmp.protocol}")
+    asm.label(f"ICMP at {at}")
     asm.load(LD_B, at)
     for error in icmp.errors if wanted.errors else ():
         asm.jump(JEQ, error, yes="accept")

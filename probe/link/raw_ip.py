@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from probe.errors import PeerError
 from probe.link import abi, require_raw
 from probe.link.base import APART_NS, Int32Array, SendError, SendResult
 
@@ -40,7 +41,7 @@ class RawIpSender:
 
     Raises:
         PrivilegeError: Without CAP_NET_RAW.
-        OSError: If the interface does not exist.
+        PeerError: If the interface does not exist.
     """
 
     def __init__(self, interface: str | None = None, *, slots: int = 1024, slot_octets: int = 242):
@@ -57,6 +58,8 @@ class RawIpSender:
             # A kernel without IPv6 is fine until someone sends IPv6.
             if error.errno != errno.EAFNOSUPPORT or 4 not in self._families:
                 self.close()
+                if error.errno in _LINK_ERRORS:
+                    raise PeerError(f"no interface {interface}") from error
                 raise
 
     def view(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:

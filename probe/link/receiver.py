@@ -1,4 +1,4 @@
-"""What both kinds of receive ring have in common: a packet socket, its filter, its stamps and its mapping.
+"""What both kinds of receive ring have in common: a packet socket, its filter, its stamps, its mapping and one layout.
 
 The socket asks for software receive stamps itself: only then does the kernel stamp every frame when the driver
 hands it over (`TP_STATUS_TS_SOFTWARE` set), instead of when it reaches this socket. It is an ETH_P_ALL socket, which
@@ -12,10 +12,42 @@ import errno
 import mmap
 import socket
 import struct
+import sys
+
+import numpy as np
+import numpy.typing as npt
 
 from probe.errors import PeerError
 from probe.link import abi, require_raw
-from probe.link.base import SendError
+from probe.link.base import Int32Array, SendError, UInt8Array
+
+_ETHER_TYPES = np.array([abi.ETH_P_IP, abi.ETH_P_IPV6], ">u2")
+
+
+def as_ethernet(
+    octets: UInt8Array, lengths: Int32Array, kept: Int32Array, mac_offset: npt.NDArray[np.uint16], ethernet_at: int
+) -> tuple[Int32Array, Int32Array]:
+    """Let packets without an Ethernet header look as if they had one: its type, of which their version tells, and its
+    length. The kernel keeps room for it, puts the packet where it would with one, and says so in `mac_offset`.
+
+    Args:
+        octets: From where the header is or would be; what is written is written here.
+        lengths: As the kernel counts them; so is `kept`.
+        kept: Likewise.
+        mac_offset: Where each frame begins (tp_mac).
+        ethernet_at: The same for one that has the header.
+
+    Returns:
+        `lengths` and `kept` with it.
+    """
+    if mac_offset.tobytes() == ethernet_at.to_bytes(2, sys.byteorder) * len(mac_offset):  # quicker than by numbers
+        return lengths, kept
+    absent = mac_offset != ethernet_at
+    rows = np.flatnonzero(absent)
+    six = (octets[rows, abi.ETHERNET_OCTETS] >> 4 == 6).astype(np.intp)
+    octets[rows, abi.ETHERNET_OCTETS - 2 : abi.ETHERNET_OCTETS] = _ETHER_TYPES[six].view(np.uint8).reshape(-1, 2)
+    added = absent * np.int32(abi.ETHERNET_OCTETS)
+    return lengths + added, kept + added
 
 
 class RingSocket:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from probe.errors import HaprobeError
 from probe.link import abi
 from probe.link.base import NO_FRAMES, Frames, Int64Array
-from probe.link.receiver import RingSocket
+from probe.link.receiver import RingSocket, as_ethernet
 
 RETIRE_MS = 10
 # Every frame that came is handed over within this, also when the kernel's timers run late.
@@ -167,13 +167,19 @@ def _frames(rows: npt.NDArray[np.uint8]) -> Frames:
     stamps = head[:, abi.V3_SEC_AT // 4].astype(np.int64)
     stamps *= 1_000_000_000
     stamps += head[:, abi.V3_NSEC_AT // 4]
-    # Without an L2 header the kernel counts lengths from the network header, and says so in tp_mac.
-    absent = rows[:, abi.V3_MAC_OFFSET_AT : abi.V3_MAC_OFFSET_AT + 2].view(np.uint16)[:, 0] - np.int32(abi.V3_DATA_AT)
+    octets, mac_offset = rows[:, abi.V3_DATA_AT :], rows[:, abi.V3_MAC_OFFSET_AT : abi.V3_MAC_OFFSET_AT + 2]
+    lengths, kept = as_ethernet(
+        octets,
+        head[:, abi.V3_LEN_AT // 4].view(np.int32),
+        head[:, abi.SNAPLEN_AT // 4].view(np.int32),
+        mac_offset.view(np.uint16)[:, 0],
+        abi.V3_DATA_AT,
+    )
     return Frames(
-        octets=rows[:, abi.V3_DATA_AT :],
+        octets=octets,
         stamps_ns=stamps,
         status=head[:, abi.V3_STATUS_AT // 4],
         ifindex=head[:, abi.V3_IFINDEX_AT // 4].view(np.int32),
-        lengths=head[:, abi.V3_LEN_AT // 4].view(np.int32) + absent,
-        kept=head[:, abi.SNAPLEN_AT // 4].view(np.int32) + absent,
+        lengths=lengths,
+        kept=kept,
     )

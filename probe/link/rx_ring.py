@@ -14,7 +14,7 @@ from probe.errors import HaprobeError
 from probe.link import abi
 from probe.link.base import NO_FRAMES, Frames
 from probe.link.geometry import ring_geometry
-from probe.link.receiver import RingSocket
+from probe.link.receiver import RingSocket, as_ethernet
 
 FEW = 16  # frames whose status is looked at one by one
 
@@ -117,13 +117,15 @@ class _Copies:
         stamps = self._seconds[:count].astype(np.int64)
         stamps *= 1_000_000_000
         stamps += self._nanoseconds[:count]
-        # Without an L2 header the kernel counts lengths from the network header, and says so in tp_mac.
-        absent = self._mac_offset[:count] - np.int32(abi.V2_DATA_AT)
+        octets = self._octets[:count]
+        lengths, kept = as_ethernet(
+            octets, self._lengths[:count], self._kept[:count], self._mac_offset[:count], abi.V2_DATA_AT
+        )
         return Frames(
-            octets=self._octets[:count],
+            octets=octets,
             stamps_ns=stamps,
             status=self._status[:count],
             ifindex=self._ifindex[:count],
-            lengths=self._lengths[:count] + absent,
-            kept=self._kept[:count] + absent,
+            lengths=lengths,
+            kept=kept,
         )

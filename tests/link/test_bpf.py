@@ -140,8 +140,36 @@ def test_flags_of_tcp_from_some_ports(head):
     assert not passes(UDP(sport=7, dport=1) / Raw(bytes([0xFF] * 20)))
 
 
+@pytest.mark.parametrize("name", [*ACCEPTED, *DROPPED])
+def test_one_program_for_interfaces_with_and_without_ethernet_header(name):
+    frame = skb(ACCEPTED.get(name) or DROPPED[name])
+    for hatype in (65534, 65535, 512, 768, 778, 823):  # none, void, PPP, IPIP, GRE, GRE over IPv6
+        packet = Skb(frame.data[14:], frame.protocol, hatype=hatype)
+        assert run(FILTER, packet) == (SNAP if name in ACCEPTED else 0)
+        assert run(FILTER, Skb(frame.data, frame.protocol, hatype=hatype)) == 0
+
+
+@pytest.mark.parametrize(
+    ("octets", "passes"), [(59, False), (60, True), (100, True), (190, True), (191, False), (1500, False)]
+)
+def test_lengths_count_the_header_that_is_not_there(octets, passes):
+    program = probe_filter(udp_reflect=862, snaplen=1600, shortest=60, longest=190)
+    frame = skb(E4 / UDP(dport=862) / Raw(bytes(octets - 42)))
+    assert run(program, Skb(frame.data[14:], frame.protocol, hatype=65534)) == (1600 if passes else 0)
+
+
 @pytest.mark.parametrize("name", ["udp, lowest port", "tcp6", "echo reply", "unreachable 6"])
-def test_without_ethernet_header(name):
+def test_with_an_ethernet_header_only(name):
+    program = probe_filter(
+        udp_ports=range(61000, 61010), tcp_ports=[(63001, 63001)], icmp_ids=[(7, 7)], snaplen=99, link_octets=14
+    )
+    frame = skb(ACCEPTED[name])
+    assert run(program, frame) == run(program, skb(ACCEPTED[name], hatype=772)) == 99
+    assert run(program, Skb(frame.data[14:], frame.protocol, hatype=65534)) == 0
+
+
+@pytest.mark.parametrize("name", ["udp, lowest port", "tcp6", "echo reply", "unreachable 6"])
+def test_without_ethernet_header_only(name):
     program = probe_filter(
         udp_ports=range(61000, 61010), tcp_ports=[(63001, 63001)], icmp_ids=[(7, 7)], snaplen=99, link_octets=0
     )

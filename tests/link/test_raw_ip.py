@@ -8,11 +8,26 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from probe.errors import PeerError
 from probe.link.bpf import probe_filter
 from probe.link.raw_ip import RawIpSender
+from probe.link.rx_blocks import RxBlocks
 from probe.link.rx_ring import RxRing
 
-from .frames import FILTER, FRAME, FRAME6, PORT, local_template, numbers, receive, send_all, sequences, taken, write
+from .frames import (
+    FILTER,
+    FRAME,
+    FRAME6,
+    PORT,
+    local_template,
+    numbers,
+    receive,
+    send,
+    send_all,
+    sequences,
+    taken,
+    write,
+)
 from .netns import inside, ip, tun
 
 pytestmark = pytest.mark.netns
@@ -75,30 +90,61 @@ def test_lengths_are_checked(loopback):
             tx.send(1, np.array([bad], np.int32))
 
 
-def ipv4_packets(tunnel: int, count: int) -> list[bytes]:
+def own_packets(tunnel: int, count: int) -> list[bytes]:
     """The next packets out of a tunnel, without the router solicitations that every interface sends."""
     packets: list[bytes] = []
     while len(packets) < count:
         packet = os.read(tunnel, 2048)
-        if packet[0] >> 4 == 4:
+        if packet[0] >> 4 == 4 or packet[6] == socket.IPPROTO_UDP:
             packets.append(packet)
     return packets
 
 
-def test_an_interface_without_ethernet(lone_namespace):
-    """A tunnel: the layout stays that of an Ethernet frame, with nothing of use in its first 14 octets."""
-    frame = local_template(4, "198.51.100.7")
+@pytest.mark.parametrize("kind", [RxRing, RxBlocks])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_an_interface_without_ethernet(lone_namespace, kind, everywhere):
+    """A tunnel: the layout stays that of an Ethernet frame, with nothing of use before its type."""
+    frames = {4: local_template(4, "198.51.100.7"), 6: local_template(6, "2001:db8::7")}
     with inside(lone_namespace), tun("t0") as tunnel:
         ip("-n", lone_namespace, "link", "set", "t0", "up")
         ip("-n", lone_namespace, "route", "add", "198.51.100.0/24", "dev", "t0")
-        program = probe_filter(udp_reflect=PORT, snaplen=128, link_octets=0)
-        with closing(RawIpSender("t0")) as tx, closing(RxRing(socket.if_nametoindex("t0"), program)) as rx:
-            send_all(tx, frame, range(5))
-            packets = ipv4_packets(tunnel, 5)
-            assert [packet[28:] for packet in packets] == [n.to_bytes(8, "big") for n in range(5)]
-            for packet in packets:
-                os.write(tunnel, packet)
-            assert numbers(taken(rx, 5)) == [0, 1, 2, 3, 4]
+        ip("-n", lone_namespace, "-6", "route", "add", "2001:db8::/64", "dev", "t0")
+        ifindex = socket.if_nametoindex("t0")
+        program = probe_filter(udp_reflect=PORT, snaplen=128, link_octets=None if everywhere else 0)
+        with closing(RawIpSender("t0")) as tx, closing(kind(0 if everywhere else ifindex, program)) as rx:
+            for version, layout, type_ in ((4, FRAME, b"\x08\x00"), (6, FRAME6, b"\x86\xdd")):
+                send_all(tx, frames[version], range(5), layout=layout)
+                packets = own_packets(tunnel, 5)
+                assert [packet[-8:] for packet in packets] == [n.to_bytes(8, "big") for n in range(5)]
+                for packet in packets:
+                    os.write(tunnel, packet)
+                got = taken(rx, 5)
+                assert numbers(got, layout) == [0, 1, 2, 3, 4]
+                assert {row[12:14].tobytes() for row in got.octets} == {type_}
+                assert got.kept.tolist() == got.lengths.tolist() == [len(frames[version])] * 5
+                assert set(got.ifindex.tolist()) == {ifindex}
+
+
+@pytest.mark.parametrize("kind", [RxRing, RxBlocks])
+def test_frames_with_and_without_ethernet_in_one_batch(lone_namespace, kind):
+    frame = local_template(4, "127.0.0.1")
+    with inside(lone_namespace), tun("t0") as tunnel:
+        ip("-n", lone_namespace, "link", "set", "t0", "up")
+        with closing(RawIpSender()) as tx, closing(kind(0, FILTER)) as rx:
+            for n in range(4):
+                if n % 2:
+                    os.write(tunnel, frame[14:-8] + n.to_bytes(8, "big"))
+                else:
+                    send(tx, frame, range(n, n + 1))
+            got = taken(rx, 4)
+            assert sorted(numbers(got)) == [0, 1, 2, 3]
+            assert got.kept.tolist() == got.lengths.tolist() == [len(frame)] * 4
+            assert {row[12:14].tobytes() for row in got.octets} == {b"\x08\x00"}
+
+
+def test_no_such_interface(lone_namespace):
+    with inside(lone_namespace), pytest.raises(PeerError, match="no interface nope0"):
+        RawIpSender("nope0")
 
 
 def test_order_over_many_batches(loopback):

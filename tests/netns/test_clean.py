@@ -9,7 +9,7 @@ import pytest
 from probe.report.document import laws
 from probe.session.sender import LATEST_NS
 
-from .triple import TARGETS, TCP_PORT, Run, Triple
+from .triple import TARGETS, TCP_PORT, UDP_PORT, Run, Triple
 
 pytestmark = pytest.mark.netns
 
@@ -44,6 +44,26 @@ def test_every_kind_of_flow_is_answered_in_full(triple: Triple, reflector: Run, 
 def test_a_host_can_probe_itself(triple: Triple, measure):
     triple.reflect(triple.sender)
     check_clean(measure(*LOOPBACK, rate=500, duration=1, session="both", loss_threshold=0.5), 12, 500)
+
+
+@pytest.mark.parametrize("where", ["everywhere", "on the tunnel"])
+def test_every_kind_of_flow_is_answered_through_a_tunnel(triple: Triple, measure, where: str):
+    """A WireGuard, tun, PPP or GRE interface has no Ethernet: the kernel is handed packets, and hands packets up."""
+    tunnel = triple.tunnel()
+    ports = ("--udp", str(UDP_PORT), "--tcp", str(TCP_PORT))
+    triple.reflect(triple.far, *ports, *(() if where == "everywhere" else ("--interface", "t0")))
+    hosts = (tunnel.IPV4, f"[{tunnel.IPV6}]")
+    targets = [url for host in hosts for url in (f"icmp://{host}", f"udp://{host}", f"tcp://{host}:{TCP_PORT}")]
+    check_clean(measure(*targets, rate=100, duration=1.5, session="both", loss_threshold=0.5), 12, 150)
+
+
+def test_a_tunnel_that_is_asked_for_is_taken_though_the_route_leads_elsewhere(triple: Triple, measure):
+    triple.tunnel()
+    triple.reflect()
+    capture = triple.capture()
+    targets = [TARGETS[kind] for kind in ("udp", "tcp")]
+    check_clean(measure(*targets, rate=100, duration=1, interface="t0", loss_threshold=0.5), 2, 100)
+    assert capture.packets() == []
 
 
 def test_a_fresh_tcp_probe_needs_no_listener_of_ours(triple: Triple, reflector: Run, measure):

@@ -6,6 +6,7 @@ s  a0 10.211.1.2/24, fd11:1::2/64  ──  a1 .1, ::1  r  b0 10.211.2.1/24, fd11
 from __future__ import annotations
 
 import errno
+import fcntl
 import heapq
 import itertools
 import json
@@ -283,6 +284,49 @@ class Relay:
         self._out.close()
 
 
+class Tunnel:
+    """A wire of IP packets without Ethernet between the sender's and the far end, `t0` at both, as of a VPN.
+
+    s  t0 10.211.8.1/24, fd11:8::1/64  ──  t0 10.211.8.2/24, fd11:8::2/64  d
+
+    Attributes:
+        dark: Whether it loses everything.
+    """
+
+    IPV4, IPV6 = "10.211.8.2", "fd11:8::2"
+
+    def __init__(self, triple: Triple):
+        self.dark, self._closing = False, False
+        self._ends: list[int] = []
+        for number, name in enumerate((triple.sender, triple.far), start=1):
+            self._ends.append(namespace.inside(NETNS / name, self._open))
+            triple.ip(name, f"addr add 10.211.8.{number}/24 dev t0", f"-6 addr add fd11:8::{number}/64 dev t0 nodad")
+            triple.ip(name, "link set t0 txqueuelen 5000 up")
+        self._thread = threading.Thread(target=self._run, name="tunnel")
+        self._thread.start()
+
+    @staticmethod
+    def _open() -> int:
+        descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        tun_set_iff, tun_no_pi = 0x400454CA, 0x0001 | 0x1000  # linux/if_tun.h: TUNSETIFF, IFF_TUN | IFF_NO_PI
+        fcntl.ioctl(descriptor, tun_set_iff, struct.pack("16sH22x", b"t0", tun_no_pi))
+        return descriptor
+
+    def _run(self) -> None:
+        a, b = self._ends
+        while not self._closing:
+            for end in select.select(self._ends, [], [], 0.1)[0]:
+                packet = os.read(end, 1 << 16)
+                if not self.dark:
+                    os.write(b if end == a else a, packet)
+
+    def close(self) -> None:
+        self._closing = True
+        self._thread.join(5)
+        for end in self._ends:
+            os.close(end)
+
+
 def _destination(frame: bytes) -> str:
     ether = struct.unpack_from("!H", frame, 12)[0]
     if ether == 0x0800:
@@ -426,7 +470,7 @@ class Triple:
     directory: Path
     _running: list[Run | Agent] = field(default_factory=list)
     _captures: list[Capture] = field(default_factory=list)
-    _relays: list[Relay] = field(default_factory=list)
+    _relays: list[Relay | Tunnel] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -545,6 +589,12 @@ class Triple:
             "}",
         )
         self._relays += [Relay(self, "a1", "b0", out or as_it_is), Relay(self, "b0", "a1", back or as_it_is)]
+
+    def tunnel(self) -> Tunnel:
+        """Join the sender and the far end by a tunnel as well."""
+        tunnel = Tunnel(self)
+        self._relays.append(tunnel)
+        return tunnel
 
     def capture(self, interface: str = "a1", name: str = "") -> Capture:
         """Record what passes the router's interface: `a1` before its rules, `b0` behind them (on the way out)."""
