@@ -2,6 +2,9 @@
 
 Each sample holds the counts of all probes sent before its `settled_to`, every one of them settled. The difference of
 two samples is therefore an exact account of the probes sent between, and obeys every law of the result document.
+
+Nothing is forgotten, it gets coarser: where memory is full, the sample goes whose absence matters least for its age.
+So the steps grow with the time that has passed since, by the same share of it everywhere.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from probe.core.fate import COLUMN
 from probe.core.histogram import BINS
 
 Ints = npt.NDArray[np.int64]
+Small = npt.NDArray[np.uint32]  # of a sample's delays: as the engine's histogram counts
 MEMORY_OCTETS = 64 << 20
 SAMPLE_OCTETS = 800  # of the objects that hold a sample's arrays
 _FOLLOWS_LOST = {"lost_forward", "lost_reverse", "lost_unattributed"}
@@ -29,12 +33,22 @@ class _Sample:
     generation: int
     settled_to: int
     settled: Ints  # (flows, columns)
-    delay_at: Ints  # flat positions in the histograms that grew since the sample before, ascending
-    delay_by: Ints
+    delay_at: Small  # flat positions in the histograms that grew since the sample before, ascending
+    delay_by: Small
 
     @property
     def octets(self) -> int:
         return SAMPLE_OCTETS + self.settled.nbytes + self.delay_at.nbytes + self.delay_by.nbytes
+
+    def take_delays(self, before: _Sample) -> None:
+        """Grow since the sample before the one before, which goes."""
+        at = np.concatenate((before.delay_at, self.delay_at))
+        by = np.concatenate((before.delay_by, self.delay_by))
+        order = np.argsort(at, kind="stable")  # merges: both are in order
+        at, by = at[order], by[order]
+        first = np.flatnonzero(np.concatenate((at[:1] >= 0, at[1:] != at[:-1])))
+        self.delay_at = at[first]
+        self.delay_by = np.add.reduceat(by, first, dtype=np.uint32) if len(first) else by
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +70,7 @@ class _Correction:
 
 
 class History:
-    """Samples of one engine's counters, ascending in time, oldest dropped when they fill MEMORY_OCTETS."""
+    """Samples of one engine's counters, ascending in time, the older the fewer when they fill MEMORY_OCTETS."""
 
     def __init__(self) -> None:
         self._samples: list[_Sample] = []
@@ -94,10 +108,23 @@ class History:
         self._times.append(sample.settled_to)
         self._octets += sample.octets
         while self._octets > MEMORY_OCTETS and len(self._samples) > 2:
-            self._octets -= self._samples.pop(0).octets
-            self._times.pop(0)
+            self._thin()
 
-    def _grown(self, histogram: npt.NDArray[np.uint32]) -> tuple[Ints, Ints]:
+    def _thin(self) -> None:
+        """Let the sample go whose absence makes the widest step least wide for how long ago that was.
+
+        The first one stays: before it, nothing was counted. So does the last.
+        """
+        times = np.array(self._times, np.int64)
+        step_ns, age_ns = times[2:] - times[:-2], times[-1] - times[:-2]
+        place = 1 + int(np.argmin(step_ns / age_ns))
+        gone, after = self._samples.pop(place), self._samples[place]
+        self._times.pop(place)
+        self._octets -= gone.octets + after.octets
+        after.take_delays(gone)
+        self._octets += after.octets
+
+    def _grown(self, histogram: npt.NDArray[np.uint32]) -> tuple[Small, Small]:
         """Where the histograms have grown since the reading before, and by how much."""
         before = self._histogram
         if before is None or len(before) < len(histogram):
@@ -106,8 +133,9 @@ class History:
         before = before[: len(histogram)]
         # Found before anything is converted: with thousands of flows these are tens of megabytes, read often.
         at = np.flatnonzero(histogram != before)
-        by = histogram.reshape(-1)[at].astype(np.int64) - before.reshape(-1)[at]
-        return at[by > 0], by[by > 0]
+        now, then = histogram.reshape(-1)[at], before.reshape(-1)[at]
+        grown = now > then
+        return at[grown].astype(np.uint32), (now - then)[grown]
 
     def forget(self, flow: int) -> None:
         """From the next reading on, this row belongs to another flow."""
@@ -176,8 +204,9 @@ class History:
         first = 0 if start_ns is None else max(0, bisect_right(self._times, start_ns))
         last = len(self._samples) if end_ns is None else bisect_left(self._times, end_ns) + 1
         total = np.zeros(BINS, np.int64)
+        edges = np.array((flow * BINS, (flow + 1) * BINS), np.uint32)  # of any other type, all would be converted
         for sample in self._samples[first:last]:
-            low, high = np.searchsorted(sample.delay_at, (flow * BINS, (flow + 1) * BINS))
+            low, high = sample.delay_at.searchsorted(edges)
             total[sample.delay_at[low:high] - flow * BINS] += sample.delay_by[low:high]
         if end_ns is None and self._latest is not None:  # and what came after the last sample
             total += self._latest.histogram[flow]

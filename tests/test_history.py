@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -242,6 +244,52 @@ def test_memory_is_bounded(engine, monkeypatch):
     assert history.delays(0, None, None).sum() == 900  # as with the counts: of the whole life, however long
     newest = history._times[-2]
     assert engine.span(newest, None).received == 1
+
+
+@pytest.fixture
+def old(engine, monkeypatch):
+    """One that has been read every second for an hour, one probe each, and has room for a small part of that."""
+    monkeypatch.setattr(history_module, "MEMORY_OCTETS", 100_000)
+    for n in range(3600):
+        engine.delay(0, n % BINS)
+        engine.step(received=1)
+    assert len(engine.history._samples) < 120
+    return engine
+
+
+@pytest.mark.parametrize("ago_s", [5, 30, 100, 600, 2000, 3500])
+@pytest.mark.parametrize("length_s", [1, 30, 500])
+def test_a_span_of_long_ago_holds_what_was_sent_in_it(old, ago_s, length_s):
+    """And in the rest of the readings that are left around it, which is a small share of how long ago it was."""
+    now = old.settled_to
+    start = now - ago_s * 10**9
+    end = min(start + length_s * 10**9, now)
+    begin, upto = old.history.begin(start), old.history.end(end)
+    assert start - begin <= ago_s * 10**9 // 8 and upto - end <= ago_s * 10**9 // 8
+    assert old.span(start, end).received == (upto - begin) // 10**9 == old.history.delays(0, start, end).sum()
+
+
+def test_spans_that_touch_at_a_reading_add_up_whatever_was_let_go(old):
+    times = old.history._times
+    counted = [old.span(a, b).received for a, b in pairwise(times)]
+    assert sum(counted) + old.span(None, times[0]).received == 3600
+    whole = sum(old.history.delays(0, a, b) for a, b in pairwise(times))
+    assert (whole == old.history.delays(0, None, None)).all()
+
+
+def test_a_span_before_all_readings_is_empty(old):
+    assert old.span(T0 - 2 * 10**12, T0 - 10**12).sent == 0
+    assert old.history.begin(T0 - 10**12) is None, "from the first probe on"
+
+
+def test_what_changes_in_a_reading_that_was_let_go_changes_in_those_after_it(old):
+    times = old.history._times
+    place = next(n for n, (a, b) in enumerate(pairwise(times)) if b - a > 3 * 10**9)
+    before, after = times[place], times[place + 1]
+    at = before + 2 * 10**9  # of none that is left
+    old.history.correct(**old.correct(0, at, "received", "late", 1))
+    old.step(received=1)
+    assert (old.span(before, after).late, old.span(None, before).late, old.span(after, None).late) == (1, 0, 0)
 
 
 def test_corrections_waiting_for_a_reading_are_let_go(engine):
