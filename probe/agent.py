@@ -485,7 +485,7 @@ class Agent:
     def outages(self, since_ns: int = 0) -> list[dict[str, Any]]:
         found = [dict(o, restored=True) for o in self._past.outages if o["end_ns"] > since_ns]
         for track in self._ordered():
-            found += [o for o in self._found(track) if o["end_ns"] > since_ns]
+            found += self._found(track, since_ns)
         return sorted(found, key=lambda o: (o["start_ns"], o["flow"]))
 
     def last_outages(self, most: int) -> list[dict[str, Any]]:
@@ -498,10 +498,11 @@ class Agent:
         found += [dict(o, restored=True) for o in heapq.nlargest(most, self._past.outages, key=itemgetter("start_ns"))]
         return heapq.nlargest(most, found, key=itemgetter("start_ns"))
 
-    def _found(self, track: FlowTrack) -> list[dict[str, Any]]:
-        """A flow's outages in the contract's form, with its labels."""
+    def _found(self, track: FlowTrack, since_ns: int = 0) -> list[dict[str, Any]]:
+        """A flow's outages that end after an instant, in the contract's form, with its labels."""
         name = track.spec.name
-        outages = self._prober.recorder.outages(track)
+        # One that goes on is told to end with the last probe known as lost, which is a loss threshold ago.
+        outages = [o for o in self._prober.recorder.outages(track) if o.end_ns > since_ns or o.first_ok_ns == 0]
         return [{"flow": name, **self._flow_labels(name), "id": o.id, **o.to_document()} for o in outages]
 
     def about(self) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Which span a report of an agent is about, whatever was asked for."""
+"""Which span a report of an agent is about, whatever was asked for; which outages are after an instant."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from probe.agent import Agent, _span
 from probe.border import SharedState
-from probe.core.events import FlowSpec
+from probe.core.events import FlowSpec, Outage
 from probe.core.fate import COLUMN
 from probe.recorder import FlowTrack, Recorder
 from probe.report.document import laws
@@ -81,3 +82,23 @@ def test_a_report_says_which_span_its_counts_are_of(
     run, [flow] = document["run"], document["flows"]
     assert ((run["started_ns"] - T0) // MS, (run["ended_ns"] - T0) // MS) == told_ms
     assert flow["counts"]["sent"] == min(told_ms[1], 10_000) - told_ms[0]
+
+
+def tells_an_outage(agent: Any, number: int, start_ms: int, end_ms: int, *, still_open: bool) -> None:
+    start, end = T0 + start_ms * MS, T0 + end_ms * MS
+    edges = (start - MS, start, end - (not still_open) * MS, 0 if still_open else end)
+    one = Outage("", number, "round_trip", start, end, *edges, 1, 2, 3, 3, 0, 2, "end" if still_open else "no")
+    message = {k: v for k, v in asdict(one).items() if k != "flow"}
+    agent._prober.recorder.take({"event": "outage", "flow": 0, "lost_before": -1, **message})
+
+
+def test_an_outage_that_goes_on_is_after_every_instant(agent: Any) -> None:
+    """It is known up to a loss threshold ago; who asks for the last second is in the midst of it."""
+    tells_an_outage(agent, 1, 1000, 2000, still_open=False)
+    tells_an_outage(agent, 2, 5000, 9000, still_open=True)
+    agent._past.outages = [{"flow": "gone", "start_ns": T0, "end_ns": T0 + S, "edges_ns": {"first_ok": 0}}]
+    assert [o["id"] for o in agent.outages(T0 + 11 * S)] == [2]
+    assert [o["id"] for o in agent.outages(T0 + 2 * S - 1)] == [1, 2]
+    assert len(agent.outages()) == 3
+    tells_an_outage(agent, 2, 5000, 9500, still_open=False)
+    assert agent.outages(T0 + 11 * S) == []
