@@ -37,7 +37,7 @@ from probe.core.timeline import within
 from probe.errors import ConfigError, HaprobeError
 from probe.export.http import Server, serve
 from probe.export.listen import activated_sockets
-from probe.export.remote_lines import FlowPicture
+from probe.export.remote_lines import FlowPicture, stall_outage
 from probe.export.remote_write import RemoteWriter
 from probe.export.view import FlowSnapshot, FlowTable, Ownership, RemoteWriteSnapshot, WatcherSnapshot
 from probe.flow_table import FlowTables
@@ -328,14 +328,17 @@ class Agent:
         return [
             self._picture(track, reading, since_ns.get(track.spec.name, 0))
             for track in self._ordered()
-            if reading.flows[track.index]["last_sent"]
+            if reading.flows[track.index]["last_sent"] or any(_sessions_ns(track))
         ]
 
     def _picture(self, track: FlowTrack, reading: Snapshot, since_ns: int) -> FlowPicture:
         outages, unobserved = self._prober.recorder.since(track, since_ns)
-        last_sent_ns = int(reading.flows[track.index]["last_sent"])
+        stalls = [(number, stall) for number, stall in list(track.stalls.items()) if stall["end_ns"] > since_ns]
+        outages += [stall_outage(track.spec.name, number, stall) for number, stall in stalls]
+        last_sent_ns, sessions_ns = int(reading.flows[track.index]["last_sent"]), _sessions_ns(track)
         due = int(reading.live[track.index, COLUMN["scheduled"]])
-        first_ns = min([last_sent_ns - (due - 1) * track.spec.interval_ns, *(o.start_ns for o in outages)])
+        newest_ns = last_sent_ns or max(sessions_ns)
+        first_ns = min([newest_ns - (due - 1) * track.spec.interval_ns, *(o.start_ns for o in outages)])
         return FlowPicture(
             track.spec,
             max(first_ns, self._started_ns),
@@ -343,7 +346,8 @@ class Agent:
             last_sent_ns,
             outages,
             unobserved,
-            ended=track.done or track.state == "ended",
+            track.done or track.state == "ended" or not last_sent_ns,
+            *sessions_ns,
         )
 
     def remote_write(self) -> RemoteWriteSnapshot | None:
@@ -568,6 +572,15 @@ def _span(start_ns: int | None, end_ns: int | None, began_ns: int, now_ns: int) 
     last = min(end_ns or now_ns, now_ns)
     first = start_ns or min(began_ns, last)
     return first, max(first, last)
+
+
+def _sessions_ns(track: FlowTrack) -> tuple[int, int]:
+    """When a stream's newest session began, and when one was ended last; 0: never, as of flows of packets, whose
+    schedule goes on through all sessions.
+    """
+    if track.spec.stack != "kernel":
+        return 0, 0
+    return track.established_ns, track.session_end.at_ns if track.session_end is not None else 0
 
 
 def _flow_status(track: FlowTrack, counts: list[int], last_answered_ns: int, verdict: int) -> dict[str, Any]:

@@ -84,6 +84,69 @@ def test_a_report_says_which_span_its_counts_are_of(
     assert flow["counts"]["sent"] == min(told_ms[1], 10_000) - told_ms[0]
 
 
+STREAM = FlowSpec("s", "tcp", "kept", "p", "x", 7, 10.0, stack="kernel")
+
+
+@pytest.fixture
+def streaming() -> Iterator[Any]:
+    """The parts of an agent that tell remote write of its flow, a stream that has typed for ten seconds."""
+    bare: Any = object.__new__(Agent)
+    recorder, shared = Recorder(), SharedState.create(1)
+    recorder.attach(shared)
+    bare.track = FlowTrack(STREAM, 0, "192.0.2.1")
+    recorder.add(bare.track)
+    bare._prober = SimpleNamespace(recorder=recorder, refresh=lambda: True)
+    bare._started_ns, bare._ordered = T0, lambda: [bare.track]
+    bare.take = lambda event, **detail: recorder.take({"event": event, "flow": 0, **detail})
+
+    def published(settled_s: int, sent_s: int | None) -> None:
+        """A reading of the engine: settled up to then, and the last keystroke if there is a session."""
+        shared.flows[0]["last_sent"] = 0 if sent_s is None else T0 + sent_s * S
+        shared.live[0, COLUMN["scheduled"]] = 101
+        shared.publish(T0 + settled_s * S, shared.live.copy())
+        recorder.sample()
+
+    bare.published = published
+    bare.take("established", at_ns=T0 + MS)
+    published(8, 10)
+    yield bare
+    shared.close()
+
+
+def stall(start_s: int, end_s: int, censored: str) -> dict[str, Any]:
+    times = {"start_ns": T0 + start_s * S, "end_ns": T0 + end_s * S, "duration_ns": (end_s - start_s) * S}
+    return {"id": 1, "total_retransmissions": 3, "first_seq": 50, "censored": censored, **times}
+
+
+def test_remote_write_hears_of_stalls(streaming: Any) -> None:
+    streaming.take("stall", **stall(5, 9, "no"))
+    [picture] = streaming.pictures({})
+    [outage] = picture.outages
+    assert (outage.direction, outage.start_ns, outage.end_ns) == ("round_trip", T0 + 5 * S, T0 + 9 * S)
+    assert outage.lower_ns == outage.upper_ns == 4 * S
+    assert (picture.first_ns, picture.last_sent_ns, picture.ended) == (T0, T0 + 10 * S, False)
+    [later] = streaming.pictures({"s": T0 + 9 * S})
+    assert later.outages == []
+
+
+def test_remote_write_hears_of_a_stream_that_has_no_session(streaming: Any) -> None:
+    streaming.take("stall", **stall(10, 12, "end"))
+    streaming.take("session_end", cause="silent", at_ns=T0 + 12 * S, **{"from": ""}, ttl=0, peer_ttl=0)
+    streaming.published(60, None)
+    [picture] = streaming.pictures({})
+    assert (picture.last_sent_ns, picture.over_ns, picture.ended) == (0, T0 + 12 * S, True)
+    streaming.take("established", at_ns=T0 + 612 * S)
+    streaming.published(620, 622)
+    [picture] = streaming.pictures({})
+    assert (picture.began_ns, picture.over_ns, picture.ended) == (T0 + 612 * S, T0 + 12 * S, False)
+
+
+def test_remote_write_hears_of_no_stream_that_never_had_a_session(streaming: Any) -> None:
+    streaming.track.established_ns = 0
+    streaming.published(60, None)
+    assert streaming.pictures({}) == []
+
+
 def tells_an_outage(agent: Any, number: int, start_ms: int, end_ms: int, *, still_open: bool) -> None:
     start, end = T0 + start_ms * MS, T0 + end_ms * MS
     edges = (start - MS, start, end - (not still_open) * MS, 0 if still_open else end)

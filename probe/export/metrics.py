@@ -273,7 +273,8 @@ WRITTEN = (
         (*FLOW, "direction"),
         "1 up, 0 in an outage of that direction (`round_trip` `forward` `reverse`, as in the result document; `any`: of"
         " one), 2 unobserved for 100 ms or longer, neither up nor down. An outage is 0 from `start_ns` until just"
-        " before `end_ns`; there is a sample at each edge and one 1 ms before it, and one at least every 15 s.",
+        " before `end_ns`; there is a sample at each edge and one 1 ms before it, and one at least every 15 s. Of a"
+        " stream: 0 in a stall (as a `round_trip`), 2 without a session.",
     ),
     Family(
         OUTAGE_SECONDS,

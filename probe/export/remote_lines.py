@@ -3,7 +3,8 @@
 A store without an out-of-order window takes a series' samples in the order of their stamps only, and keeps what it
 took. So a line is written up to an instant at which nothing is open any more: every probe sent until then is settled,
 and a loss run that began before has either become an outage or ended. A late reply that corrects an outage after it
-was written is counted (`FlowLines.revised`): the store has the old edge, the result document the true one.
+was written is counted (`FlowLines.revised`): the store has the old edge, the result document the true one. Stalls of a
+stream are outages of round trips here.
 
     value      1 ─────────────────┐                           ┌──────── 1
                0                  └───────────────────────────┘
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from probe.core.events import FlowSpec, Outage, TimelineEvent
 from probe.core.outage import DIRECTIONS
@@ -124,10 +126,20 @@ class FlowPicture:
     spec: FlowSpec
     first_ns: int  # when its first probe was sent
     settled_ns: int
-    last_sent_ns: int
+    last_sent_ns: int  # 0: a stream without a session
     outages: list[Outage]
     unobserved: list[tuple[int, int]]
     ended: bool = False  # its session is over: nothing more is sent
+    began_ns: int = 0  # of a stream: when its newest session began
+    over_ns: int = 0  # of a stream: when one was ended last
+
+
+def stall_outage(flow: str, number: int, stall: Mapping[str, Any]) -> Outage:
+    """A stall of a stream, in the contract's form, as an outage of round trips: its times are exact."""
+    start, end, length, key = (stall[name] for name in ("start_ns", "end_ns", "duration_ns", "first_seq"))
+    over = stall["censored"] == "no"
+    edges, bounds = (start, start, end, end if over else 0), (length, length, length)
+    return Outage(flow, number, "round_trip", start, end, *edges, *bounds, 0, key, key, censored=stall["censored"])
 
 
 class FlowLines:
@@ -169,6 +181,8 @@ class FlowLines:
         self._past = [o for o in past if o.end_ns // 1_000_000 > self.written_ms]
         self._first_ms = max(first_ms, self.written_ms + 1)
         self._shown: dict[tuple[int, str], Span] = {}
+        self._heard_ns = 0  # up to when its newest session is known to have been there
+        self._gaps: list[Span] = []  # between two sessions of a stream
 
     @property
     def since_ns(self) -> int:
@@ -182,14 +196,16 @@ class FlowLines:
             picture: What is known, since `since_ns`.
             last: Nothing more is to come: no run is open any more.
         """
+        self._note_session(picture)
         upto_ms = picture.settled_ns // 1_000_000 - (0 if last else self._hold_ms)
         if upto_ms <= self.written_ms:
             return []
         unobserved = [span_ms(start, end) for start, end in picture.unobserved if end - start >= UNOBSERVED_FROM_NS]
+        unobserved += self._gaps
         if self._first_ms > self.written_ms + 1:  # since an earlier process
             unobserved.append((self.written_ms + 1, self._first_ms))
-        if picture.settled_ns - picture.last_sent_ns > self._slack_ns:  # its session is over, or nothing can be sent
-            unobserved.append((picture.last_sent_ns // 1_000_000, upto_ms + 1))
+        if picture.settled_ns - self._heard_ns > self._slack_ns:  # its session is over, or nothing can be sent
+            unobserved.append((self._heard_ns // 1_000_000, upto_ms + 1))
         self._compare(picture)
         samples: list[Sample] = []
         for direction, line in self._lines.items():
@@ -201,11 +217,19 @@ class FlowLines:
         self._shown = {key: _cut(span, upto_ms) for key, span in _spans(picture) if span[0] <= upto_ms}
         self.written_ms = upto_ms
         self._past = [o for o in self._past if o.end_ns // 1_000_000 > upto_ms]
+        self._gaps = [gap for gap in self._gaps if gap[1] > upto_ms]
         return samples
 
     def end(self) -> list[Sample]:
         """The markers behind its series, when the flow is removed."""
         return [line.end() for line in self._lines.values()]
+
+    def _note_session(self, picture: FlowPicture) -> None:
+        """A session may end and another begin between two looks: of the time between them nothing is known."""
+        if 0 < self._heard_ns < picture.began_ns:
+            over_ns = max(self._heard_ns, min(picture.over_ns, picture.began_ns))
+            self._gaps.append(span_ms(over_ns, picture.began_ns))
+        self._heard_ns = max(self._heard_ns, picture.last_sent_ns, picture.began_ns, picture.over_ns)
 
     def _length(self, outage: Outage, upto_ms: int) -> list[Sample]:
         """The duration of an outage that has ended since the last call, stamped with its end."""
@@ -234,8 +258,10 @@ def _spans(picture: FlowPicture) -> list[tuple[tuple[int, str], Span]]:
 
 
 def _span(outage: Outage, picture: FlowPicture) -> Span:
-    # An open one goes on behind the last loss that was told, unless nothing goes on there any more.
-    goes_on = outage.first_ok_ns == 0 and outage.id != PAST and not picture.ended
+    # An open one goes on behind the last loss that was told, unless nothing goes on there any more: what a stream was
+    # in when its session ended is over when the next one begins.
+    there = outage.id != PAST and not picture.ended and outage.end_ns >= picture.began_ns
+    goes_on = outage.first_ok_ns == 0 and there
     return span_ms(outage.start_ns, _EVER_NS if goes_on else outage.end_ns)
 
 

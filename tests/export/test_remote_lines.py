@@ -22,6 +22,7 @@ from probe.export.remote_lines import (
     FlowPicture,
     Sample,
     StateLine,
+    stall_outage,
 )
 
 MS = 1_000_000
@@ -30,6 +31,7 @@ T0 = T0_MS * MS
 SPEC = FlowSpec("f", "udp", "kept", "egress", "target", 862, 1000.0)
 FLOW = {"flow": "f", "protocol": "udp", "session": "kept", "path": "egress"}
 HOLD_MS = 4  # (K + 1) intervals
+NEVER = -1
 
 
 def outage(number: int, start_ms: float, end_ms: float | None, direction: str = "forward", at_ms: float = 0) -> Outage:
@@ -70,15 +72,17 @@ class Bench:
         sent_ms: int | None = None,
         last: bool = False,
         ended: bool = False,
+        session_ms: tuple[float, float] | None = None,
     ):
         picture = FlowPicture(
             SPEC,
             T0,
             T0 + settled_ms * MS,
-            T0 + (settled_ms if sent_ms is None else sent_ms) * MS,
+            0 if sent_ms == NEVER else T0 + (settled_ms if sent_ms is None else sent_ms) * MS,
             list(outages),
             [(T0 + a * MS, T0 + b * MS) for a, b in unobserved],
             ended,
+            *([] if session_ms is None else [T0 + round(at * MS) for at in session_ms]),
         )
         new = self.lines.advance(picture, last=last)
         self.samples += new
@@ -156,6 +160,61 @@ def test_an_outage_that_a_session_ended_in_lasts_until_its_last_loss():
     bench = Bench()
     bench.look(2000, outage(1, 1000, None, at_ms=1400), sent_ms=1400, ended=True)
     assert bench.states() == [(0, 1), (999, 1), (1000, 0), (1399, 0), (1400, 2)]
+
+
+def stall(start_ms: int, end_ms: int, censored: str = "no") -> Outage:
+    """A stall from and to milliseconds after T0, as the picture of its stream has it."""
+    start, end = T0 + start_ms * MS, T0 + end_ms * MS
+    told = {"start_ns": start, "end_ns": end, "duration_ns": end - start, "censored": censored, "first_seq": 50}
+    return stall_outage("f", 1, told)
+
+
+def test_a_stall_of_a_stream_is_a_time_without_round_trips():
+    bench = Bench()
+    bench.look(2000, stall(1000, 2000, "end"), session_ms=(-100, 0))
+    bench.look(9000, stall(1000, 6000), session_ms=(-100, 0))
+    edges = [(0, 1), (999, 1), (1000, 0), (5999, 0), (6000, 1)]
+    assert bench.states("round_trip") == bench.states("any") == edges
+    assert bench.states("forward") == [(0, 1)]
+    for bound in ("lower", "estimate", "upper"):
+        assert bench.of(OUTAGE_SECONDS, direction="round_trip", bound=bound) == [(6000, 5.0)]
+    assert bench.lines.revised == 0
+
+
+def test_a_stream_without_a_session_is_unobserved_until_it_has_a_new_one():
+    bench = Bench()
+    bench.look(1000, session_ms=(-100, 0))
+    for settled in (2000, 3000, 4000):
+        bench.look(settled, sent_ms=NEVER, ended=True, session_ms=(-100, 1500))
+    bench.look(5000, session_ms=(4500, 1500))
+    bench.look(6000, session_ms=(4500, 1500))
+    assert bench.states() == [(0, 1), (1499, 1), (1500, 2), (4499, 2), (4500, 1)]
+
+
+def test_what_a_session_ended_in_is_over_with_it():
+    bench = Bench()
+    frozen = stall(1000, 2000, "end")
+    bench.look(3000, frozen, sent_ms=NEVER, ended=True, session_ms=(-100, 2000))
+    bench.look(6000, frozen, session_ms=(4500, 2000))
+    edges = [(0, 1), (999, 1), (1000, 0), (1999, 0), (2000, 2), (4499, 2), (4500, 1)]
+    assert bench.states("any") == edges
+    assert bench.of(OUTAGE_SECONDS, direction="round_trip", bound="lower") == []  # it has no length that is known
+
+
+def test_a_session_that_is_followed_by_another_between_two_looks_leaves_a_gap():
+    bench = Bench()
+    bench.look(1000, session_ms=(-100, 0))
+    bench.look(5000, session_ms=(3000, 1500))
+    bench.look(6000, session_ms=(3000, 1500))
+    assert bench.states() == [(0, 1), (1499, 1), (1500, 2), (2999, 2), (3000, 1)]
+
+
+def test_a_gap_is_kept_until_it_is_written():
+    bench = Bench(lag_ms=2000)
+    bench.look(1000, session_ms=(-100, 0))
+    for settled in (2000, 3000, 4000, 5000, 6000):  # 3 s and then 2 s later everything is there again
+        bench.look(settled, session_ms=(1600, 1500))
+    assert bench.states() == [(0, 1), (1499, 1), (1500, 2), (1599, 2), (1600, 1)]
 
 
 def test_time_without_probes_is_unobserved_before_anybody_says_so():
