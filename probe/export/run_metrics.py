@@ -21,6 +21,7 @@ from prometheus_client.samples import Timestamp
 
 from probe.core.events import VERDICTS
 from probe.export.metrics import Family
+from probe.report import phrases as say
 
 RUN = ("fortios", "scenario")
 KIND = (*RUN, "path", "protocol", "session")
@@ -44,11 +45,17 @@ RUN_FAMILIES: dict[str, Family] = {
             "haprobe_drill_outage_seconds",
             "gauge",
             (*KIND, "bound"),
-            "Longest outage of such flows in the run, of one direction: its bounds and the estimate; 0 without any.",
+            "Longest outage of such flows in the run, of one direction: its bounds and the estimate; 0 without any. Not"
+            " of streams, which have stalls.",
         ),
-        Family("haprobe_drill_outages", "gauge", KIND, "Outages of such flows in the run."),
+        Family("haprobe_drill_outages", "gauge", KIND, "Outages of such flows in the run. Not of streams."),
         Family("haprobe_drill_lost_probes", "gauge", KIND, "Probes that such flows lost in the run."),
-        Family("haprobe_drill_flows", "gauge", (*KIND, "verdict"), "Such flows of the run by verdict."),
+        Family(
+            "haprobe_drill_flows",
+            "gauge",
+            (*KIND, "verdict"),
+            "Such flows of the run by verdict; `protocol` is `stream` of streams.",
+        ),
         Family(
             "haprobe_drill_phase_start_timestamp_seconds", "gauge", (*RUN, "phase"), "When a phase began, Unix epoch."
         ),
@@ -98,7 +105,7 @@ def _rows(document: Mapping[str, Any]) -> Iterator[Row]:
     yield "haprobe_drill_clock_max_error_seconds", about, float("inf") if error_ns is None else error_ns / SECOND
     kinds: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for flow in document["flows"]:
-        kinds.setdefault((*about, flow["path"], flow["protocol"], flow["session"]), []).append(flow)
+        kinds.setdefault((*about, flow["path"], say.kind(flow), flow["session"]), []).append(flow)
     for kind, flows in kinds.items():
         yield from _kind_rows(kind, flows)
     for phase in document["phases"]:
@@ -116,15 +123,20 @@ def _rows(document: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _kind_rows(kind: tuple[str, ...], flows: list[Mapping[str, Any]]) -> Iterator[Row]:
+    if not say.is_stream(flows[0]):  # a stall is no outage, and none would be wrong to say
+        yield from _outage_rows(kind, flows)
+    yield "haprobe_drill_lost_probes", kind, sum(flow["counts"]["lost"] for flow in flows)
+    verdicts = [flow["verdict"] for flow in flows]
+    for verdict in sorted({*VERDICTS, *verdicts}):
+        yield "haprobe_drill_flows", (*kind, verdict), verdicts.count(verdict)
+
+
+def _outage_rows(kind: tuple[str, ...], flows: list[Mapping[str, Any]]) -> Iterator[Row]:
     outages = [outage["duration_ns"] for flow in flows for outage in flow["outages"]]
     longest = max(outages, key=lambda duration: duration["estimate"], default=None)
     for bound in ("lower", "estimate", "upper"):
         yield "haprobe_drill_outage_seconds", (*kind, bound), longest[bound] / SECOND if longest else 0
     yield "haprobe_drill_outages", kind, len(outages)
-    yield "haprobe_drill_lost_probes", kind, sum(flow["counts"]["lost"] for flow in flows)
-    verdicts = [flow["verdict"] for flow in flows]
-    for verdict in sorted({*VERDICTS, *verdicts}):
-        yield "haprobe_drill_flows", (*kind, verdict), verdicts.count(verdict)
 
 
 def markdown_table() -> str:

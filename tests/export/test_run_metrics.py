@@ -66,6 +66,18 @@ def test_flows_of_a_kind_are_taken_together(document):
     assert sum(by(text, "haprobe_drill_flows", **kind)) == 2
 
 
+def test_streams_are_a_kind_of_their_own_and_have_no_outages(document):
+    tcp = next(flow for flow in document["flows"] if flow["protocol"] == "tcp" and flow["session"] == "kept")
+    stream = {**tcp, "outages": [], "verdict": "survived", "stack": "kernel"}
+    document["flows"] = [{**tcp, "outages": [], "verdict": "unaffected"}, stream]
+    text = openmetrics(document)
+    assert by(text, "haprobe_drill_flows", protocol="tcp", session="kept", verdict="unaffected") == [1]
+    assert by(text, "haprobe_drill_flows", protocol="tcp", session="kept", verdict="survived") == [0]
+    assert by(text, "haprobe_drill_flows", protocol="stream", session="kept", verdict="survived") == [1]
+    for name in ("haprobe_drill_outages", "haprobe_drill_outage_seconds"):
+        assert by(text, name, protocol="tcp") and not by(text, name, protocol="stream")
+
+
 def test_a_budget_is_kept_when_all_of_its_limits_are(document):
     told = [("both", True), ("both", False), ("other", True), ("other", True)]
     document["budgets"] = [{"name": name, "limit": ["lost"], "value": "lost", "ok": ok} for name, ok in told]
