@@ -209,7 +209,7 @@ def _lane(
     bars = [Bar("ok", "both", *scale.span(*span), 5, LANE - 10, title) for span in answered(flow, run)]
     for place, outage in enumerate(flow["outages"]):
         bars += _outage(flow, outage, place, scale)
-    for stall in (flow.get("stream") or {}).get("stalls", ()):
+    for stall in say.stalls(flow):
         title = f"{flow['name']}: frozen for {say.duration(stall['duration_ns'])} from {say.utc(stall['start_ns'])} UTC"
         bars.append(Bar("outage", "both", *scale.span(stall["start_ns"], stall["end_ns"]), 2, LANE - 4, title))
     for span in flow["unobserved"]:
@@ -233,7 +233,7 @@ def answered(flow: Mapping[str, Any], run: tuple[int, int]) -> list[tuple[int, i
     """
     gone = [(o["edges_ns"]["last_ok"] or o["start_ns"], o["end_ns"]) for o in flow["outages"]]
     gone += [(u["start_ns"], u["end_ns"]) for u in flow["unobserved"]]
-    for stall in (flow.get("stream") or {}).get("stalls", ()):
+    for stall in say.stalls(flow):
         gone.append((stall["start_ns"], run[1] if stall["censored"] == "end" else stall["end_ns"]))
     # An outage that is still open was dark to the last settled probe; the rest of the run is not known to be better.
     gone += [(o["start_ns"], run[1]) for o in flow["outages"] if o["censored"] == "end"]

@@ -144,7 +144,7 @@ def is_stream(flow: Mapping[str, Any]) -> bool:
 
 def observed(flow: Mapping[str, Any]) -> bool:
     """Whether no outage means that there was none: not so for a flow of which nothing can be said."""
-    return flow["verdict"] != "unobserved" or bool(flow["outages"] or _stalls(flow))
+    return flow["verdict"] != "unobserved" or bool(flow["outages"] or stalls(flow))
 
 
 def ended(flow: Mapping[str, Any]) -> bool:
@@ -161,7 +161,7 @@ def away(flow: Mapping[str, Any]) -> Away:
 def absences(flow: Mapping[str, Any]) -> list[Away]:
     """All absences of a flow: outages that touch (forward, then reverse) count as one; of a stream its stalls."""
     if is_stream(flow):
-        return list(map(_frozen_for, _stalls(flow)))
+        return list(map(_frozen_for, stalls(flow)))
     joined: list[list[Mapping[str, Any]]] = []
     until = 0
     for outage in sorted(flow["outages"], key=lambda o: (o["start_ns"], o["end_ns"])):
@@ -268,7 +268,7 @@ def frozen(document: Mapping[str, Any]) -> list[Frozen]:
     """
     told = []
     for flow in filter(is_stream, document["flows"]):
-        if not _stalls(flow) and not ended(flow):
+        if not stalls(flow) and not ended(flow):
             continue
         beside = [f for f in document["flows"] if (f["agent"], f["path"]) == (flow["agent"], flow["path"])]
         packets = [f for f in beside if not is_stream(f)]
@@ -279,13 +279,14 @@ def frozen(document: Mapping[str, Any]) -> list[Frozen]:
         parts.append(f"stream frozen {stalled}" if stalled.ns else "stream not frozen")
         again = flow["stream"]["reconnected"]
         parts.append(flow["verdict"] + (f", a new one at {utc(again[0]['at_ns'])}" if again else ""))
-        told.append(Frozen(label(flow), ", ".join(parts), tuple(_stall_line(s) for s in _stalls(flow))))
+        told.append(Frozen(label(flow), ", ".join(parts), tuple(_stall_line(s) for s in stalls(flow))))
     return told
 
 
-def _stalls(flow: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    stalls: Sequence[Mapping[str, Any]] = (flow.get("stream") or {}).get("stalls", ())
-    return stalls
+def stalls(flow: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """What a stream has where others have outages; nothing of any other flow."""
+    found: Sequence[Mapping[str, Any]] = (flow.get("stream") or {}).get("stalls", ())
+    return found
 
 
 def _stall_line(stall: Mapping[str, Any]) -> str:
