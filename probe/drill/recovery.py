@@ -74,7 +74,7 @@ class Recovery:
         waiting = [_waiting_phrase(key, flows.get(key)) for key, how in settled.items() if how == "no"]
         waiting += [f"agent {name}: {why}" for name, why in poll.failures.items()]
         waiting += [pending] if pending else []
-        lost = {key: flow.counts.lost + flow.counts.reset for key, flow in flows.items()}
+        lost = {key: flow.counts.lost + flow.counts.reset + flow.stalls for key, flow in flows.items()}
         # Losses of the outage itself are counted one loss threshold after the flow is back. Waiting them out
         # costs that much and needs no knowledge of which probe was lost.
         new_loss = any(settled.get(key) == "up" and lost[key] > self._lost.get(key, 0) for key in lost)
@@ -105,8 +105,10 @@ class Recovery:
         before = self._before.get(flow.key)
         if flow.state in ("down", "ended"):
             return True
-        # An outage shorter than the gap between two polls shows in the count alone.
-        return before is not None and flow.counts.lost - before.counts.lost >= OUTAGE_PROBES
+        if before is None:
+            return False
+        # An outage shorter than the gap between two polls shows in the count alone. A stream loses nothing, it stalls.
+        return flow.counts.lost - before.counts.lost >= OUTAGE_PROBES or flow.stalls > before.stalls
 
     def _settle(self, key: FlowKey, flows: dict[FlowKey, FlowStatus]) -> Settled:
         flow = flows.get(key)

@@ -36,6 +36,7 @@ class FlowStatus:
     loss_threshold_ns: int = DEFAULT_LOSS_THRESHOLD_NS
     stack: str = "packet"  # kernel: a stream
     outages: int = 0  # so far
+    stalls: int = 0  # of a stream, so far
     silent_ns: int = 0  # since its last reply, when the agent answered; 0 when nothing was received yet
 
     @property
@@ -170,6 +171,7 @@ def _flow(agent: str, body: Mapping[str, Any], now_ns: int) -> FlowStatus:
         loss_threshold_ns=int(body.get("loss_threshold_ns") or DEFAULT_LOSS_THRESHOLD_NS),
         stack=str(body.get("stack") or "packet"),
         outages=int(body.get("outages") or 0),
+        stalls=int(body.get("stalls") or 0),
         silent_ns=max(0, now_ns - last_rx_ns) if last_rx_ns else 0,
     )
 

@@ -84,6 +84,25 @@ def test_a_kept_flow_without_twin_is_given_up_only_when_it_was_reset(state: str,
     assert steps[-1].done is settled
 
 
+def stream(at_s: float, state: str, stalls: int) -> Poll:
+    return poll(at_s, flow("s", state, protocol="tcp", stack="kernel", stalls=stalls))
+
+
+def test_a_stall_of_a_stream_is_an_outage_however_short() -> None:
+    steps = play(
+        stream(1, "suspect", 2), stream(2, "up", 2), stream(3, "up", 2), stream(4, "up", 2), before=stream(0, "up", 1)
+    )
+    assert [s.outage_seen for s in steps] == [True] * 4  # never so long that it was down
+    assert [s.done for s in steps] == [False, False, False, True]
+
+
+def test_a_new_stall_starts_the_validation_again() -> None:
+    steps = play(
+        stream(1, "down", 1), stream(2, "up", 1), stream(3, "up", 2), stream(4, "up", 2), before=stream(0, "up", 0)
+    )
+    assert not steps[-1].done and steps[-1].held_ns == S
+
+
 def test_without_outage_it_is_never_done() -> None:
     steps = play(both(1, "up", "up"), both(30, "up", "up"))
     assert not steps[-1].failover_seen

@@ -20,11 +20,11 @@ def test_a_status_is_read_under_the_name_the_drill_gave_the_agent() -> None:
 
 
 def test_a_stream_is_a_kind_of_its_own_and_silence_is_by_the_agents_clock() -> None:
-    body = {**FLOW, "protocol": "tcp", "stack": "kernel", "last_rx_ns": 3 * S, "outages": 2}
+    body = {**FLOW, "protocol": "tcp", "stack": "kernel", "last_rx_ns": 3 * S, "outages": 2, "stalls": 3}
     (read,) = parse("a", {"now_ns": 5 * S, "flows": [body]}).flows
-    assert (read.kind, read.silent_ns, read.outages) == ("stream", 2 * S, 2)
+    assert (read.kind, read.silent_ns, read.outages, read.stalls) == ("stream", 2 * S, 2, 3)
     (never,) = parse("a", {"now_ns": 5 * S, "flows": [FLOW]}).flows
-    assert (never.kind, never.silent_ns, never.outages) == ("udp", 0, 0)
+    assert (never.kind, never.silent_ns, never.outages, never.stalls) == ("udp", 0, 0, 0)
 
 
 def test_unknown_counts_of_a_newer_agent_are_ignored() -> None:
