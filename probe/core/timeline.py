@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from probe.core.events import Outage, TimelineEvent
+from probe.core.events import Outage, StallRecord, TimelineEvent
 from probe.core.sight import still_down
 from probe.core.verdict import FlowRecord
 
@@ -205,7 +205,7 @@ def _second_takeover(events: Sequence[TimelineEvent]) -> TimelineEvent | None:
 
 def _of_first_failover(
     events: Sequence[TimelineEvent], span: Sequence[TimelineEvent], since_ns: int
-) -> Callable[[Outage], bool]:
+) -> Callable[[Outage | StallRecord], bool]:
     """Which outages are the first failover's: not those that a second one makes, before it is told as well.
 
     An outage that lasts into the second takeover is of the first failover only if it began before that had done its
@@ -213,10 +213,10 @@ def _of_first_failover(
     """
     second = _second_takeover([e for e in events if e.at_ns + e.uncertainty_ns >= since_ns])
     if second is None:
-        return lambda outage: True
+        return lambda dark: True
     again_ns = second.at_ns - second.uncertainty_ns
     worked_ns = max(_done(e).at_ns for e in [*filter(became_primary, span), *_cloud_work(span)])
-    return lambda outage: outage.end_ns <= again_ns or outage.start_ns <= worked_ns
+    return lambda dark: dark.end_ns <= again_ns or dark.start_ns <= worked_ns
 
 
 def best_told(events: Sequence[TimelineEvent]) -> list[TimelineEvent]:
@@ -230,17 +230,21 @@ def became_primary(event: TimelineEvent) -> bool:
 
 
 def last_recovery(
-    flows: Sequence[FlowRecord], since_ns: int = 0, counts: Callable[[Outage], bool] = lambda outage: True
+    flows: Sequence[FlowRecord], since_ns: int = 0, counts: Callable[[Outage | StallRecord], bool] = lambda dark: True
 ) -> _Edge | None:
     """The instant the last flow came back for good; None while any path is not back, or nothing ever was away.
 
     Old sessions that are lost, reset or rebound do not count: their path is back when their twins are. Nor do outages
-    that end before `since_ns`, or are not among those that `counts` picks.
+    that end before `since_ns`, or are not among those that `counts` picks. A stream is back with its kernel's next try,
+    later than its path: its stalls count only where no packets tell.
     """
     gone = {"dark", "half", "unobserved"}
     if any(f.verdict in gone for f in flows):
         return None
     ends = [_recovery(o) for f in flows for o in f.closed_outages if o.end_ns >= since_ns and counts(o)]
+    told = {f.path for f in flows if f.stack == "packet"}
+    over = [s for f in flows if f.path not in told for s in f.stalls if s.censored != "end"]
+    ends += [_Edge(s.end_ns, 0) for s in over if s.end_ns >= since_ns and counts(s)]
     return max(ends, key=lambda e: e.at_ns, default=None)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from probe.core.events import Outage, TimelineEvent
+from probe.core.events import Outage, StallRecord, TimelineEvent
 from probe.core.timeline import merge, origin, phases, probe_events, within
 from probe.core.verdict import FlowRecord
 
@@ -143,6 +144,29 @@ def test_no_recovery_where_a_path_stays_dark() -> None:
 
 def test_lost_sessions_do_not_hold_back_the_recovery() -> None:
     assert lengths(CRASH, [BACK, flow((0.001, None), verdict="lost")])["full_recovery"] == (0, 5.2)
+
+
+def stream(*stalls: StallRecord, path: str = "egress", verdict: Any = "survived") -> FlowRecord:
+    return flow(protocol="tcp", stack="kernel", stalls=stalls, path=path, verdict=verdict)
+
+
+FROZEN = StallRecord(T0 + MS, T0 + 8 * S)
+
+
+def test_where_streams_alone_tell_the_last_of_them_to_go_on_is_the_recovery() -> None:
+    found = lengths(CRASH, [stream(FROZEN), stream(StallRecord(T0 + MS, T0 + 6 * S))])
+    assert found["full_recovery"] == (0, 8)
+    assert found["data_plane"] == (5.0, 8)
+    assert lengths(CRASH, [BACK, stream(FROZEN, path="ingress")])["full_recovery"] == (0, 8)
+
+
+def test_a_stream_that_goes_on_later_than_packets_do_does_not_hold_back_the_recovery() -> None:
+    assert lengths(CRASH, [BACK, stream(FROZEN)])["full_recovery"] == (0, 5.2)
+
+
+@pytest.mark.parametrize("stall", [replace(FROZEN, censored="end"), StallRecord(T0 - 3 * S, T0 - 2 * S)])
+def test_a_stall_that_went_on_or_was_over_before_is_no_recovery(stall: StallRecord) -> None:
+    assert "full_recovery" not in lengths(CRASH, [stream(stall, verdict="reset")])
 
 
 def test_a_route_nobody_probes_does_not_turn_phases_round() -> None:
