@@ -46,7 +46,8 @@ class HalfOpen:
         if self._new:
             flow, sequence, at = (np.concatenate(column) for column in zip(*self._new, strict=True))
             self._new = []
-            self._waiting[0].append((flow, sequence, at))
+            if len(flow):  # what has left may have been of other flows
+                self._waiting[0].append((flow, sequence, at))
         for number, (before, waiting) in enumerate(zip(BEFORE_NS, self._waiting, strict=True)):
             while waiting and int(waiting[0][2][0]) <= now - before:
                 flow, sequence, at = waiting.popleft()

@@ -61,3 +61,15 @@ def test_a_target_that_never_answered_is_left_alone():
     bench = Bench(1)
     bench.half_open.sent(ints(0), ints(0), ints(100) * MS)
     assert [at for at in range(0, 40_000, 10) if bench.closed(at)] == []
+
+
+def test_where_only_other_flows_sent_there_is_nothing_to_close():
+    bench = Bench(1)
+    bench.answer(0, 0, 100 * MS)
+    bench.half_open.sent(ints(), ints(), ints())
+    assert bench.closed(110) == []
+    bench.half_open.sent(ints(0), ints(1), ints(200) * MS)
+    bench.half_open.sent(ints(), ints(), ints())
+    assert bench.closed(210) == []
+    bench.half_open.sent(ints(), ints(), ints())
+    assert [at for at in range(220, 2000, 10) if bench.closed(at)] == [1100]
