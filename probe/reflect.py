@@ -13,6 +13,7 @@ from probe.errors import HaprobeError, PeerError, UsageError
 from probe.interrupts import interruptible
 from probe.keys import read_key
 from probe.link.offload import cut_options
+from probe.privileges import drop_privileges
 from probe.supervise import ANYWHERE, Engine, Placement
 from probe.timesync import HostClock, host_clock
 
@@ -49,6 +50,7 @@ def reflector_engine(
 
 def _tell_of_clock(engine: Engine, told: HostClock) -> None:
     """For as long as a reflector lives: what its replies say of our clock is what is known of it now."""
+    drop_privileges()  # capabilities are a thread's own; this one needs none
     while engine.alive():
         time.sleep(CLOCK_ASKED_EVERY_S)
         clock = host_clock()
