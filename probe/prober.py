@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Hashable, Iterable
+from typing import Any
 
 from probe.core.events import FlowSpec
 from probe.engine import HIGH_RATE_PPS
@@ -57,7 +58,7 @@ class Prober:
             options += cut_options()
         if spool_fd is not None:
             options += ["--record", str(spool_fd)]
-        self.engine = Engine("sender", options, self.recorder.take, capacity, inherit=inherit)
+        self.engine = Engine("sender", options, self._take, capacity, inherit=inherit)
         self._capacity = capacity
         self._next_index = 0
         self.recorder.attach(self.engine.shared)
@@ -175,6 +176,14 @@ class Prober:
         answered = self.engine.stop()
         self.recorder.sample()
         return answered
+
+    def _take(self, message: dict[str, Any]) -> None:
+        """Take in one event of the engine. A flow that it refused it is given again when there is another way."""
+        if message["event"] == "refused" and message["command"] == "add":
+            with self._lock:
+                if message["flow"] in self._flows:
+                    self._flows[message["flow"]] = None
+        self.recorder.take(message)
 
     def _watch(self, track: FlowTrack, *, anew: bool = False) -> None:
         """Follow the way of a flow. A kept one keeps its source address, or, `anew`, the next that is found."""

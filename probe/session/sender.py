@@ -192,6 +192,9 @@ class Sender:
         proto = PORT_SPACE[kind]
         interval = int(message["interval_ns"])
         target = str(message["target"])
+        # The link first: no ids are to be given back when its interface is gone.
+        way = str(message["transmitter"][0]), int(message["transmitter"][1])
+        transmitter = self._transmitter(way)
         ids, per_id = self._ids.fresh(kind, target, interval) if fresh else (self._ids.one(proto, target), ONE_ID)
         session = int(message["session"])
         frame = bytes.fromhex(message["frame"])
@@ -201,7 +204,7 @@ class Sender:
             kind=kind,
             family=family,
             target=target,
-            transmitter=(str(message["transmitter"][0]), int(message["transmitter"][1])),
+            transmitter=way,
             proto=proto,
             interval_ns=interval,
             session=session,
@@ -213,7 +216,6 @@ class Sender:
             key=bytes.fromhex(message.get("key", "")),
             coarse=bool(message.get("coarse", False)),
         )
-        transmitter = self._transmitter(flow.transmitter)
         self.ledger.add(index, flow.name, 1e9 / interval, flow.threshold_ns, flow.min_probes)
         self._intake.reset(index)
         self._absence.forget(index)
@@ -233,7 +235,8 @@ class Sender:
 
     def refuse(self, message: dict[str, Any], error: HaprobeError) -> None:
         """Tell that the flow of a command cannot be, or has no session any more."""
-        self._tell({"event": "refused", "flow": int(message["index"]), "reason": str(error)})
+        index, command = int(message["index"]), message["command"]
+        self._tell({"event": "refused", "flow": index, "command": command, "reason": str(error)})
 
     def begin(self) -> None:
         """Start every flow that was added and has not started."""

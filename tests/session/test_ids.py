@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from probe.errors import UsageError
+from probe.errors import PeerError, UsageError
 from tests.session.world import S, World, world
 
 
@@ -67,3 +67,12 @@ def test_a_flow_for_which_there_is_nothing_is_refused_and_the_others_go_on():
         network.run(S)
         network.settle()
         assert network.document()["flows"][0]["counts"]["received"] > 400
+
+
+def test_a_flow_whose_interface_is_gone_takes_no_ports():
+    with world(1) as network:
+        before = network.ports.next
+        network.vanished.add(1)
+        with pytest.raises(PeerError, match="no interface with index 1"):
+            network.add(0, "udp")
+        assert network.ports.next == before
