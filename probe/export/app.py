@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio.to_thread
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -27,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from probe.errors import HaprobeError, UsageError
 from probe.export import page
 from probe.export.auth import Guard, Security
+from probe.export.negotiation import takes_gzip
 from probe.export.scrape import Scrapes
 from probe.export.sse import EventHub, EventStream
 from probe.export.view import AgentView
@@ -58,7 +60,7 @@ def make_app(view: AgentView, hub: EventHub, security: Security) -> ASGIApp:
         # Starlette's GZip leaves event streams alone.
         middleware=[
             Middleware(Guard, security=security),
-            Middleware(GZipMiddleware, minimum_size=2048),
+            Middleware(Compression, minimum_size=2048),
             Middleware(Faults),
         ],
         exception_handlers={
@@ -222,6 +224,18 @@ def _ns(request: Request, name: str) -> int | None:
 async def _bad_parameter(_request: Request, error: Exception) -> Response:
     assert isinstance(error, BadParameter)
     return _json({"error": str(error), "allowed": error.allowed}, HTTPStatus.BAD_REQUEST)
+
+
+class Compression(GZipMiddleware):
+    """Starlette's, for whoever takes it: by itself it takes `gzip;q=0` for a wish."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            asked = ", ".join(Headers(scope=scope).getlist("accept-encoding"))
+            headers = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
+            understood = b"gzip" if takes_gzip(asked) else b"identity"
+            scope = {**scope, "headers": [*headers, (b"accept-encoding", understood)]}
+        await super().__call__(scope, receive, send)
 
 
 class Faults:

@@ -1,4 +1,4 @@
-"""What a client of `/metrics` takes, by its `Accept` and `Accept-Encoding` (RFC 9110, section 12.5).
+"""What a client takes, by its `Accept` (of `/metrics`) and `Accept-Encoding` (of every page; RFC 9110, section 12.5).
 
 We offer OpenMetrics 1.0.0 and Prometheus' text format 0.0.4, each as it is or by gzip. Whoever asks for neither, or in
 a way that cannot be understood, gets text: a format that many can read is better than a 406. `escaping`, for which

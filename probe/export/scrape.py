@@ -36,9 +36,8 @@ class Scrapes:
         accept, encodings = (", ".join(request.headers.getlist(name)) for name in ("accept", "accept-encoding"))
         headers = {"Content-Type": content_type(accept), "Vary": "Accept, Accept-Encoding"}
         compressed = takes_gzip(encodings)
-        if compressed or "gzip" in encodings:
-            # The GZip middleware takes `gzip;q=0` for a wish, but leaves alone what says that it is encoded already.
-            headers["Content-Encoding"] = "gzip" if compressed else "identity"
+        if compressed:
+            headers["Content-Encoding"] = "gzip"
         if request.method == "HEAD":
             return StreamingResponse(_each([]), headers=headers)
         pieces = await self._made(accept, compressed)

@@ -129,6 +129,26 @@ def test_metrics_in_both_formats_and_compressed(web):
     assert int(small.headers["content-length"]) < len(plain.content) / 4
 
 
+@pytest.mark.parametrize(
+    ("accept_encoding", "compressed"),
+    [
+        (["gzip"], True),
+        (["br;q=1.0, GZip;q=0.2"], True),
+        (["br", "gzip"], True),  # a list over several fields
+        (["gzip;q=0"], False),
+        (["identity, gzip;q=0.000"], False),
+        (["bgzip"], False),
+        ([""], False),
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/metrics"])
+def test_every_page_is_compressed_for_whoever_takes_it(web, path, accept_encoding, compressed):
+    answer = web.get(path, headers=[("Accept-Encoding", value) for value in accept_encoding])
+    assert ("content-encoding" in answer.headers) is compressed
+    assert "haprobe" in answer.text
+    assert "Accept-Encoding" in answer.headers["vary"]  # or a cache would give one to the other
+
+
 def test_slow_reports_hold_up_nobody(web, agent, serving):
     agent.report_gate = threading.Event()
     slow = [threading.Thread(target=httpx.get, args=(f"{web.base_url}/api/v1/report",)) for _ in range(50)]
