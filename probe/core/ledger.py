@@ -343,7 +343,7 @@ class Ledger:
                     if len(some):
                         self._account.move(f, self._rings.sent_at[slot[some]], value, to)
             lowest = int(sequence[mine].min())
-            self._dirty[f] = min(self._dirty.get(f, lowest), lowest)
+            self._doubt(f, lowest)
 
     def fates(self, flow: int, sequence: Ints) -> Fates:
         """What became of these probes so far (`fate`); EMPTY of those that are not remembered or were not sent.
@@ -475,6 +475,8 @@ class Ledger:
         known, forward = view.resolve(sequence)
         self._attribute(flow, sequence[known & forward], LOST, LOST_FORWARD)
         self._attribute(flow, sequence[known & ~forward], LOST, LOST_REVERSE)
+        if not known.all():
+            self._doubt(flow, int(sequence[~known][0]))
         if upto >= last:
             del self._awaiting[flow]
         else:
@@ -492,7 +494,11 @@ class Ledger:
         if self.on_fate is not None:
             self.on_fate(flow, sequence, sequence, fate, to)
         self._account.move(flow, self._rings.sent_at[slot], fate, FATE_COLUMN[to])
-        self._dirty[flow] = min(self._dirty.get(flow, int(sequence[0])), int(sequence[0]))
+        self._doubt(flow, int(sequence[0]))
+
+    def _doubt(self, flow: int, lowest: int) -> None:
+        """The runs of a flow are to be found anew, as far as they reach to this sequence or behind it."""
+        self._dirty[flow] = min(self._dirty.get(flow, lowest), lowest)
 
     def _take_back(self, flow: int, first: int, last: int, to: int, fate: int = LOST_FORWARD) -> None:
         """These were not lost as `fate` says, or perhaps not."""
@@ -568,12 +574,11 @@ class Ledger:
     def _settle_to(self, horizon: int, *, last: bool = False) -> None:
         self._horizon = max(self._horizon, horizon)
         # First, so that an outage whose direction has become known is one with what is settled now, and keeps its id.
-        for flow in list(self._dirty):
-            self._rebuild(flow, self._dirty.pop(flow))
-            self.relieve()
+        self._rebuild_all()
         for sent in self._log.up_to(self._horizon):
             self._settle(sent.flow, sent.sequence)
             self.relieve()
+        self._rebuild_all()  # where some of what was settled now has a direction, and what was lost with it has none
         for flow in self._crowded():
             self._summarise(flow)
             self.relieve()
@@ -720,6 +725,8 @@ class Ledger:
             fate[mine[known & forward]] = LOST_FORWARD
             fate[mine[known & ~forward]] = LOST_REVERSE
             unknown = sequence[mine[~known]]
+            if known.any() and (len(unknown) or self._outages[f].finder.is_open("round_trip")):
+                self._doubt(f, int(sequence[mine[0]]))
             unknown = unknown[unknown > view.frontier]
             if len(unknown):
                 first, last = self._awaiting.get(f, (int(unknown[0]), 0))
@@ -762,6 +769,11 @@ class Ledger:
         """Changes of settled counts since the last call."""
         return self._account.drain_corrections()
 
+    def _rebuild_all(self) -> None:
+        for flow in list(self._dirty):
+            self._rebuild(flow, self._dirty.pop(flow))
+            self.relieve()
+
     def _rebuild(self, flow: int, lowest: int) -> None:
         """Find the runs of `flow` anew, from the last probe before `lowest` that passed both ways or from the floor."""
         outages = self._outages[flow]
@@ -781,12 +793,28 @@ class Ledger:
         sequence = np.arange(start, settled)
         slot = self._rings.places(flow, sequence)
         at, fate, error = self._columns(slot)
+        self._make_one(flow, sequence, fate)
         outages.feed(sequence, at, fate, error)
         outages.rematch(forgotten)
         self._troubled[flow] = not outages.quiet()
         passed = np.flatnonzero((fate == RECEIVED) | (fate == LATE))
         if len(passed) and sequence[passed[-1]] > self._clean_seq[flow]:
             self._note_clean(flow, sequence[passed[-1]], slot[passed[-1]])
+
+    def _make_one(self, flow: int, sequence: Ints, fate: Fates) -> None:
+        """Where the directions of a part of an outage will never be known, let it have none: it would be told twice,
+        and neither length would be right. Changes `fate` in place.
+        """
+        unknown = (fate == LOST) & (sequence <= self._told.view(flow).frontier)
+        if not unknown.any():
+            return
+        stretch = np.cumsum((fate == RECEIVED) | (fate == LATE))  # in which no probe passed both ways
+        mixed = np.bincount(stretch, unknown)[stretch] >= self._outages[flow].min_probes
+        for value in (LOST_FORWARD, LOST_REVERSE):
+            wrong = mixed & (fate == value)
+            self._attribute(flow, sequence[wrong], value, LOST)
+            fate[wrong] = LOST
+        self._dirty.pop(flow, None)  # they are being found anew
 
     def _last_passed(self, flow: int, first: int, end: int) -> int | None:
         """The last sequence in [first, end) that passed both ways. Most often it is near: look there first."""

@@ -173,6 +173,10 @@ class RunFinder:
     def open_runs(self) -> list[Span]:
         return [self._span(d, run, None) for d, run in self._runs.items() if run.count]
 
+    def is_open(self, direction: Direction) -> bool:
+        """Whether a run is open in this direction."""
+        return self._runs[direction].count > 0
+
     def quiet(self) -> bool:
         """Whether no run is open in any direction."""
         return not any(run.count for run in self._runs.values())
