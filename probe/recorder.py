@@ -149,8 +149,10 @@ class Recorder:
         log.warning("flow %s: %s; it is not probed", track.spec.name, track.detail)
 
     def _take_stayed(self, track: FlowTrack, message: dict[str, Any]) -> None:
-        track.detail = message["reason"]
-        log.warning("flow %s: its new way cannot be taken: %s; it stays on the old one", track.spec.name, track.detail)
+        # No detail of the flow: it may have the next way by now, of which the engine tells nothing.
+        log.warning(
+            "flow %s: its new way cannot be taken: %s; it stays on the old one", track.spec.name, message["reason"]
+        )
 
     def _take_moved(self, track: FlowTrack, message: dict[str, Any]) -> None:
         if track.spec.session == "kept":  # probes are answered again, but not those of the session that was

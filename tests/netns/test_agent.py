@@ -392,3 +392,22 @@ def test_kept_flows_keep_their_address_as_long_as_this_host_has_it(agent: Agent,
         triple.link_up()
         triple.ip(triple.sender, f"addr del {new}/24 dev a0")
         triple.ip(triple.router, "addr del 10.211.7.1/24 dev a1")
+
+
+def test_an_interface_that_comes_and_goes_ends_no_agent(agent: Agent, triple: Triple):
+    """The engine is told of a way when that is gone again, now and then."""
+    names = ("icmp", "udp", "tcp", "udp-fresh")
+
+    def flap() -> bool:
+        triple.ip(triple.sender, "link add f0 type veth peer name f1", "link set f0 up", "link set f1 up")
+        triple.ip(
+            triple.sender, "addr add 10.211.9.1/24 dev f0", "neigh add 10.211.9.2 lladdr 02:00:00:00:00:09 dev f0"
+        )
+        triple.run(triple.sender, "sh", "-c", f"ip route add {IPV4}/32 via 10.211.9.2; ip link del f0")
+        assert agent.process is not None and agent.process.poll() is None, agent.said()
+        return "its new way cannot be taken" in agent.said()
+
+    wait_for(flap, what="for a way that is gone when it is told")
+    answered = {name: agent.flow(name)["counts"]["received"] for name in names}
+    wait_for(lambda: all(agent.flow(name)["counts"]["received"] > answered[name] + 100 for name in names))
+    assert {agent.flow(name)["detail"] for name in names} == {""}
