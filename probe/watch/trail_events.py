@@ -41,18 +41,19 @@ class Scope:
 
 
 def scope_of(document: Mapping[str, Any]) -> Scope:
-    """The scope of a run: what its agents' AWS watchers were configured to watch."""
+    """The scope of a run: what its agents' AWS watchers were configured to watch.
+
+    A document holds whatever config it was given: what is not in our form names nothing.
+    """
     units: dict[str, list[str]] = {}
     ids: set[str] = set()
     regions: list[str] = []
     for block in _blocks(document["run"].get("config")):
-        regions += [str(block["region"])] if block.get("region") else []
-        for unit, enis in (block.get("units") or {}).items():
-            units.setdefault(unit, []).extend(enis)
-        for unit, instance in (block.get("instances") or {}).items():
-            units.setdefault(unit, []).append(instance)
+        regions += _words(block.get("region"))
+        for unit, named in (*_entries(block.get("units")), *_entries(block.get("instances"))):
+            units.setdefault(unit, []).extend(_words(named))
         for kind in ("addresses", "route_tables", "network_interfaces"):
-            ids.update(block.get(kind) or ())
+            ids.update(_words(block.get(kind)))
     ids.update(one for ones in units.values() for one in ones)
     moved = (e["detail"] for e in document["timeline"] if e["event"] == "eip_moved")
     addresses = {d["allocation_id"]: d["address"] for d in moved if d.get("allocation_id") and d.get("address")}
@@ -68,6 +69,15 @@ def _blocks(config: object) -> Iterator[Mapping[str, Any]]:
             yield value["aws"]
         else:
             yield from _blocks(value)
+
+
+def _entries(value: object) -> Iterable[tuple[str, object]]:
+    return value.items() if isinstance(value, Mapping) else ()
+
+
+def _words(value: object) -> list[str]:
+    """One word, or each of a list."""
+    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str) and one]
 
 
 def timeline_events(

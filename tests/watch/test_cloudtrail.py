@@ -264,3 +264,17 @@ def test_the_scope_is_what_all_agents_watched(tmp_path: Path) -> None:
     assert scope.units["fgt-b"] == ["eni-b1", "eni-b2", B]
     assert {"eipalloc-1", "rtb-1", A} <= scope.ids
     assert scope.addresses == {"eipalloc-1": "203.0.113.10"}
+
+
+@pytest.mark.parametrize(
+    ("odd", "named"),
+    [
+        ({"units": 5}, set()),
+        ({"units": {"fgt-a": 5, "fgt-b": ["eni-b1", None, {"a": 1}]}, "instances": ["i-1"]}, {"eni-b1"}),
+        ({"instances": {"fgt-a": ["i-0a"], "fgt-b": 7}, "addresses": True, "route_tables": {"rtb-1": 1}}, {"i-0a"}),
+        ({"addresses": [["eipalloc-1"]], "network_interfaces": "eni-a1", "region": {}}, {"eni-a1"}),
+    ],
+)
+def test_what_a_config_has_in_no_form_of_ours_names_nothing(odd: dict[str, Any], named: set[str]) -> None:
+    scope = scope_of(new_document(run={"config": {"watchers": {"aws": odd}}}, flows=[]))
+    assert (scope.ids, scope.regions) == (named, ())
