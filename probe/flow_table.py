@@ -28,6 +28,7 @@ from probe.core.verdict import (
     twins,
 )
 from probe.export.view import TOLD, FlowKey, FlowTable, Place
+from probe.outages import Extent
 from probe.recorder import FlowTrack, Recorder
 
 Ints = npt.NDArray[np.int64]
@@ -39,9 +40,7 @@ _VERDICT = {verdict: place for place, verdict in enumerate(VERDICTS)}
 _ROWS_AT_ONCE = 256  # of histograms: half a megabyte stays in the processor's cache
 # The counts that a condition depends on.
 _CONDITION = {name: COLUMN[name] for name in ("scheduled", "sent", "received", "late", "lost")}
-# Of a flow's outages, Unix ns: first start, last start, last end of those that ended, last end of all.
-_SPANS = np.dtype([("first", np.int64), ("last", np.int64), ("ended", np.int64), ("end", np.int64)])
-_NO_SPAN = (np.iinfo(np.int64).max, 0, 0, 0)
+_EXTENT = np.dtype([(name, np.int64) for name in Extent._fields])
 
 
 class FlowTables:
@@ -126,7 +125,7 @@ class _Rows:
         self._conditions: list[Condition] = ["unknown"] * len(tracks)
         self._kinds = np.full(len(tracks), -1, np.int64)
         self._blind_ns = np.zeros(len(tracks), np.int64)
-        self._spans = np.full(len(tracks), np.array(_NO_SPAN, _SPANS))
+        self._extents = np.full(len(tracks), np.array(Extent(), _EXTENT))
         self._incident: Span | None = None
         self._twin: dict[int, int] | None = None
         self._twin_of: dict[int, list[int]] = {}
@@ -145,36 +144,27 @@ class _Rows:
     def _tell(self, row: int, recorder: Recorder) -> None:
         track = self.tracks[row]
         record = self._records[row] = recorder.record(track, Counts())
-        outages = record.outages
-        last = outages[-1] if outages else None
-        blind_ns = self._blind_ns[row] = sum(u.end_ns - u.start_ns for u in record.unobserved)
+        last = record.outages[-1] if record.outages else None
+        outages, stalls, blind_ns = track.outages.total, track.stalls_total, track.unobserved_total.length_ns
+        self._blind_ns[row] = blind_ns
         # Integers are divided here: as float64 they would have been rounded before.
         self.told[row] = (
             _STATE[track.state],
             self.told[row]["verdict"],
             *(track.resets.get(cause, 0) for cause in ("rst", "fin", "icmp", "silent")),
-            len(outages),
-            sum(o.estimate_ns for o in outages) / 1e9,
-            int(blind_ns) / 1e9,
+            outages.count,
+            outages.length_ns / 1e9,
+            blind_ns / 1e9,
             last.start_ns / 1_000_000_000 if last else 0.0,
             last.end_ns / 1_000_000_000 if last else 0.0,
             *(ns / 1_000_000_000 for ns in ((last.lower_ns, last.estimate_ns, last.upper_ns) if last else (0, 0, 0))),
             last.lost if last else 0,
             last is not None and last.first_ok_ns == 0,
-            len(record.stalls),
-            sum(stall.duration_ns for stall in record.stalls) / 1e9,
+            stalls.count,
+            stalls.length_ns / 1e9,
             track.retransmissions,
         )
-        self._spans[row] = (
-            (
-                min(o.start_ns for o in outages),
-                max(o.start_ns for o in outages),
-                max((o.end_ns for o in outages if o.censored != "end"), default=0),
-                max(o.end_ns for o in outages),
-            )
-            if outages
-            else _NO_SPAN
-        )
+        self._extents[row] = track.outages.extent()
 
     def _judge(self, changed: npt.NDArray[np.bool_], counts: Ints) -> None:
         """Give every flow its verdict again of which something changed that decides it (`core.verdict`)."""
@@ -214,11 +204,11 @@ class _Rows:
 
     def _span(self) -> Span | None:
         """As `core.verdict.incident_of` has it."""
-        spans = self._spans
-        if not len(spans) or not spans["end"].max():
+        extents = self._extents
+        if not len(extents) or not extents["end"].max():
             return None
-        end = spans["ended"].max() or spans["end"].max()
-        return int(spans["first"].min()), int(max(spans["last"].max(), end))
+        end = extents["ended"].max() or extents["end"].max()
+        return int(extents["first"].min()), int(max(extents["last"].max(), end))
 
 
 def _place(track: FlowTrack) -> Place:

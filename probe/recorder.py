@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,30 +18,28 @@ import numpy as np
 from probe.border import SharedState
 from probe.core.ending import IcmpRun, ended_by, standing
 from probe.core.events import (
-    Cause,
     Counts,
     Direction,
     FlowSpec,
     FlowState,
     Outage,
-    ProbeRecord,
     SessionEnd,
     StallRecord,
     Unobserved,
 )
 from probe.core.fate import DIRECTION_FATE, FATE_COLUMN
 from probe.core.histogram import BINS, edges_ns, quantile_ns
-from probe.core.outage import with_episodes
 from probe.core.verdict import FlowRecord
 from probe.cutting import is_open, outage_within, stall_within, unobserved_within
 from probe.history import History
+from probe.outage_records import OutageRecords
+from probe.outages import Outages, Total
 
 log = logging.getLogger(__name__)
 
-MOST_SPANS = 10_000  # outages and unobserved spans kept per flow; older ones are in the journal
+MOST_SPANS = 10_000  # unobserved spans and stalls kept per flow; older unobserved spans are in the journal
 MOST_ICMP_RUNS = 100
 MOST_ENDS = 1000  # of sessions, per flow; older ones are in the journal
-MOST_EVIDENCE = 500  # and of so many outages the raw records as well
 Listener = Callable[[str, dict[str, Any]], None]
 
 
@@ -55,10 +54,13 @@ class FlowTrack:
     source: str = ""
     state: FlowState = "connecting"
     detail: str = ""
-    outages: dict[int, Outage] = field(default_factory=dict)
-    lost_before: dict[int, tuple[Direction, int]] = field(default_factory=dict)  # per outage: lost before its start
+    outages: Outages = field(default_factory=Outages)
+    lost_before: dict[int, tuple[Direction, int]] = field(
+        default_factory=dict
+    )  # per open outage: lost before its start
     unobserved: list[Unobserved] = field(default_factory=list)
     unobserved_so_far: Unobserved | None = None  # the one of these that goes on
+    unobserved_total: Total = field(default_factory=Total)
     ends: list[SessionEnd] = field(default_factory=list)  # as told, each with when the session after it worked
     session_ends: int = 0
     icmp: list[IcmpRun] = field(default_factory=list)
@@ -67,6 +69,7 @@ class FlowTrack:
     translation: str = ""
     translations_ns: list[int] = field(default_factory=list)  # when it changed
     stalls: dict[int, dict[str, Any]] = field(default_factory=dict)  # of a stream, in the contract's form
+    stalls_total: Total = field(default_factory=Total)
     retransmissions: int = 0
     reconnected: list[dict[str, Any]] = field(default_factory=list)
     done: bool = False
@@ -95,6 +98,7 @@ class Recorder:
         self._told = threading.Condition()
         self._asking = threading.Lock()
         self._asked = self._answered = 0
+        self._records = OutageRecords()
         self.history = History()
 
     def attach(self, shared: SharedState) -> None:
@@ -108,6 +112,7 @@ class Recorder:
     def remove(self, index: int) -> None:
         with self._lock:
             self._tracks.pop(index, None)
+            self._records.forget_flow(index)
             self.history.forget(index)
 
     def tracks(self) -> list[FlowTrack]:
@@ -166,48 +171,44 @@ class Recorder:
 
     def _take_outage(self, track: FlowTrack, message: dict[str, Any]) -> None:
         fields = {k: v for k, v in message.items() if k not in ("event", "flow", "lost_before", "evidence")}
-        before = track.outages.get(fields["id"])
-        # An engine tells evidence when there is something new in it.
-        evidence = before.evidence if before is not None else ()
-        if "evidence" in message:
-            evidence = tuple(ProbeRecord(*row) for row in message["evidence"])
-        outage = Outage(flow=track.spec.name, evidence=evidence, **fields)
-        if message["lost_before"] >= 0:
+        outage = Outage(flow=track.spec.name, **fields)
+        if outage.censored != "end" or outage.withdrawn:
+            track.lost_before.pop(outage.id, None)
+        elif message["lost_before"] >= 0:
             track.lost_before[outage.id] = (outage.direction, message["lost_before"])
         if outage.withdrawn:
-            track.outages.pop(outage.id, None)
-        else:
-            track.outages[outage.id] = outage
-            while len(track.outages) > MOST_SPANS:
-                del track.outages[min(track.outages)]
-            aged = track.outages.get(outage.id - MOST_EVIDENCE)
-            if aged is not None and aged.evidence:
-                track.outages[aged.id] = replace(aged, evidence=())
-        numbered = next((o for o in self._numbered(track) if o.id == outage.id), outage)
-        data = {"flow": track.spec.name, "id": outage.id, "withdrawn": outage.withdrawn, **numbered.to_document()}
+            self._records.forget(track.index, outage.id)
+        elif "evidence" in message:  # told when there is something new in it
+            self._records.tell(track.index, outage.id, message["evidence"])
+        told = self._records.with_records(track.index, track.outages.take(outage))
+        data = {"flow": track.spec.name, "id": outage.id, "withdrawn": outage.withdrawn, **told.to_document()}
         self._listener("outage", data)
 
     def _take_unobserved(self, message: dict[str, Any]) -> None:
         """One message tells of many flows: what keeps an engine from sending keeps it from sending any."""
-        cause: Cause = message["cause"]
         for flow, start, end in zip(message["flows"], message["start_ns"], message["end_ns"], strict=True):
             with self._lock:
                 track = self._tracks.get(flow)
-                if track is None:
-                    continue
-                before = track.unobserved_so_far
-                if before is not None and (before.end_ns, before.cause) == (start, cause):
-                    track.unobserved.remove(before)
-                    start, track.unobserved_so_far = before.start_ns, None
-                span = Unobserved(track.spec.name, start, end, cause)
-                if message.get("goes_on", False):
-                    track.unobserved_so_far = span
-                track.unobserved.append(span)
-                del track.unobserved[:-MOST_SPANS]
-                track.version += 1
-                if not message.get("goes_on", False):
-                    data = {"flow": track.spec.name, "start_ns": start, "end_ns": end, "cause": cause}
-                    self._listener("unobserved", data)
+                if track is not None:
+                    span = Unobserved(track.spec.name, start, end, message["cause"])
+                    self._take_unobserved_of(track, span, message.get("goes_on", False))
+                    track.version += 1
+
+    def _take_unobserved_of(self, track: FlowTrack, span: Unobserved, goes_on: bool) -> None:
+        before = track.unobserved_so_far
+        if before is not None and (before.end_ns, before.cause) == (span.start_ns, span.cause):
+            span, track.unobserved_so_far = replace(span, start_ns=before.start_ns), None
+            track.unobserved_total.remove(before.end_ns - before.start_ns)
+            with suppress(ValueError):  # so many came meanwhile that it was let go
+                track.unobserved.remove(before)
+        if goes_on:
+            track.unobserved_so_far = span
+        track.unobserved.append(span)
+        track.unobserved_total.add(span.end_ns - span.start_ns)
+        del track.unobserved[:-MOST_SPANS]
+        if not goes_on:
+            data = {"flow": span.flow, "start_ns": span.start_ns, "end_ns": span.end_ns, "cause": span.cause}
+            self._listener("unobserved", data)
 
     def _take_session_end(self, track: FlowTrack, message: dict[str, Any]) -> None:
         cause, source, ttl, peer_ttl = (message[name] for name in ("cause", "from", "ttl", "peer_ttl"))
@@ -245,10 +246,15 @@ class Recorder:
 
     def _take_stall(self, track: FlowTrack, message: dict[str, Any]) -> None:
         beside = ("event", "flow", "id", "total_retransmissions")
-        track.stalls[message["id"]] = stall = {k: v for k, v in message.items() if k not in beside}
+        stall = {k: v for k, v in message.items() if k not in beside}
+        before = track.stalls.get(message["id"])
+        if before is not None:
+            track.stalls_total.remove(before["duration_ns"])
+        track.stalls[message["id"]] = stall
+        track.stalls_total.add(stall["duration_ns"])
         track.retransmissions = message["total_retransmissions"]
         while len(track.stalls) > MOST_SPANS:
-            del track.stalls[min(track.stalls)]
+            del track.stalls[next(iter(track.stalls))]
         self._listener("stall", {"flow": track.spec.name, "id": message["id"], **stall})
 
     def _take_stream_foreign(self, track: FlowTrack, message: dict[str, Any]) -> None:
@@ -285,12 +291,12 @@ class Recorder:
     # --- answers -----------------------------------------------------------------------------------------------
 
     def outages(self, track: FlowTrack) -> list[Outage]:
-        """A flow's outages with their episodes, oldest first."""
+        """A flow's outages with their episodes and records, oldest first."""
         with self._lock:
-            return self._numbered(track)
+            return [self._records.with_records(track.index, outage) for outage in track.outages.numbered()]
 
     def last_outages(self, track: FlowTrack, most: int) -> list[Outage]:
-        """Those of a flow's outages that began last, at most so many, without episodes; oldest first."""
+        """Those of a flow's outages that began last, at most so many, without episodes and records; oldest first."""
         with self._lock:
             return sorted(track.outages.values(), key=lambda o: o.start_ns)[-most:]
 
@@ -299,9 +305,6 @@ class Recorder:
         with self._lock:
             outages = [o for o in track.outages.values() if o.end_ns > since_ns or o.first_ok_ns == 0]
             return outages, [(u.start_ns, u.end_ns) for u in track.unobserved if u.end_ns > since_ns]
-
-    def _numbered(self, track: FlowTrack) -> list[Outage]:
-        return with_episodes(track.outages.values())
 
     def flow_document(self, track: FlowTrack, start_ns: int | None, end_ns: int | None) -> dict[str, Any]:
         """A flow of the result document, for a span of Unix nanoseconds as `counted` widens it."""
@@ -335,10 +338,12 @@ class Recorder:
         }
 
     def record(self, track: FlowTrack, counts: Counts) -> FlowRecord:
-        """A flow's whole life as verdicts look at it, with these counts; outages as told, oldest first."""
+        """A flow's whole life as verdicts look at it, with these counts; of its outages those that say how it stands,
+        as told, oldest first.
+        """
         spec = track.spec
         with self._lock:
-            outages = sorted(track.outages.values(), key=lambda o: (o.start_ns, o.id))
+            outages = track.outages.recent()
             return FlowRecord(
                 spec.name,
                 spec.protocol,
@@ -383,8 +388,8 @@ class Recorder:
         latest = self.history.latest
         settled_to = end if end is not None else latest.settled_to if latest is not None else None
         outages = [
-            outage
-            for outage in self._numbered(track)
+            self._records.with_records(track.index, outage)
+            for outage in track.outages.numbered()
             if (end is None or outage.start_ns <= end) and (begin is None or outage.end_ns > begin)
         ]
         outages = [self._grown(track, o) for o in outages] if end is None else outages

@@ -163,6 +163,24 @@ def compare_told(told: Any, track: FlowTrack, document: dict[str, Any]) -> None:
     assert told["retransmissions"] == track.retransmissions
 
 
+def test_what_is_not_kept_any_more_still_counts(monkeypatch):
+    """Counters of Prometheus only go up, however many outages there were."""
+    monkeypatch.setattr("probe.outages.MOST", 3)
+    monkeypatch.setattr("probe.recorder.MOST_SPANS", 3)
+    bench = Told()
+    tables = FlowTables(bench.recorder)
+    for n in range(1, 9):
+        bench.happens("outage", 3, 10 * n, False, "round_trip")
+        bench.happens("unobserved", 3, 10 * n, 2)
+        bench.happens("stall", 3, 10 * n, False)
+        told = tables.read(bench.tracks).told[3]
+        assert (told["outages"], told["outage_s"], told["unobserved_s"]) == (n, 3 * n, 2 * n)
+        assert (told["stalls"], told["stall_s"]) == (n, n)
+    bench._outage(3, 1, T0 + 10 * S, False, "forward")  # told once more, of one that was let go
+    told = tables.read(bench.tracks).told[3]
+    assert (told["outages"], told["outage_s"], told["last_start_s"]) == (8, 24, (T0 + 80 * S) / S)
+
+
 def test_another_set_of_flows_is_another_table():
     bench = Told()
     bench.happens("state", 2, "up")

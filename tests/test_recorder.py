@@ -143,11 +143,34 @@ def told_without_evidence(number: int, start_s: float, end_s: float) -> dict[str
 
 
 def test_evidence_is_kept_of_the_newest_outages(bench, monkeypatch):
-    monkeypatch.setattr("probe.recorder.MOST_EVIDENCE", 3)
+    monkeypatch.setattr("probe.outage_records.MOST", 3)
     for n in range(1, 7):
         bench.outage(n, n * 10, n * 10 + 1, evidence=[row(1, n * 10)])
     kept = {o.id: len(o.evidence) for o in bench.recorder.outages(bench.tracks[0])}
     assert kept == {1: 0, 2: 0, 3: 0, 4: 1, 5: 1, 6: 1}
+
+
+def test_evidence_of_all_flows_together_is_bounded(bench, monkeypatch):
+    """A dozen take about a thousand octets; what was told longest ago goes first, whosesoever it is."""
+    monkeypatch.setattr("probe.outage_records.MEMORY_OCTETS", 5000)
+    for n in range(1, 7):
+        for flow in (0, 1):
+            bench.outage(n, n * 10, n * 10 + 1, flow=flow, evidence=[row(k, n * 10) for k in range(12)])
+    bench.outage(4, 40, 41, evidence=[row(k, 40) for k in range(12)])  # told again
+    kept = [{o.id for o in bench.recorder.outages(track) if len(o.evidence) == 12} for track in bench.tracks]
+    assert kept == [{4, 5, 6}, {5, 6}]
+    bench.recorder.remove(0)
+    bench.recorder.add(FlowTrack(bench.tracks[0].spec, 0, "192.0.2.9"))
+    bench.outage(6, 60, 61)
+    [other] = bench.recorder.outages(bench.recorder.tracks()[0])
+    assert other.evidence == (), "not that of a flow that is gone"
+
+
+def test_an_outage_that_is_withdrawn_takes_its_evidence_with_it(bench):
+    bench.outage(1, 0, 1, evidence=[row(1, 0)])
+    bench.outage(1, 0, 1, withdrawn=True)
+    bench.outage(1, 0, 1)
+    assert bench.recorder.outages(bench.tracks[0])[0].evidence == ()
 
 
 def test_evidence_ends_with_the_span(bench):
@@ -255,11 +278,23 @@ def test_the_end_of_a_recording_is_heard_of(bench):
 
 def test_outages_are_bounded(bench, monkeypatch):
     monkeypatch.setattr("probe.recorder.MOST_SPANS", 3)
+    monkeypatch.setattr("probe.outages.MOST", 3)
     for n in range(1, 7):
         bench.outage(n, n * 10, n * 10 + 1)
         bench.unobserved(T0 + n, T0 + n + 1)
     assert [o.id for o in bench.recorder.outages(bench.tracks[0])] == [4, 5, 6]
     assert [u.start_ns - T0 for u in bench.tracks[0].unobserved] == [4, 5, 6]
+
+
+def test_an_unobserved_span_goes_on_whatever_was_let_go_meanwhile(bench, monkeypatch):
+    monkeypatch.setattr("probe.recorder.MOST_SPANS", 3)
+    bench.unobserved(T0, T0 + S, "link_down", goes_on=True)
+    for n in range(5):
+        bench.unobserved(T0 + n, T0 + n + 1, "ring_drop")
+    bench.unobserved(T0 + S, T0 + 2 * S, "link_down")
+    track = bench.tracks[0]
+    assert [u.end_ns - u.start_ns for u in track.unobserved] == [1, 1, 2 * S]
+    assert (track.unobserved_total.count, track.unobserved_total.length_ns) == (6, 2 * S + 5)
 
 
 def test_a_document_holds_what_touches_its_span(bench):
