@@ -7,6 +7,7 @@ which it never came back are counted apart instead of being given an invented le
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from probe.report.text import table_for
 
 Key = tuple[str, str, str]
 """Path, protocol, session."""
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, section 2.2
 Kind = Literal["gone", "worse", "untold", "mixed", "better", "new", "same"]
 
 
@@ -133,9 +135,14 @@ def junit(results: Sequence[Mapping[str, Any]], changes: Sequence[Change] = ()) 
 
 
 def _case(suite: ElementTree.Element, kind: str, name: str, failure: str) -> None:
-    case = ElementTree.SubElement(suite, "testcase", classname=f"haprobe.{kind}", name=name)
+    case = ElementTree.SubElement(suite, "testcase", classname=f"haprobe.{kind}", name=_for_xml(name))
     if failure:
-        ElementTree.SubElement(case, "failure", message=failure).text = failure
+        ElementTree.SubElement(case, "failure", message=_for_xml(failure)).text = _for_xml(failure)
+
+
+def _for_xml(text: str) -> str:
+    """Text without the characters that no XML document may hold, not even escaped: a foreign document may name so."""
+    return _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def render(changes: Sequence[Change], results: Sequence[Mapping[str, Any]], console: Console) -> None:

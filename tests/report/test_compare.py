@@ -84,6 +84,16 @@ def test_the_two_limits_of_a_budget_are_cases_of_their_own() -> None:
     assert failed == {"quick: max_outage": True, "quick: verdict": False}
 
 
+@pytest.mark.parametrize("odd", ["a\x00b", "a\x1b[31mb", "a\x7f\x08b", "a\ud800b", "a\ufffeb"])
+def test_junit_is_xml_whatever_a_document_calls_its_paths_and_flows(odd: str) -> None:
+    dark = build.flow(odd, path=odd, faults=(build.Fault(build.DOWN, None),))
+    documents = [new_document(run=build.RUN, flows=flows) for flows in ([build.flow("a", path=odd)], [dark])]
+    results = check(documents[1:], [Budget("quick", max_outage_ns=build.S)])
+    written = junit(results, compare(documents[:1], documents[1:])).encode()
+    _, verdict = ElementTree.fromstring(written).iter("testcase")
+    assert str(verdict.get("name")).startswith("a") and str(verdict.get("name")).endswith("b udp kept")
+
+
 @pytest.mark.parametrize("width", [80, 140])
 def test_rendering(width: int) -> None:
     stream = io.StringIO()
