@@ -99,6 +99,17 @@ def test_an_open_outage_has_no_end():
     assert "✖ not over" in text_of(page.render_live(agent))
 
 
+def test_an_outage_that_nobody_saw_the_end_of_does_not_go_on_for_ever():
+    """Open when its agent was killed, or a reload took its flow away."""
+    agent = FakeAgent()
+    past = {**agent.outages()[0], "censored": "end", "restored": True}
+    agent.outages = lambda since_ns=0: [past]
+    shown = text_of(page.render_live(agent))
+    assert "2023-11-14 22:13:22.000 ◐ end not seen 500.0 ms" in shown and "not over" not in shown
+    agent.outages = lambda since_ns=0: [{**past, "censored": "no"}]
+    assert "2023-11-14 22:13:22.000 2023-11-14 22:13:22.500" in text_of(page.render_live(agent))
+
+
 def test_the_newest_outages_come_first_and_are_limited():
     agent = FakeAgent()
     records = [{**agent.outages()[0], "flow": f"flow-{n:03d}"} for n in range(50)]
