@@ -6,7 +6,7 @@ sources contradict each other. What follows from it is for `clues` and `diagnosi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -264,6 +264,10 @@ class Facts:
             and not (f.stack == "kernel" and f.end_cause == "silent")
         )
 
+    @cached_property
+    def _translated(self) -> frozenset[tuple[str, str]]:
+        return translated_paths((f.agent, f.path, f.verdict) for f in self.flows)
+
     def with_verdict(self, *verdicts: str, nat: bool | None = None) -> list[FlowRecord]:
         """Kept flows with one of these verdicts, on translated paths only (or on the others only) if asked."""
         lost = self.forlorn if "lost" in verdicts else ()
@@ -272,7 +276,7 @@ class Facts:
             for f in self.flows
             if f.session == "kept"
             and (f.verdict in verdicts or flow_id(f) in lost)
-            and (nat is None or (f.path in NAT_PATHS) == nat)
+            and (nat is None or ((f.agent, f.path) in self._translated) == nat)
         ]
 
     def _calls_ok(self, kind: str) -> list[TimelineEvent]:
@@ -283,6 +287,16 @@ class Facts:
             and str(e.detail.get("operation")) in MUTATIONS
             and kind in str(e.detail["operation"])
         ]
+
+
+def translated_paths(flows: Iterable[tuple[str, str, str]]) -> frozenset[tuple[str, str]]:
+    """Agent and path of those whose sessions pass a NAT: known by the path's word, or as one of them came back behind
+    another translated address.
+
+    Args:
+        flows: Agent, path and verdict of each.
+    """
+    return frozenset((agent, path) for agent, path, verdict in flows if path in NAT_PATHS or verdict == "rebound")
 
 
 def flow_id(flow: FlowRecord) -> tuple[str, str]:

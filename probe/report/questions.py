@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from probe.core.facts import NAT_PATHS
+from probe.core.facts import translated_paths
 from probe.core.remedies import remedies
 from probe.report import phrases as say
 
@@ -114,7 +114,8 @@ def _dark(verdict: str, flows: Sequence[Mapping[str, Any]]) -> str:
 
 def _reason(document: Mapping[str, Any], flow: Mapping[str, Any]) -> str:
     """The likely cause of a verdict. What is inferred and not seen is put as such."""
-    verdict, nat = flow["verdict"], flow["path"] in NAT_PATHS
+    paths = translated_paths((f["agent"], f["path"], f["verdict"]) for f in document["flows"])
+    verdict, nat = flow["verdict"], (flow["agent"], flow["path"]) in paths
     if verdict == "survived" and flow["protocol"] == "tcp":
         return "the new primary knew the session (session-pickup synchronises TCP)"
     if verdict == "survived":

@@ -143,6 +143,17 @@ def test_clean_without_any_view_of_ha() -> None:
     assert "not observed" in clean.evidence[0]
 
 
+def test_a_path_of_any_name_on_which_a_session_came_back_translated_passes_a_nat() -> None:
+    def lost_of(*measured: FlowRecord) -> set[str]:
+        return {code for code in codes(list(measured)) if code.endswith(("_lost", "_synchronised"))}
+
+    gone = replace(next(f for f in flows(eastwest_tcp="lost") if f.verdict == "lost"), path="default")
+    back = replace(gone, name="udp", protocol="udp", verdict="rebound")
+    assert lost_of(gone, back) == {"nat_sessions_lost"}
+    assert lost_of(gone) == {"sessions_not_synchronised"}
+    assert lost_of(gone, back, replace(gone, agent="another")) == {"nat_sessions_lost", "sessions_not_synchronised"}
+
+
 def test_a_lost_session_without_a_fresh_twin_proves_no_path() -> None:
     alone = [f for f in flows(**NAT_LOST) if f.session == "kept"]
     assert codes(alone) == ["nat_sessions_lost"]
