@@ -549,8 +549,9 @@ class Agent:
         clock = self._host_clock()
         now = self._now_ns()
         recorder = self._prober.recorder
-        begin, end = recorder.counted(start_ns, end_ns)  # whoever asks is told which span the answer is about
-        first, last = _span(begin, end, self._started_ns, now)
+        with recorder.counting(start_ns, end_ns) as (begin, end):
+            flows = [recorder.flow_document(track, begin, end) for track in self._ordered()]
+        first, last = _span(begin, end, self._started_ns, now)  # whoever asks is told which span the answer is about
         return new_document(
             run={
                 "id": "",
@@ -562,7 +563,7 @@ class Agent:
                 "config": self._config_dump(),
                 "clock": clock.to_document(),
             },
-            flows=[recorder.flow_document(t, begin, end) for t in self._ordered()],
+            flows=flows,
             timeline=within(self.timeline(), first, last),
         )
 

@@ -78,6 +78,7 @@ class History:
         self._histogram: npt.NDArray[np.uint32] | None = None
         self._latest: Snapshot | None = None
         self._octets = 0
+        self.holders = 0  # while anyone holds them, all samples stay
         self._corrections: deque[_Correction] = deque()  # that a reading yet to come may lack
 
     @property
@@ -107,7 +108,7 @@ class History:
         self._samples.append(sample)
         self._times.append(sample.settled_to)
         self._octets += sample.octets
-        while self._octets > MEMORY_OCTETS and len(self._samples) > 2:
+        while self._octets > MEMORY_OCTETS and len(self._samples) > 2 and not self.holders:
             self._thin()
 
     def _thin(self) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -380,6 +380,18 @@ class Recorder:
             Where it begins and ends, Unix ns; None: with the first probe, now.
         """
         return self.history.begin(start_ns), self.history.end(end_ns)
+
+    @contextmanager
+    def counting(self, start_ns: int | None, end_ns: int | None) -> Iterator[tuple[int | None, int | None]]:
+        """The same for the documents of many flows: what it rests on stays meanwhile, so that all are of one span."""
+        with self._lock:
+            self.history.holders += 1
+            span = self.counted(start_ns, end_ns)
+        try:
+            yield span
+        finally:
+            with self._lock:
+                self.history.holders -= 1
 
     def _within(self, track: FlowTrack, counts: Counts, begin: int | None, end: int | None) -> list[Outage]:
         """Outages as far as the span's counts hold their losses: those of a part follow from its time, and the counts

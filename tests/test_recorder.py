@@ -211,6 +211,12 @@ def run_with_an_outage(bench: Bench, first: int, last: int, *, seconds: int = 30
         bench.unobserved(T0 + unsent[0] * MS, T0 + (unsent[-1] + 1) * MS)
 
 
+def seconds(bench: Bench, upto: int = 30) -> None:
+    """A reading each second from T0 on."""
+    for second in range(upto + 1):
+        bench.sample(T0 + second * S, received=1000 if second else 0)
+
+
 def sound(flow: dict[str, Any]) -> dict[str, Any]:
     """The flow as a document has it, which must obey every law."""
     document = new_document(run={}, flows=[flow])
@@ -339,6 +345,22 @@ def test_every_loss_that_a_span_counts_as_one_of_an_outage_is_in_it(bench):
         assert (end - begin) // MS == flow["counts"]["sent"]
 
 
+def test_documents_of_many_flows_are_about_one_span_although_time_goes_on(bench, monkeypatch):
+    """Readings are thinned out with every one that comes, but for those in use."""
+    monkeypatch.setattr("probe.history.MEMORY_OCTETS", 20_000)
+    seconds(bench, 100)
+    asked = (T0 + 31 * S, T0 + 63 * S)
+    with bench.recorder.counting(*asked) as span:
+        before = bench.document(*span)["counts"]
+        for second in range(101, 1000):
+            bench.sample(T0 + second * S, received=1000)
+        assert bench.recorder.counted(*span) == bench.recorder.counted(*asked) == span
+        assert bench.document(*span)["counts"] == before
+    bench.sample(T0 + 1000 * S, received=1000)
+    begin, end = bench.recorder.counted(*asked)
+    assert end - begin > span[1] - span[0], "nobody needs them any more"
+
+
 def test_what_we_did_not_send_counts_in_the_part_that_it_lies_in(bench):
     """Half of the outage went unobserved, and nothing of its last seconds."""
     run_with_an_outage(bench, 5000, 24_999, unsent=range(6000, 20_000))
@@ -400,12 +422,6 @@ def test_delays_of_a_span(bench):
 def test_before_anything_is_known(bench):
     assert bench.document()["counts"]["sent"] == 0
     Recorder().sample()  # no engine yet
-
-
-def seconds(bench: Bench, upto: int = 30) -> None:
-    """A reading each second from T0 on."""
-    for second in range(upto + 1):
-        bench.sample(T0 + second * S, received=1000 if second else 0)
 
 
 def test_how_a_session_ended(bench):
