@@ -43,11 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_missing_streams()
     _print_anything()
     try:
-        args = build_parser().parse_args(argv)
-    except SystemExit as stop:  # argparse has printed help, version or usage
-        return int(stop.code or 0)
-    try:
-        return _call(args)
+        return _call(argv)
     except HaprobeError as error:
         print(f"haprobe: {error}", file=sys.stderr)
         return error.exit_status
@@ -88,7 +84,11 @@ def _print_anything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _call(args: argparse.Namespace) -> int:
+def _call(argv: Sequence[str] | None) -> int:
+    try:
+        args = build_parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has printed help, version or usage
+        return int(stop.code or 0)
     from probe import commands  # brings in what `--help` does not need
 
     status = commands.COMMANDS[args.command](args)

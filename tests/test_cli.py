@@ -219,6 +219,15 @@ def run_with_encoding(encoding: str, *arguments: str) -> bytes:
     return done.stdout
 
 
+def test_ctrl_c_before_the_command_is_known_ends_as_later(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "build_parser", interrupted)
+    assert cli.main(["drill", "--lab"]) == 130
+    assert capsys.readouterr().err == "haprobe: interrupted\n"
+
+
 def test_ctrl_c_ends_without_a_traceback(replace: Any, capsys: pytest.CaptureFixture[str]) -> None:
     replace("probe.drill.run", "drill_command", KeyboardInterrupt())
     assert cli.main(["drill", "--lab"]) == 130
