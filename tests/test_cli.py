@@ -219,8 +219,10 @@ def run_with_encoding(encoding: str, *arguments: str) -> bytes:
     return done.stdout
 
 
-def test_ctrl_c_before_the_command_is_known_ends_as_later(monkeypatch, capsys):
-    def interrupted():
+def test_ctrl_c_before_the_command_is_known_ends_as_later(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "build_parser", interrupted)

@@ -70,8 +70,8 @@ class Security:
         if old.authenticates_anyone and not new.authenticates_anyone:
             # A file caught while it is being written is empty, and that would mean: everyone may do everything.
             raise ConfigError(
-                f"{self._path}:1: basic_auth_users, client_auth_type: gone, so that nobody would have to prove who they "
-                "are, while running; allowed: restart haprobe for that"
+                f"{self._path}:1: basic_auth_users, client_auth_type: gone, so that nobody would have to prove who "
+                "they are, while running; allowed: restart haprobe for that"
             )
         context = new.tls.context() if new.tls else None
         self.config, self._context = new, context
