@@ -64,55 +64,74 @@ def outage_within(
     Only the probes at its own edges have known TX times: those at a cut are placed by `interval_ns`, to within one.
     `unobserved` are the flow's.
     """
-    lost = outage.lost
-    first, first_seq = outage.first_lost_ns, outage.first_lost_seq
-    last, last_seq, upto = outage.last_lost_ns, outage.last_lost_seq, outage.end_ns
-    beyond = end is not None and last > end
-    censored: Censored = outage.censored
-    if begin is not None and first <= begin:
-        # Counted back from its own end; where that lies beyond the span, the room there is no measure.
-        lost = min(lost, -(-(last - begin) // interval_ns), lost if beyond else room)
-        # Where there are fewer losses than instants (unsent, or silent about this direction), it was dark all the same.
-        first = min(last - (lost - 1) * interval_ns, begin + interval_ns)
-        first_seq = max(first_seq, last_seq - lost + 1)
-        censored = "start"
-    left = min(lost, room)
+    beyond = end is not None and outage.last_lost_ns > end
+    # Where it ends beyond the span, the room there is no measure of how much lies after the beginning.
+    part = outage if begin is None else _after(outage, begin, outage.lost if beyond else room, interval_ns)
+    left = min(part.lost, room)
     if end is not None and beyond:
-        left = min(left, (end - first) // interval_ns + 1)
+        left = min(left, (end - part.first_lost_ns) // interval_ns + 1)
     if left < 1:
         return None
-    if left < lost:
-        last = min(last, first + (left - 1) * interval_ns)
-        last_seq = min(last_seq, first_seq + left - 1)
-    if end is not None and beyond:
-        on_time = outage.last_lost_ns - -(-(outage.last_lost_ns - end) // interval_ns) * interval_ns
-        last = min(max(last, on_time), end)
-    if left < lost or outage.censored == "end" or (end is not None and upto > end):
-        upto, censored = last, "end"
-    blind = min(outage.unobserved_ns, blind_ns(unobserved, first, upto))
-    inner = max(0, last - first - blind)
-    outer = upto - (outage.last_ok_ns or first if first == outage.first_lost_ns else first)
-    whole = (first, last, upto) == (outage.first_lost_ns, outage.last_lost_ns, outage.end_ns)
+    return _bounded(_upto(part, end, left, interval_ns), outage, unobserved)
+
+
+def _after(outage: Outage, begin: int, most: int, interval_ns: int) -> Outage:
+    """What lies of an outage after an instant, with at most so many losses, counted back from its end."""
+    if outage.first_lost_ns > begin:
+        return outage
+    lost = min(outage.lost, -(-(outage.last_lost_ns - begin) // interval_ns), most)
+    # Where there are fewer losses than instants (unsent, or silent about this direction), it was dark all the same.
+    first = min(outage.last_lost_ns - (lost - 1) * interval_ns, begin + interval_ns)
     return replace(
         outage,
         start_ns=first,
-        end_ns=upto,
-        last_ok_ns=outage.last_ok_ns if first == outage.first_lost_ns else 0,
+        last_ok_ns=0,
         first_lost_ns=first,
+        lost=lost,
+        first_lost_seq=max(outage.first_lost_seq, outage.last_lost_seq - lost + 1),
+        censored="end" if outage.censored == "end" else "start",
+    )
+
+
+def _upto(outage: Outage, end: int | None, left: int, interval_ns: int) -> Outage:
+    """What lies of an outage up to an instant, which is known to have so many losses; None: all of it has."""
+    first, last, last_seq = outage.first_lost_ns, outage.last_lost_ns, outage.last_lost_seq
+    if left < outage.lost:
+        last = min(last, first + (left - 1) * interval_ns)
+        last_seq = min(last_seq, outage.first_lost_seq + left - 1)
+    if end is not None and outage.last_lost_ns > end:  # dark up to there, see above
+        on_time = outage.last_lost_ns - -(-(outage.last_lost_ns - end) // interval_ns) * interval_ns
+        last = min(max(last, on_time), end)
+    whole = left == outage.lost and outage.censored != "end" and (end is None or outage.end_ns <= end)
+    censored: Censored = outage.censored if whole else "end"
+    return replace(
+        outage,
+        end_ns=outage.end_ns if whole else last,
         last_lost_ns=last,
-        first_ok_ns=0 if censored == "end" else outage.first_ok_ns,
-        lower_ns=outage.lower_ns if whole else max(0, inner - outage.tx_error_ns),
-        estimate_ns=(inner + outer) // 2,
-        upper_ns=outage.upper_ns if whole else outer + outage.tx_error_ns,
+        first_ok_ns=outage.first_ok_ns if whole else 0,
         lost=left,
-        first_lost_seq=first_seq,
         last_lost_seq=last_seq,
         censored=censored,
+    )
+
+
+def _bounded(part: Outage, outage: Outage, unobserved: Iterable[Unobserved]) -> Outage:
+    """The part of an outage with its own bounds, unobserved time and records."""
+    first, last = part.first_lost_ns, part.last_lost_ns
+    if (first, last, part.end_ns) == (outage.first_lost_ns, outage.last_lost_ns, outage.end_ns):
+        return part
+    blind = min(outage.unobserved_ns, blind_ns(unobserved, first, part.end_ns))
+    inner, outer = max(0, last - first - blind), part.end_ns - (part.last_ok_ns or first)
+    return replace(
+        part,
+        lower_ns=max(0, inner - outage.tx_error_ns),
+        estimate_ns=(inner + outer) // 2,
+        upper_ns=outer + outage.tx_error_ns,
         unobserved_ns=blind,
         evidence=tuple(
             record
             for record in outage.evidence
-            if (first == outage.first_lost_ns or record.sequence > first_seq)
-            and (censored != "end" or record.tx_ns <= last)
+            if (first == outage.first_lost_ns or (record.sequence > part.first_lost_seq and record.tx_ns > first))
+            and (part.censored != "end" or record.tx_ns <= last)
         ),
     )
