@@ -466,7 +466,7 @@ class Agent:
 
     def _flow_snapshot(self, track: FlowTrack, table: FlowTable, row: int) -> FlowSnapshot:
         recorder, spec, told = self._prober.recorder, track.spec, table.told[row]
-        outages = recorder.outages(track)
+        outages = recorder.last_outages(track, 1)
         return FlowSnapshot(
             name=spec.name,
             protocol=spec.protocol,

@@ -80,8 +80,14 @@ class Outages:
 
     def recent(self) -> list[Outage]:
         """Those that say how the flow stands, oldest first: all that go on, and the newest of the others."""
-        found = [self._kept[number] for number in (*self._open, *self._newest)]
-        return sorted(found, key=lambda o: (o.start_ns, o.id))
+        newest = self._newest or [*reversed(self._kept)][:1]  # those may all have been withdrawn
+        found = {number: self._kept[number] for number in (*self._open, *newest)}
+        return sorted(found.values(), key=lambda o: (o.start_ns, o.id))
+
+    def last(self, most: int) -> list[Outage]:
+        """Those that began last, at most so many, oldest first; without episodes."""
+        found = self.recent() if most <= len(self._newest) else self.values()
+        return sorted(found, key=lambda o: (o.start_ns, o.id))[-most:]
 
     def extent(self) -> Extent:
         extent = self._extent

@@ -298,7 +298,7 @@ class Recorder:
     def last_outages(self, track: FlowTrack, most: int) -> list[Outage]:
         """Those of a flow's outages that began last, at most so many, without episodes and records; oldest first."""
         with self._lock:
-            return sorted(track.outages.values(), key=lambda o: o.start_ns)[-most:]
+            return track.outages.last(most)
 
     def since(self, track: FlowTrack, since_ns: int) -> tuple[list[Outage], list[tuple[int, int]]]:
         """A flow's outages and unobserved spans that end after an instant, without episodes."""

@@ -95,6 +95,16 @@ def test_one_that_goes_on_while_many_others_come_and_go() -> None:
     assert kept.take(outage(500, 6020)).episode == 2
 
 
+@pytest.mark.parametrize("most", [1, 20, 300])
+@pytest.mark.parametrize("gone", [0, 60])
+def test_the_last_ones(most: int, gone: int) -> None:
+    kept, *_ = told(2)
+    for number in sorted(kept)[len(kept) - gone :]:
+        kept.take(replace(outage(number, 0), withdrawn=True))
+    assert [o.id for o in kept.last(most)] == [o.id for o in kept.numbered()][-most:]
+    assert kept.recent()[-1] == kept.last(1)[0], "whatever was withdrawn"
+
+
 def test_of_none_there_is_no_extent() -> None:
     assert (Outages().extent(), Outages().numbered(), Outages().recent()) == (Extent(), [], [])
-    assert Extent().end == 0
+    assert Outages().last(3) == []
