@@ -18,27 +18,67 @@ import numpy.typing as npt
 
 from probe.border import Snapshot
 from probe.core.events import COUNT_NAMES, Counts
-from probe.core.fate import COLUMN
+from probe.core.fate import COLUMN, COLUMNS
 from probe.core.histogram import BINS
 
 Ints = npt.NDArray[np.int64]
 Small = npt.NDArray[np.uint32]  # of a sample's delays: as the engine's histogram counts
 MEMORY_OCTETS = 64 << 20
-SAMPLE_OCTETS = 800  # of the objects that hold a sample's arrays
+SAMPLE_OCTETS = 900  # of the objects that hold a sample's arrays
+NARROW = 1 << 30  # counts below this have room for corrections in 32 bits
 _FOLLOWS_LOST = {"lost_forward", "lost_reverse", "lost_unattributed"}
+
+
+@dataclass(slots=True)
+class _Settled:
+    """Counts of all flows: without the columns in which all are 0, which are most, and as narrow as they allow."""
+
+    places: dict[int, int]  # of the columns that are there
+    counts: npt.NDArray[np.int32 | np.int64]  # shape (flows, places)
+
+    @classmethod
+    def of(cls, settled: Ints) -> _Settled:
+        columns = np.flatnonzero(settled.any(axis=0))
+        narrow = not settled.size or settled.max() < NARROW
+        places = {column: place for place, column in enumerate(columns.tolist())}
+        return cls(places, settled[:, columns].astype(np.int32 if narrow else np.int64))
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def row(self, flow: int) -> Ints:
+        """Shape (COLUMNS,); of a flow that came later, all 0."""
+        row = np.zeros(COLUMNS, np.int64)
+        if flow < len(self.counts):
+            row[[*self.places]] = self.counts[flow]
+        return row
+
+    def column(self, column: int) -> npt.NDArray[np.int32 | np.int64]:
+        """Shape (flows,)."""
+        place = self.places.get(column)
+        return np.zeros(len(self.counts), np.int32) if place is None else self.counts[:, place]
+
+    def add(self, flow: int, column: int, n: int) -> int:
+        """Count so many more; by how many octets that makes it longer."""
+        before = self.counts.nbytes
+        if column not in self.places:
+            self.places[column] = len(self.places)
+            self.counts = np.append(self.counts, np.zeros((len(self.counts), 1), self.counts.dtype), axis=1)
+        self.counts[flow, self.places[column]] += n
+        return self.counts.nbytes - before
 
 
 @dataclass(slots=True)
 class _Sample:
     generation: int
     settled_to: int
-    settled: Ints  # (flows, columns)
+    settled: _Settled
     delay_at: Small  # flat positions in the histograms that grew since the sample before, ascending
     delay_by: Small
 
     @property
     def octets(self) -> int:
-        return SAMPLE_OCTETS + self.settled.nbytes + self.delay_at.nbytes + self.delay_by.nbytes
+        return SAMPLE_OCTETS + self.settled.counts.nbytes + self.delay_at.nbytes + self.delay_by.nbytes
 
     def take_delays(self, before: _Sample) -> None:
         """Grow since the sample before the one before, which goes."""
@@ -60,13 +100,13 @@ class _Correction:
     count: int
     generation: int
 
-    def amend(self, sample: _Sample) -> None:
+    def amend(self, sample: _Sample) -> int:
+        """Have a sample know of it, if it has the probes and does not; by how many octets that makes it longer."""
         if sample.generation > self.generation or sample.settled_to < self.at_ns or self.flow >= len(sample.settled):
-            return
-        row = sample.settled[self.flow]
-        row[COLUMN[self.fro]] -= self.count
-        row[COLUMN[self.to]] += self.count
-        row[COLUMN["lost"]] += self.count * ((self.to in _FOLLOWS_LOST) - (self.fro in _FOLLOWS_LOST))
+            return 0
+        lost = (self.to in _FOLLOWS_LOST) - (self.fro in _FOLLOWS_LOST)
+        changes = ((self.fro, -1), (self.to, 1), ("lost", lost))
+        return sum(sample.settled.add(self.flow, COLUMN[name], sign * self.count) for name, sign in changes if sign)
 
 
 class History:
@@ -90,12 +130,11 @@ class History:
         self._latest = snapshot
         if self._times and snapshot.settled_to <= self._times[-1]:
             return
-        settled, histogram = snapshot.settled[:flows].copy(), snapshot.histogram[:flows].copy()
+        settled, histogram = _Settled.of(snapshot.settled[:flows]), snapshot.histogram[:flows].copy()
         if self._samples:
-            before = self._samples[-1].settled
+            before, now = (s.column(COLUMN["scheduled"]) for s in (self._samples[-1].settled, settled))
             rows = min(len(before), flows)
-            column = COLUMN["scheduled"]
-            for flow in np.flatnonzero(settled[:rows, column] < before[:rows, column]).tolist():
+            for flow in np.flatnonzero(now[:rows] < before[:rows]).tolist():
                 self.forget(flow)
         at, by = self._grown(histogram)
         self._histogram = histogram
@@ -142,7 +181,7 @@ class History:
         """From the next reading on, this row belongs to another flow."""
         for sample in self._samples:
             if flow < len(sample.settled):
-                sample.settled[flow] = 0
+                sample.settled.counts[flow] = 0
             others = (sample.delay_at < flow * BINS) | (sample.delay_at >= (flow + 1) * BINS)
             if not others.all():
                 self._octets -= sample.octets
@@ -165,7 +204,7 @@ class History:
         """
         correction = _Correction(flow, at_ns, fro, to, count, generation)
         for sample in self._samples[bisect_left(self._times, at_ns) :]:
-            correction.amend(sample)
+            self._octets += correction.amend(sample)
         self._corrections.append(correction)
 
     def counts(self, flow: int, start_ns: int | None, end_ns: int | None) -> Counts:
@@ -221,5 +260,4 @@ class History:
     def _settled_at(self, flow: int, place: int) -> Ints | None:
         if not 0 <= place < len(self._samples):
             return None
-        settled = self._samples[place].settled
-        return settled[flow] if flow < len(settled) else np.zeros(len(COUNT_NAMES), np.int64)
+        return self._samples[place].settled.row(flow)

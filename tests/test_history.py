@@ -54,8 +54,7 @@ class Engine:
         for table in (self.settled, self.shared.live):
             table[flow, COLUMN[fro]] -= n
             table[flow, COLUMN[to]] += n
-            if fro.startswith("lost_") and not to.startswith("lost_"):
-                table[flow, COLUMN["lost"]] -= n
+            table[flow, COLUMN["lost"]] += n * (to.startswith("lost_") - fro.startswith("lost_"))
         return {"flow": flow, "at_ns": at, "fro": fro, "to": to, "count": n, "generation": self.generation}
 
     def publish(self) -> None:
@@ -275,6 +274,26 @@ def test_spans_that_touch_at_a_reading_add_up_whatever_was_let_go(old):
     assert sum(counted) + old.span(None, times[0]).received == 3600
     whole = sum(old.history.delays(0, a, b) for a, b in pairwise(times))
     assert (whole == old.history.delays(0, None, None)).all()
+
+
+def test_what_was_let_go_is_of_the_memory_that_is_counted(old):
+    history = old.history
+    assert history._octets == sum(s.octets for s in history._samples) <= 100_000
+    at = history._times[-5]
+    history.correct(**old.correct(0, at, "received", "late", 1))  # the first that was ever late
+    history.correct(**old.correct(0, at, "received", "lost_forward", 0))
+    assert history._octets == sum(s.octets for s in history._samples)
+
+
+def test_counts_of_decades_do_not_run_over(engine):
+    a = engine.step(received=(1 << 30) - 1)
+    b = engine.step(received=1 << 33)
+    c = engine.step(received=1 << 40, late=3)
+    assert [engine.span(*span).received for span in ((None, a), (a, b), (b, c))] == [(1 << 30) - 1, 1 << 33, 1 << 40]
+    engine.history.correct(**engine.correct(0, a, "received", "lost_reverse", 7))
+    engine.step(received=1)
+    assert engine.span(None, a).lost_reverse == engine.span(None, c).lost == 7
+    assert engine.span(a, c).received == (1 << 33) + (1 << 40)
 
 
 def test_a_span_before_all_readings_is_empty(old):
