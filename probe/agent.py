@@ -600,7 +600,7 @@ def _flow_status(track: FlowTrack, counts: list[int], last_answered_ns: int, ver
         "loss_threshold_ns": spec.loss_threshold_ns,
         "last_rx_ns": last_answered_ns,
         "counts": dict(zip(COUNT_NAMES, counts, strict=True)),
-        "outages": len(track.outages),
+        "outages": track.outages.total.count,
         "stack": spec.stack,
         "stalls": len(track.stalls),
         "seen_as": track.translation,
